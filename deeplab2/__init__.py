@@ -1,0 +1,1 @@
+"""Panoptic segmentation with kMaX-DeepLab and ReMaX on TensorFlow 2."""

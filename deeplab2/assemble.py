@@ -1,0 +1,243 @@
+"""The one door: experiment options -> datasets, model, loss, post-processing.
+
+Everything below this module takes plain arguments; everything above it asks here.
+"""
+from absl import logging
+import tensorflow as tf
+
+from deeplab2.config.experiment import Config
+from deeplab2.data import augment
+from deeplab2.data import datasets
+from deeplab2.data import geometry
+from deeplab2.data import pipeline
+from deeplab2.data import targets
+from deeplab2.loss import panoptic_loss
+from deeplab2.loss import sampling
+from deeplab2.model import heads
+from deeplab2.model import kmax_decoder
+from deeplab2.model import kmax_deeplab
+from deeplab2.model import pixel_decoder
+from deeplab2.model import postprocess
+from deeplab2.model.backbones import registry
+from deeplab2.model.layers import norm as norm_lib
+
+_TRAIN = 'train_dataset_options'
+_EVAL = 'eval_dataset_options'
+_MAX_DEEPLAB = 'model_options.max_deeplab'
+_BACKBONE_PREFIX = 'kmax_'
+
+
+def dataset_info(config: Config) -> datasets.DatasetInfo:
+  """Returns the descriptor of the dataset that the model is built for.
+
+  That is the evaluation dataset's, or the training dataset's where a config has no other.
+
+  Raises:
+    UserError: if there is none of that name, or training and evaluation name different ones.
+  """
+  fields = [field for field in (_EVAL, _TRAIN) if config.value(f'{field}.dataset')]
+  if not fields:
+    raise config.error(f'{_TRAIN}.dataset', f'is missing; choose from {sorted(datasets.DATASETS)}.')
+  names = [config.value(f'{field}.dataset') for field in fields]
+  if len(set(names)) > 1:
+    raise config.error(f'{_EVAL}.dataset', f'differs from {_TRAIN}.dataset = "{names[1]}"; one '
+                       'model has the classes of one dataset.')
+  if names[0] not in datasets.DATASETS:
+    raise config.error(f'{fields[0]}.dataset', f'is unknown; choose from '
+                       f'{sorted(datasets.DATASETS)}.')
+  return datasets.get(names[0])
+
+
+def model(config: Config) -> kmax_deeplab.KMaXDeepLab:
+  """Builds the model, with all variables created and nothing restored.
+
+  Raises:
+    UserError: if the backbone is unknown, or the semantic head has another number of classes than
+      the dataset.
+  """
+  options = config.options
+  info = dataset_info(config)
+  solver = options.trainer_options.solver_options
+  norm = norm_lib.NormSettings(solver.use_sync_batchnorm, solver.batchnorm_momentum,
+                               solver.batchnorm_epsilon)
+  kmax = options.model_options.kmax
+  head = config.value(f'{_MAX_DEEPLAB}.pixel_space_head')
+
+  def predictor(**kwargs):
+    return heads.MaskPredictor(
+        info.label_space.num_real_classes + 1, norm=norm, channels=head.output_channels,
+        head_channels=head.head_channels, head_conv=heads.CONVS[head.head_conv_type], **kwargs)
+
+  _check_slots(config, info)
+  built = kmax_deeplab.KMaXDeepLab(
+      backbone=_backbone(config, norm),
+      pixel_decoder=pixel_decoder.PixelDecoder(
+          [pixel_decoder.PixelDecoderStage(
+              stage.filters, stage.num_blocks, pixel_decoder.BLOCKS[stage.Kind.Name(stage.kind)])
+           for stage in kmax.pixel_decoder_stages], norm),
+      kmax_decoder=kmax_decoder.KMaXDecoder(
+          kmax.num_mask_slots, predictor=predictor, norm=norm,
+          layers_per_stride=tuple(kmax.decoder_layers), channels=kmax.cluster_channels,
+          feed_forward_channels=kmax.feed_forward_channels,
+          drop_path_keep_prob=kmax.decoder_drop_path_keep_prob),
+      predictor=predictor(name='predictor'),
+      semantic_branch=_semantic_branch(config, info, norm))
+  built.create_variables()
+  return built
+
+
+def _check_slots(config, info):
+  slots, divisor = config.value('model_options.kmax.num_mask_slots'), info.label_space.label_divisor
+  if slots >= divisor:
+    raise config.error('model_options.kmax.num_mask_slots',
+                       f'must be below the label divisor {divisor} of {info.name}: instances are '
+                       'numbered by slot.')
+
+
+def _backbone(config, norm):
+  field = 'model_options.backbone.name'
+  name = config.value(field).removeprefix(_BACKBONE_PREFIX)
+  if name not in registry.BACKBONES:
+    known = [_BACKBONE_PREFIX + known for known in sorted(registry.BACKBONES)]
+    raise config.error(field, f'is no backbone; choose from {known}.')
+  return registry.create(
+      name, norm=norm,
+      drop_path_keep_prob=config.value('model_options.backbone.drop_path_keep_prob'))
+
+
+def _semantic_branch(config, info, norm):
+  """Builds the auxiliary semantic branch; None where the config has no head for it."""
+  max_deeplab = config.value(_MAX_DEEPLAB)
+  if not max_deeplab.HasField('auxiliary_semantic_head'):
+    return None
+  head = max_deeplab.auxiliary_semantic_head
+  if head.output_channels != info.label_space.num_classes:
+    raise config.error(f'{_MAX_DEEPLAB}.auxiliary_semantic_head.output_channels',
+                       f'must be {info.label_space.num_classes}, the classes of {info.name}.')
+  decoder = None
+  if config.value('model_options.kmax.semantic_decoder'):
+    decoder = _semantic_decoder(config.value('model_options.decoder'), max_deeplab, norm)
+  return heads.SemanticBranch(
+      head.output_channels, norm=norm, head_channels=head.head_channels, decoder=decoder,
+      head_conv=heads.CONVS[head.head_conv_type])
+
+
+def _semantic_decoder(decoder, max_deeplab, norm):
+  if decoder.aspp_use_only_1x1_proj_conv:
+    pooling = heads.PointwisePyramid(decoder.aspp_channels, norm=norm)
+  else:
+    pooling = heads.ASPP(decoder.aspp_channels, decoder.atrous_rates, norm=norm)
+  low_levels = [heads.LowLevel(level.feature_key, level.channels_project)
+                for level in max_deeplab.auxiliary_low_level]
+  return heads.SemanticDecoder(pooling, low_levels, decoder.decoder_channels, norm=norm,
+                               fusion_conv=heads.CONVS[decoder.decoder_conv_type])
+
+
+def loss(config: Config) -> panoptic_loss.PanopticLoss:
+  """Builds the training objective."""
+  options = config.value('trainer_options.loss_options')
+  max_deeplab = config.value(_MAX_DEEPLAB)
+
+  def term(name):
+    one = getattr(options, name)
+    return panoptic_loss.Term(one.weight, one.top_k_percent) if options.HasField(name) else None
+
+  return panoptic_loss.PanopticLoss(
+      dataset_info(config).label_space,
+      panoptic_loss.Terms(
+          pq_style=term('pq_style_loss'), mask_id=term('mask_id_cross_entropy_loss'),
+          instance=term('instance_discrimination_loss'), semantic=term('semantic_loss')),
+      instance_sampling=sampling.Sampling(
+          max_deeplab.instance_discrimination_sample_k,
+          max_deeplab.instance_discrimination_sample_temperature),
+      semantic_sampling=sampling.Sampling(
+          max_deeplab.semantic_sample_k, max_deeplab.semantic_sample_temperature))
+
+
+def post_processing(config: Config):
+  """Builds the merging rule: mask and class logits -> PanopticMap at the evaluation crop."""
+  options = config.options.evaluator_options
+  space = dataset_info(config).label_space
+  shared = {
+      'pixel_confidence': options.pixel_confidence_threshold,
+      'thing_area_limit': options.thing_area_limit,
+      'stuff_area_limit': options.stuff_area_limit,
+  }
+  crop = _crop(config, _EVAL)
+  if options.transformer_post_processing == 'pixelwise':
+    return postprocess.PixelwisePostprocess(
+        space, crop, class_confidence=options.transformer_class_confidence_threshold, **shared)
+  maskwise = options.maskwise_postprocessing
+  return postprocess.MaskwisePostprocess(
+      space, crop, options=postprocess.MaskwiseOptions(
+          maskwise.transformer_class_confidence_threshold_thing,
+          maskwise.transformer_class_confidence_threshold_stuff, maskwise.overlapping_threshold,
+          maskwise.reorder_class_weight, maskwise.reorder_mask_weight), **shared)
+
+
+def eval_fit(config: Config) -> tuple[tuple[int, int], geometry.Resize]:
+  """Returns how a picture is fitted for evaluation and inference: (crop size, resize range)."""
+  return _crop(config, _EVAL), _resize(config.value(_EVAL))
+
+
+def train_dataset(config: Config) -> tf.data.Dataset:
+  """Builds the endless training dataset of Sample, with the config's global batch size.
+
+  Raises:
+    UserError: a file pattern matches nothing.
+  """
+  options = config.value(_TRAIN)
+  augmentations = options.augmentations
+  _warn_of_missing_augmentations(config)
+  return pipeline.training(
+      config.require(f'{_TRAIN}.file_pattern'), batch_size=options.batch_size,
+      scale=augment.RandomScale(augmentations.min_scale_factor, augmentations.max_scale_factor,
+                                augmentations.scale_factor_step_size),
+      shuffle_buffer_size=options.shuffle_buffer_size,
+      seed=options.seed if options.HasField('seed') else None, **_input(config, _TRAIN))
+
+
+def eval_dataset(config: Config) -> tf.data.Dataset:
+  """Builds the evaluation dataset of Sample: every picture once, in order.
+
+  Raises:
+    UserError: a file pattern matches nothing.
+  """
+  options = config.value(_EVAL)
+  return pipeline.evaluation(
+      config.require(f'{_EVAL}.file_pattern'), batch_size=options.batch_size,
+      decode_labels=options.decode_groundtruth_label, **_input(config, _EVAL))
+
+
+def _input(config, field):
+  """Returns the arguments that both pipelines share."""
+  options = config.value(field)
+  weight = options.small_instance_weight if options.increase_small_instance_weights else 1.0
+  return {
+      'label_space': dataset_info(config).label_space,
+      'crop_size': _crop(config, field),
+      'resize': _resize(options),
+      'target_options': targets.TargetOptions(
+          options.max_thing_id, options.small_instance_threshold, weight),
+  }
+
+
+def _warn_of_missing_augmentations(config):
+  """Says which augmentations of the config are not done yet, rather than dropping them silently."""
+  augmentations = f'{_TRAIN}.augmentations'
+  if config.value(f'{augmentations}.autoaugment_policy_name'):
+    logging.warning('%s', config.error(f'{augmentations}.autoaugment_policy_name',
+                                       'is not supported yet; training goes on without it.'))
+  if config.value(augmentations).HasField('panoptic_copy_paste'):
+    logging.warning('%s', config.error(f'{augmentations}.panoptic_copy_paste',
+                                       'is not supported yet; training goes on without it.'))
+
+
+def _resize(options):
+  return geometry.Resize.from_lists(
+      options.min_resize_value, options.max_resize_value, options.resize_factor)
+
+
+def _crop(config, field):
+  height, width = config.require(f'{field}.crop_size')
+  return height, width

@@ -1,0 +1,278 @@
+"""DeepLab2's public checkpoints: their keys, and loading them.
+
+A released checkpoint names every tensor by the attribute path of the object that owned it, such as
+`encoder/_stage2/_block1/_conv1_bn_act/_conv/kernel`. The tables below rename our attribute paths,
+such as `backbone/stages/0/0/reduce/kernel`, to those keys. Nothing here knows the model's classes:
+any tf.Module or Keras model with such paths will do.
+"""
+import re
+from typing import Dict, Mapping, NamedTuple, Tuple, Union
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab2 import errors
+
+_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
+_ENCODER = 'encoder/'
+_MODEL_GARDEN_ENCODER = 'backbone/_encoder/'
+# Read by nobody but the trainer that wrote them.
+_BOOKKEEPING = re.compile(
+    r'global_step$|save_counter$|_CHECKPOINTABLE_OBJECT_GRAPH$|(backbone_)?optimizer/|'
+    r'.*/\.OPTIMIZER_SLOT/')
+_CLASS_HEADS = re.compile(r'semantic_last_layer/|(.*/_?)?transformer_class_head/')
+
+# Three tables, applied one after the other, each with its first rule that matches: where a part
+# is, what it is inside a block, what the variable is. {1+2} stands for group 1 plus 2.
+_PLACES = (
+    (r'^backbone/stages/(\d+)/(\d+)/', 'encoder/_stage{1+2}/_block{2+1}/'),
+    (r'^backbone/', 'encoder/_'),
+    (r'^pixel_decoder/stages/(\d+)/(\d+)/', 'pixel_decoder/_stages/{1}/_block{2+1}/'),
+    (r'^pixel_decoder/skip_connections/(\d+)/decoded/conv/',
+     'pixel_decoder/_skip_connections/{1}/_resized_conv_bn1/'),
+    (r'^pixel_decoder/skip_connections/(\d+)/skipped/conv/',
+     'pixel_decoder/_skip_connections/{1}/_resized_conv_bn2/'),
+    (r'^pixel_decoder/', 'pixel_decoder/_'),
+    (r'^kmax_decoder/layers/(\d+)/predictor/',
+     'transformer_decoder/_kmax_decoder/{1}/_block1_transformer/'
+     '_auxiliary_clustering_predictor/_'),
+    (r'^kmax_decoder/layers/(\d+)/',
+     'transformer_decoder/_kmax_decoder/{1}/_block1_transformer/'),
+    (r'^kmax_decoder/(class|mask)_projection/', 'transformer_decoder/_{1}_embedding_projection/'),
+    (r'^kmax_decoder/cluster_centers$', 'transformer_decoder/cluster_centers'),
+    (r'^predictor/', ''),
+    (r'^semantic_branch/decoder/pyramid_pooling/', 'semantic_decoder/_aspp/'),
+    (r'^semantic_branch/decoder/low_level/(\d+)/', 'semantic_decoder/_low_level_conv{1+1}/'),
+    (r'^semantic_branch/decoder/fusion/(\d+)/', 'semantic_decoder/_fusion_conv{1+1}/_conv1_bn_act/'),
+    (r'^semantic_branch/hidden/', 'semantic_head_without_last_layer/_conv1_bn_act/'),
+    (r'^semantic_branch/final/', 'semantic_last_layer/'),
+)
+_PARTS = (
+    # Residual blocks.
+    (r'(/_block\d+/)reduce/', r'{1}_conv1_bn_act/'),
+    (r'(/_block\d+/)conv/', r'{1}_conv2_bn_act/'),
+    (r'(/_block\d+/)expand/', r'{1}_conv3_bn/'),
+    (r'(/_block\d+/)shortcut/', r'{1}_shortcut/'),
+    (r'/attention/(height|width)_axis/norm_qkv/', '/_attention/_{1}_axis/_batch_norm_qkv/'),
+    (r'/attention/(height|width)_axis/norm_similarity/',
+     '/_attention/_{1}_axis/_batch_norm_similarity/'),
+    (r'/attention/(height|width)_axis/norm_retrieved/',
+     '/_attention/_{1}_axis/_batch_norm_retrieved_output/'),
+    (r'/attention/(height|width)_axis/(query|key|value)_positions/',
+     '/_attention/_{1}_axis/_{2}_rpe/'),
+    (r'/attention/(height|width)_axis/', '/_attention/_{1}_axis/'),
+    # MobileNetV3.
+    (r'(/_blocks/\d+/)expand/', '{1}_conv1_bn_act/'),
+    (r'(/_blocks/\d+/)depthwise/', '{1}_conv2_bn_act/'),
+    (r'(/_blocks/\d+/)squeeze_excite/(reduce|expand)/', '{1}_squeeze_excitation/_se_{2}/'),
+    (r'(/_blocks/\d+/)project/', '{1}_conv3_bn/'),
+    # Layers of the k-means decoder.
+    (r'/slot_in/', '/_memory_conv1_bn_act/'),
+    (r'/pixel_in/', '/_pixel_conv1_bn_act/'),
+    (r'/slot_qkv/', '/_memory_qkv_conv_bn/'),
+    (r'/pixel_value/', '/_pixel_v_conv_bn/'),
+    (r'/update_norm/', '/_kmeans_memory_batch_norm_retrieved_value/'),
+    (r'/update_out/', '/_kmeans_memory_conv3_bn/'),
+    (r'/attention/norm_similarity/', '/_memory_attention/_batch_norm_similarity/'),
+    (r'/attention/norm_retrieved/', '/_memory_attention/_batch_norm_retrieved_value/'),
+    (r'/attention_out/', '/_memory_conv3_bn/'),
+    (r'/feed_forward_in/', '/_memory_ffn_conv1_bn_act/'),
+    (r'/feed_forward_out/', '/_memory_ffn_conv2_bn/'),
+    # Predictors.
+    (r'(^|/_)pixel_head/hidden/', '{1}pixel_space_head/conv_block/_conv1_bn_act/'),
+    (r'(^|/_)pixel_head/final/', '{1}pixel_space_head/final_conv/'),
+    (r'(^|/_)pixel_head/norm/', '{1}pixel_space_feature_batch_norm/'),
+    (r'(^|/_)mask_head/', '{1}transformer_mask_head/'),
+    (r'(^|/_)mask_norm/', '{1}pixel_space_mask_batch_norm/'),
+    (r'(^|/_)class_head/', '{1}transformer_class_head/'),
+    # Atrous spatial pyramid pooling.
+    (r'/_aspp/conv/', '/_aspp/_conv_bn_act/'),
+    (r'/_aspp/atrous/(\d+)/', '/_aspp/_aspp_conv{1+1}/_conv_bn_act/'),
+    (r'/_aspp/pool/', '/_aspp/_aspp_pool/_conv_bn_act/'),
+    (r'/_aspp/project/', '/_aspp/_proj_conv_bn_act/'),
+)
+_LEAVES = (
+    (r'/(final_conv|semantic_last_layer|_se_reduce|_se_expand)/(kernel|bias)$', '/{1}/{2}'),
+    (r'^semantic_last_layer/', 'semantic_last_layer/'),
+    (r'/depthwise/depthwise_kernel$', '/_depthwise/_depthwise_conv/depthwise_kernel'),
+    (r'/depthwise_kernel$', '/_depthwise_conv/depthwise_kernel'),
+    (r'/(depthwise|pointwise)/norm/(\w+)$', '/_{1}/_batch_norm/{2}'),
+    (r'/pointwise/kernel$', '/_pointwise/_conv/kernel'),
+    (r'/norm/(\w+)$', '/_batch_norm/{1}'),
+    (r'/(kernel|bias)$', '/_conv/{1}'),
+)
+
+
+class Report(NamedTuple):
+  """What became of every tensor, by released key."""
+  loaded: Tuple[str, ...]
+  skipped: Tuple[str, ...]  # Left out on purpose: class heads, and what only a trainer reads.
+  missing: Tuple[str, ...]  # Variables of the model that the checkpoint does not have.
+  unexpected: Tuple[str, ...]  # Tensors of the checkpoint that the model has no variable for.
+
+
+def keys(model: tf.Module, place: str = '') -> Dict[str, tf.Variable]:
+  """Returns every variable of `model` by its key in DeepLab2's public checkpoints.
+
+  Args:
+    model: with its variables created. Walked along the edges that checkpoints save.
+    place: path of `model` if it is only a part, such as 'backbone'.
+
+  Raises:
+    ValueError: if two variables would have one key.
+  """
+  variables = {}
+  for path, variable in _walk(model, place):
+    key = released_key(path)
+    if key in variables:
+      raise ValueError(f'Two variables have the released key {key}; one is {path}.')
+    variables[key] = variable
+  return variables
+
+
+def released_key(path: str) -> str:
+  """Returns the released key of the variable at attribute `path` of a model.
+
+  Raises:
+    ValueError: if no rule says where the path belongs.
+  """
+  placed = _rename(path, _PLACES)
+  if placed is None:
+    raise ValueError(f'No rule gives {path} a key of the released checkpoints.')
+  for table in (_PARTS, _LEAVES):
+    placed = _rename(placed, table) or placed
+  return placed
+
+
+def load(checkpoint: Union[str, 'tf.train.CheckpointReader'], model: tf.Module, *,
+         skip_class_heads: bool = False) -> Report:
+  """Fills the variables of `model` from a checkpoint with released keys.
+
+  Three kinds of checkpoints are understood: of a whole kMaX-DeepLab; of a backbone alone, under
+  `encoder/`; of a Model Garden classifier, whose backbone is under `backbone/_encoder/`.
+
+  Args:
+    checkpoint: prefix, folder (its newest checkpoint is taken), or an open reader.
+    model: with its variables created.
+    skip_class_heads: leave out everything that depends on the number of classes.
+
+  Returns:
+    An account of every tensor of the checkpoint and every variable of the model.
+
+  Raises:
+    UserError: if the checkpoint cannot be read, does not have all of the model's backbone, or has
+      a tensor of another shape. No variable has been changed then.
+  """
+  reader, name = _open(checkpoint)
+  shapes = {_strip(key): tuple(shape) for key, shape in reader.get_variable_to_shape_map().items()}
+  garden = any(key.startswith(_MODEL_GARDEN_ENCODER) for key in shapes)
+  variables = keys(model)
+  sources = {key: _source(key, garden) for key in variables}
+
+  skipped = [key for key in variables if skip_class_heads and _CLASS_HEADS.match(key)]
+  wanted = [key for key in variables if key not in set(skipped)]
+  found = [key for key in wanted if sources[key] in shapes]
+  missing = [key for key in wanted if sources[key] not in shapes]
+  _check_backbone(missing, name)
+  _check_shapes({key: (shapes[sources[key]], tuple(variables[key].shape)) for key in found}, name)
+
+  for key in found:
+    value = reader.get_tensor(sources[key] + _SUFFIX)
+    variables[key].assign(np.asarray(value).astype(variables[key].dtype.as_numpy_dtype))
+  bookkeeping = [key for key in shapes if _BOOKKEEPING.match(key)]
+  known = set(sources.values()) | set(bookkeeping)
+  return Report(tuple(found), tuple(skipped + bookkeeping), tuple(missing),
+                tuple(sorted(set(shapes) - known)))
+
+
+def is_released(checkpoint: Union[str, 'tf.train.CheckpointReader']) -> bool:
+  """Says whether a checkpoint has a backbone under one of the keys that `load` understands."""
+  reader, _ = _open(checkpoint)
+  return any(key.startswith((_ENCODER, _MODEL_GARDEN_ENCODER))
+             for key in reader.get_variable_to_shape_map())
+
+
+def _walk(root, place):
+  """Yields (path, variable) for every variable under `root`, each once."""
+  view = tf.train.TrackableView(root)
+  seen = set()
+
+  def visit(node, path):
+    for name, child in view.children(node).items():
+      if id(child) in seen:
+        continue
+      seen.add(id(child))
+      child_path = f'{path}/{name}' if path else name
+      if isinstance(child, tf.Variable):
+        yield child_path, child
+      else:
+        yield from visit(child, child_path)
+
+  yield from visit(root, place)
+
+
+def _rename(path, table):
+  """Applies the first rule of `table` that matches; None if none does."""
+  for pattern, template in table:
+    match = re.search(pattern, path)
+    if match:
+      return path[:match.start()] + _expand(template, match) + path[match.end():]
+  return None
+
+
+def _expand(template, match):
+  def value(field):
+    group, offset = match[int(field[1])], field[2]
+    return str(int(group) + int(offset)) if offset else group
+  return re.sub(r'\{(\d)(?:\+(\d))?\}', value, template)
+
+
+def _open(checkpoint):
+  """Returns (reader, how to name it in messages)."""
+  if not isinstance(checkpoint, (str, bytes)) and hasattr(checkpoint, 'get_tensor'):
+    return checkpoint, 'The checkpoint'
+  try:
+    return tf.train.load_checkpoint(checkpoint), f'The checkpoint {checkpoint}'
+  except (ValueError, tf.errors.OpError) as error:
+    raise errors.UserError(
+        f'{checkpoint} is no readable checkpoint: {str(error).splitlines()[0]}') from error
+
+
+def _strip(key):
+  return key[:-len(_SUFFIX)] if key.endswith(_SUFFIX) else key
+
+
+def _source(key, garden):
+  """Returns the checkpoint's name of the released `key`."""
+  if not garden:
+    return key
+  if key.startswith(_ENCODER):
+    return _MODEL_GARDEN_ENCODER + key[len(_ENCODER):]
+  return None
+
+
+def _check_backbone(missing, name):
+  backbone = [key for key in missing if key.startswith(_ENCODER)]
+  if backbone:
+    raise errors.UserError(
+        f'{name} is not of this backbone: {len(backbone)} of its variables are not in it, the '
+        f'first is {backbone[0]}.')
+
+
+def _check_shapes(shapes: Mapping[str, Tuple[tuple, tuple]], name):
+  wrong = {key: pair for key, pair in shapes.items() if pair[0] != pair[1]}
+  if not wrong:
+    return
+  key, (stored, ours) = min(wrong.items(), key=lambda item: not _CLASS_HEADS.match(item[0]))
+  if _CLASS_HEADS.match(key):
+    cause = (f'it was trained with {stored[-1]} classes, not {ours[-1]}: restore it with '
+             'restore_semantic_last_layer_from_initial_checkpoint: false')
+  elif key.endswith('cluster_centers'):
+    cause = (f'it has {stored[1]} mask slots, the model {ours[1]}: set '
+             f'model_options.kmax.num_mask_slots: {stored[1]}')
+  else:
+    cause = 'it is of a model with other widths'
+  others = f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''
+  raise errors.UserError(
+      f'{name} does not fit the model: {key} is {list(stored)} there and {list(ours)} '
+      f'here{others}; {cause}.')

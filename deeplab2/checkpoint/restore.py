@@ -1,0 +1,315 @@
+"""Checkpoints of a run: save, resume, and initialise a model from those of another run.
+
+A native checkpoint holds `model`, `global_step`, and the optimizers by name. Whatever is restored
+is accounted for both ways: every variable must be in the file, and every tensor of the file must
+have its variable. Nothing is changed before that is known; only a file that turns out to be damaged while
+it is read may leave a part restored.
+"""
+from collections import deque
+import re
+from typing import Dict, Mapping, Optional
+
+from absl import logging
+import tensorflow as tf
+
+from deeplab2 import errors
+from deeplab2.checkpoint import released
+
+_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
+_SLOT = '/.OPTIMIZER_SLOT/'
+_MODEL = 'model/'
+_STEP = 'global_step'
+# Written by TensorFlow for its own use.
+_OF_TENSORFLOW = re.compile(r'(save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)$')
+# What has an axis of classes.
+_CLASS_HEADS = re.compile(r'(^|/)(class_head|semantic_branch/final)/')
+# What TensorFlow's readers raise for files that are truncated, damaged, or no checkpoints.
+_UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, tf.errors.OpError)
+# Words of TensorFlow's messages that only speak of its own graph.
+_NOISE = re.compile(r'\{\{function_node [^}]*\}\} ?| ?\[Op:\w+\]')
+_FILE_ENDING = re.compile(r'\.(index|data-\d{5}-of-\d{5})$')
+
+
+def newest(path: str) -> str:
+  """Returns the checkpoint prefix that `path` means: itself, or the newest of a directory.
+
+  Raises:
+    UserError: if there is no checkpoint.
+  """
+  if tf.io.gfile.isdir(path):
+    found = tf.train.latest_checkpoint(path)
+    if found is None:
+      raise errors.UserError(f'{path}: no checkpoint in this directory.')
+    return found
+  prefix = _FILE_ENDING.sub('', path)
+  if not tf.io.gfile.exists(f'{prefix}.index'):
+    raise errors.UserError(f'{path}: no such checkpoint; give the prefix of {prefix}.index without '
+                           'its ending, or a directory with checkpoints.')
+  return prefix
+
+
+def restore_model(model: tf.Module, path: str) -> str:
+  """Fills all variables of `model`, for use without further training.
+
+  Args:
+    model: with its variables created.
+    path: native or released DeepLab2 checkpoint, prefix or directory (its newest).
+
+  Returns:
+    The prefix of the checkpoint that was read.
+
+  Raises:
+    UserError: if there is none, it cannot be read, or it is not of exactly this model.
+  """
+  prefix = newest(path)
+  reader = _open(prefix)
+  if _is_native(reader):
+    _restore_parts(prefix, reader, {'model': model})
+  else:
+    _restore_released(prefix, reader, model, skip_class_heads=False, backbone_alone=False)
+  return prefix
+
+
+def initialize_model(model: tf.Module, path: str, *, skip_class_heads: bool = False) -> str:
+  """Fills `model` from the checkpoint of another run, to train it further.
+
+  Args:
+    model: with its variables created.
+    path: as of `restore_model`; a checkpoint of the backbone alone will also do.
+    skip_class_heads: leave what depends on the number of classes as it was initialised.
+
+  Returns:
+    The prefix of the checkpoint that was read.
+
+  Raises:
+    UserError: as `restore_model`.
+  """
+  prefix = newest(path)
+  reader = _open(prefix)
+  if _is_native(reader):
+    skipped = _CLASS_HEADS if skip_class_heads else None
+    _restore_parts(prefix, reader, {'model': model}, skipped)
+  else:
+    _restore_released(prefix, reader, model, skip_class_heads=skip_class_heads,
+                      backbone_alone=True)
+  return prefix
+
+
+class Checkpoints:
+  """The checkpoints of one run, in its work directory."""
+
+  def __init__(self, directory: str, *, model: tf.Module, global_step: tf.Variable,
+               optimizers: Optional[Mapping[str, tf.Module]] = None, keep: int = 5):
+    """Creates the keeper; reads and writes nothing yet.
+
+    Args:
+      directory: work directory, need not exist.
+      model: with its variables created.
+      global_step: number of updates done, restored and saved along.
+      optimizers: name -> optimizer with its state created. None: this run only evaluates, and
+        optimizer state in checkpoints is passed over.
+      keep: number of newest checkpoints that are kept.
+    """
+    self.directory = directory
+    self._global_step = global_step
+    self._parts = {'model': model, _STEP: global_step, **(optimizers or {})}
+    self._whole = optimizers is not None
+    self._keep = keep
+    self._manager = None
+    self.last_saved: Optional[int] = None  # The step of the newest checkpoint.
+
+  def resume(self) -> Optional[str]:
+    """Restores the newest checkpoint of the directory; returns its prefix, None without one.
+
+    Raises:
+      UserError: as `restore`.
+    """
+    prefix = tf.train.latest_checkpoint(self.directory)
+    if prefix is not None:
+      self.restore(prefix)
+    elif tf.io.gfile.glob(f'{self.directory}/ckpt-*.index'):
+      raise errors.UserError(
+          f'{self.directory}: there are checkpoints (ckpt-*), but the file `checkpoint` that says '
+          'which is the newest is missing or names none of them. Restore that file, or move the '
+          'checkpoints away to start from scratch.')
+    return prefix
+
+  def restore(self, prefix: str) -> None:
+    """Restores everything from a checkpoint of this run.
+
+    Raises:
+      UserError: if it cannot be read or does not have all, or has more than, this run needs.
+    """
+    reader = _open(prefix)
+    if not _is_native(reader):
+      raise errors.UserError(
+          f'{prefix} is not of a run of this program; a checkpoint to start from belongs into '
+          'model_options.initial_checkpoint, and the work directory should hold none at first.')
+    _restore_parts(prefix, reader, self._parts, whole=self._whole)
+    self.last_saved = int(self._global_step.numpy())
+
+  def save(self) -> Optional[str]:
+    """Saves all parts under the step's number; returns the prefix, None if it is saved already.
+
+    Raises:
+      UserError: naming the path, if it cannot be written. Older checkpoints are all kept then.
+    """
+    step = int(self._global_step.numpy())
+    if step == self.last_saved:
+      return None
+    prefix = f'{self.directory}/ckpt-{step}'
+    try:
+      saved = self._created_manager().save(checkpoint_number=step)
+    except (OSError, tf.errors.OpError) as error:
+      _remove_partial(prefix)
+      last = tf.train.latest_checkpoint(self.directory)
+      raise errors.UserError(
+          f'{prefix}: the checkpoint cannot be saved: {_first_line(error)}. '
+          f'{f"The last good one is {last}." if last else "None has been saved before."}'
+      ) from error
+    self.last_saved = step
+    return saved
+
+  def _created_manager(self):
+    if self._manager is None:
+      self._manager = tf.train.CheckpointManager(
+          tf.train.Checkpoint(**self._parts), self.directory, max_to_keep=self._keep)
+    return self._manager
+
+
+def _open(prefix):
+  try:
+    return tf.train.load_checkpoint(prefix)
+  except _UNREADABLE as error:
+    raise _unreadable(prefix, error) from error
+
+
+def _unreadable(prefix, error):
+  return errors.UserError(
+      f'{prefix}: not a readable checkpoint (truncated or damaged?): {_first_line(error)}')
+
+
+def _first_line(error):
+  text = _NOISE.sub('', getattr(error, 'message', None) or str(error))
+  return text.strip().splitlines()[0] if text.strip() else type(error).__name__
+
+
+def _is_native(reader):
+  return any(key.startswith(_MODEL) for key in reader.get_variable_to_shape_map())
+
+
+def variable_keys(parts: Mapping[str, object]) -> Dict[str, tf.Variable]:
+  """Returns the variables below `parts` by the keys that a tf.train.Checkpoint(**parts) uses.
+
+  Optimizer slots, whose keys are those of their variables with an ending, are left out.
+  """
+  # Breadth first, as TensorFlow names what can be reached by several paths.
+  root = tf.train.Checkpoint(**parts)
+  view = tf.train.TrackableView(root)
+  queue, seen, found = deque([(root, '')]), {id(root)}, {}
+  while queue:
+    node, path = queue.popleft()
+    for name, child in view.children(node).items():
+      if id(child) in seen:
+        continue
+      seen.add(id(child))
+      key = path + name.replace('.', '..').replace('/', '.S')
+      if isinstance(child, tf.Variable):
+        found[key] = child
+      else:
+        queue.append((child, f'{key}/'))
+  return found
+
+
+def _restore_parts(prefix, reader, parts, skipped=None, whole=False):
+  """Restores native `parts`, leaving out keys that match `skipped`.
+
+  Args:
+    prefix: the checkpoint.
+    reader: of it.
+    parts: name -> object.
+    skipped: pattern of keys that are left alone.
+    whole: whether the checkpoint must hold nothing but `parts`, their optimizer slots included.
+  """
+  shapes = {key.removesuffix(_SUFFIX): tuple(shape)
+            for key, shape in reader.get_variable_to_shape_map().items()}
+  stored = {key: shape for key, shape in shapes.items()
+            if _SLOT not in key and not _OF_TENSORFLOW.search(key)
+            and (whole or key.partition('/')[0] in parts)}
+  wanted = variable_keys(parts)
+  if skipped is not None:
+    stored = {key: shape for key, shape in stored.items() if not skipped.search(key)}
+    wanted = {key: variable for key, variable in wanted.items() if not skipped.search(key)}
+  _check_account(prefix, wanted, stored)
+  try:
+    if skipped is None:
+      status = tf.train.Checkpoint(**parts).read(prefix)
+      status.assert_existing_objects_matched().expect_partial()
+    else:
+      for key, variable in wanted.items():
+        variable.assign(reader.get_tensor(key + _SUFFIX))
+  except AssertionError as error:
+    raise errors.UserError(
+        f'{prefix}: does not hold the whole state of the optimizer: {_first_line(error)}'
+    ) from error
+  except _UNREADABLE as error:
+    raise _unreadable(prefix, error) from error
+
+
+def _check_account(prefix, wanted, stored):
+  """Raises UserError unless both sides have the same keys with the same shapes."""
+  wrong = [f'{key} is {list(stored[key])} there and {variable.shape.as_list()} here'
+           for key, variable in wanted.items()
+           if key in stored and stored[key] != tuple(variable.shape)]
+  missing = [key for key in wanted if key not in stored]
+  unexpected = sorted(key for key in stored if key not in wanted)
+  complaints = []
+  if missing:
+    complaints.append(f'it lacks {_some(missing)}')
+  if unexpected:
+    complaints.append(f'it has {_some(unexpected)} besides')
+  if wrong:
+    complaints.append(_some(wrong))
+  if complaints:
+    raise errors.UserError(f'{prefix}: this checkpoint does not fit the configuration: '
+                           f'{"; ".join(complaints)}.')
+
+
+def _some(names):
+  rest = len(names) - 1
+  return names[0] + (f' and {rest} more' if rest else '')
+
+
+def _restore_released(prefix, reader, model, *, skip_class_heads, backbone_alone):
+  """Restores a released checkpoint: all of the model, or if allowed just its backbone."""
+  if not released.is_released(reader):
+    some = _some(sorted(reader.get_variable_to_shape_map()))
+    raise errors.UserError(
+        f'{prefix}: neither a checkpoint of this program nor one of DeepLab2; it holds {some}.')
+  try:
+    report = released.load(reader, model, skip_class_heads=skip_class_heads)
+  except errors.UserError as error:
+    raise errors.UserError(f'{prefix}: {error}') from error
+  except _UNREADABLE as error:
+    raise _unreadable(prefix, error) from error
+  only_backbone = all(key.startswith('encoder/') for key in report.loaded)
+  if backbone_alone and only_backbone:
+    logging.info('%s has a backbone alone: the other %d variables start from scratch.', prefix,
+                 len(report.missing))
+  elif report.missing or report.unexpected:
+    complaints = [f'it lacks {_some(report.missing)}'] if report.missing else []
+    complaints += [f'it has {_some(report.unexpected)} besides'] if report.unexpected else []
+    raise errors.UserError(f'{prefix}: this checkpoint does not fit the configuration: '
+                           f'{"; ".join(complaints)}.')
+
+
+def _remove_partial(prefix):
+  """Removes what an interrupted save left behind, so that it does not fill the disk further."""
+  for path in tf.io.gfile.glob(f'{prefix}_temp*') + tf.io.gfile.glob(f'{prefix}.*'):
+    try:
+      if tf.io.gfile.isdir(path):
+        tf.io.gfile.rmtree(path)
+      else:
+        tf.io.gfile.remove(path)
+    except tf.errors.OpError as error:
+      logging.warning('%s: left over, and cannot be removed: %s', path, _first_line(error))

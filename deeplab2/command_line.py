@@ -1,0 +1,26 @@
+"""What the command lines share: flags whose mistakes are one line, and exit codes."""
+import argparse
+from collections.abc import Callable
+
+from deeplab2 import errors
+
+
+class Parser(argparse.ArgumentParser):
+  """Reports mistakes in the flags like all other mistakes of the user."""
+
+  def __init__(self, description: str):
+    """Creates a parser that shows `description` as it is written."""
+    super().__init__(description=description, allow_abbrev=False,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+
+  def error(self, message):
+    raise errors.UserError(f'{message}; see --help.')
+
+
+def run(command: Callable[[], None]) -> int:
+  """Runs `command`; returns 0, or 2 after showing a mistake of the user as one line."""
+  try:
+    command()
+  except errors.UserError as error:
+    return errors.report(error)
+  return 0

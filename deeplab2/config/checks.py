@@ -1,0 +1,220 @@
+"""Checks of options, alone and against one another. Each raises a UserError that names the field.
+
+`check` needs nothing but the configuration. `check_mode` and `check_batch` ask for what a use of it
+needs. Numbers of classes are compared with the dataset in assemble.py, which knows both.
+"""
+from absl import logging
+import tensorflow as tf
+
+from deeplab2.config import experiment
+from deeplab2.config import model_checks
+from deeplab2.config import values
+
+# What a configuration is used for: the modes of the trainer, and export.
+MODES = ('train', 'eval', 'train_and_eval', 'continuous_eval', 'export')
+MASK_LOSSES = ('pq_style_loss', 'mask_id_cross_entropy_loss', 'instance_discrimination_loss')
+OUTPUT_STRIDE = 32
+
+_DATASETS = ('train_dataset_options', 'eval_dataset_options')
+_SOLVER = 'trainer_options.solver_options'
+_LOSSES = 'trainer_options.loss_options'
+_COPY_PASTE = 'augmentations.panoptic_copy_paste'
+
+
+def check(config: experiment.Config) -> None:
+  """Checks everything that must hold whatever the configuration is used for.
+
+  Raises:
+    UserError: at the first field that is wrong.
+  """
+  model_checks.check(config)
+  _check_losses(config)
+  _check_solver(config)
+  _check_intervals(config)
+  _check_evaluator(config)
+  for field in _DATASETS:
+    if config.options.HasField(field):
+      _check_crop(config, field)
+      _check_resize(config, field)
+      _check_dataset_numbers(config, field)
+      _check_augmentations(config, field)
+
+
+def check_mode(config: experiment.Config, mode: str) -> None:
+  """Checks that everything is given that `mode`, one of MODES, needs, and that files match.
+
+  Raises:
+    UserError: naming the field that is missing, or the file pattern that matches nothing.
+  """
+  if mode not in MODES:
+    raise ValueError(f'{mode!r} is no mode; choose from {MODES}.')
+  if mode == 'export':
+    _check_model_input(config, 'eval_dataset_options')
+    return
+  config.resolved('experiment_name')
+  if 'train' in mode:
+    _check_model_input(config, 'train_dataset_options')
+    _check_files(config, 'train_dataset_options')
+    _check_training(config)
+  if 'eval' in mode:
+    _check_model_input(config, 'eval_dataset_options')
+    _check_files(config, 'eval_dataset_options')
+
+
+def check_batch(config: experiment.Config, dataset_field: str, num_replicas: int) -> None:
+  """Checks that a batch splits evenly over the replicas.
+
+  Args:
+    config: the configuration.
+    dataset_field: 'train_dataset_options' or 'eval_dataset_options'.
+    num_replicas: number of devices that share a batch.
+
+  Raises:
+    UserError: with the nearest sizes that do.
+  """
+  path = f'{dataset_field}.batch_size'
+  size = config.value(path)
+  if size % num_replicas:
+    lower = size - size % num_replicas
+    near = [str(fit) for fit in (lower, lower + num_replicas) if fit]
+    raise config.error(
+        path, f'cannot be split over {num_replicas} replicas; take {" or ".join(near)}.')
+
+
+def _check_losses(config):
+  for field, _ in config.value(_LOSSES).ListFields():
+    path = f'{_LOSSES}.{field.name}'
+    values.not_negative(config, f'{path}.weight')
+    values.positive_probability(config, f'{path}.top_k_percent')
+
+
+def _check_solver(config):
+  values.one_of(config, f'{_SOLVER}.learning_policy', ('poly', 'cosine'))
+  values.one_of(config, f'{_SOLVER}.optimizer', ('adamw', 'adam', 'sgd'))
+  for name in ('base_learning_rate', 'poly_learning_power', 'batchnorm_epsilon',
+               'training_number_of_steps'):
+    values.positive(config, f'{_SOLVER}.{name}')
+  for name in ('poly_end_learning_rate', 'warmup_steps', 'adamw_weight_decay',
+               'backbone_learning_rate_multiplier'):
+    values.not_negative(config, f'{_SOLVER}.{name}')
+  values.probability(config, f'{_SOLVER}.batchnorm_momentum')
+  solver = config.value(_SOLVER)
+  if solver.use_gradient_clipping:
+    values.positive(config, f'{_SOLVER}.clip_gradient_norm')
+  if solver.adamw_weight_decay and solver.optimizer != 'adamw':
+    logging.warning('%s', config.error(
+        f'{_SOLVER}.adamw_weight_decay', f'has no effect on optimizer "{solver.optimizer}".'))
+
+
+def _check_intervals(config):
+  trainer = config.options.trainer_options
+  for name in ('num_checkpoints_to_keep', 'save_checkpoints_steps', 'save_summaries_steps',
+               'steps_per_loop'):
+    values.positive(config, f'trainer_options.{name}')
+  loop = trainer.steps_per_loop
+  if trainer.save_summaries_steps % loop:
+    near = -(-trainer.save_summaries_steps // loop) * loop
+    raise config.error('trainer_options.save_summaries_steps',
+                       f'must be a multiple of steps_per_loop {loop}, like {near}.')
+
+
+def _check_evaluator(config):
+  path = 'evaluator_options'
+  maskwise = f'{path}.maskwise_postprocessing'
+  values.one_of(config, f'{path}.transformer_post_processing', ('pixelwise', 'maskwise'))
+  values.one_of(config, f'{path}.raw_panoptic_format',
+          ('two_channel_png', 'three_channel_png', 'two_channel_numpy_array'))
+  for name in ('transformer_class_confidence_threshold', 'pixel_confidence_threshold'):
+    values.probability(config, f'{path}.{name}')
+  for name in ('transformer_class_confidence_threshold_thing',
+               'transformer_class_confidence_threshold_stuff', 'overlapping_threshold'):
+    values.probability(config, f'{maskwise}.{name}')
+  for name in ('reorder_class_weight', 'reorder_mask_weight'):
+    values.not_negative(config, f'{maskwise}.{name}')
+  for name in ('stuff_area_limit', 'thing_area_limit', 'num_vis_samples'):
+    values.not_negative(config, f'{path}.{name}')
+  values.positive(config, f'{path}.eval_interval')
+  values.require(config, f'{path}.eval_steps', lambda number: number == -1 or number > 0,
+           'a number of batches, or -1 for all')
+  values.require(config, f'{path}.continuous_eval_timeout', lambda number: number >= -1,
+           'a number of seconds, or -1 for no limit')
+
+
+def _check_crop(config, dataset_field):
+  path = f'{dataset_field}.crop_size'
+  crop = list(config.value(path))
+  if not crop:
+    return
+  if len(crop) != 2:
+    raise config.error(path, 'must be two numbers, height and width.')
+  valid = [max(1, -(-(side - 1) // OUTPUT_STRIDE)) * OUTPUT_STRIDE + 1 for side in crop]
+  if crop != valid:
+    raise config.error(path, f'sides must be of the form {OUTPUT_STRIDE}n + 1; the next such size '
+                       f'is [{valid[0]}, {valid[1]}].')
+
+
+def _check_resize(config, dataset_field):
+  """Checks resize limits. One number stands for both sides; 0 switches a limit off."""
+  dataset = config.value(dataset_field)
+  for name in ('min_resize_value', 'max_resize_value'):
+    path = f'{dataset_field}.{name}'
+    values.not_negative(config, path)
+    if len(config.value(path)) > 2:
+      raise config.error(path, 'must be one number for both sides, or height and width.')
+  values.not_negative(config, f'{dataset_field}.resize_factor')
+  limit = list(dataset.max_resize_value)
+  if limit and all(limit) and dataset.crop_size:
+    for side, crop in zip(limit * (3 - len(limit)), dataset.crop_size, strict=True):
+      if side > crop:
+        raise config.error(f'{dataset_field}.max_resize_value', 'must not exceed the crop_size '
+                           f'{list(dataset.crop_size)} on either side.')
+
+
+def _check_dataset_numbers(config, dataset_field):
+  for name in ('batch_size', 'max_thing_id', 'shuffle_buffer_size'):
+    values.positive(config, f'{dataset_field}.{name}')
+  for name in ('small_instance_threshold', 'small_instance_weight'):
+    values.not_negative(config, f'{dataset_field}.{name}')
+
+
+def _check_augmentations(config, dataset_field):
+  path = f'{dataset_field}.augmentations'
+  augmentations = config.value(path)
+  values.positive(config, f'{path}.min_scale_factor')
+  values.not_negative(config, f'{path}.scale_factor_step_size')
+  if not augmentations.max_scale_factor >= augmentations.min_scale_factor:
+    raise config.error(f'{path}.max_scale_factor', 'must not be less than min_scale_factor '
+                       f'{augmentations.min_scale_factor:.7g}.')
+  values.positive(config, f'{path}.max_scale_factor')
+  copy_paste = f'{dataset_field}.{_COPY_PASTE}'
+  values.not_negative(config, f'{copy_paste}.panoptic_copy_paste_scale')
+  for kind in ('thing', 'stuff', 'void'):
+    values.one_of(
+        config, f'{copy_paste}.panoptic_copy_paste_{kind}_option', ('none', 'all', 'random'))
+
+
+def _check_model_input(config, dataset_field):
+  if not config.value(f'{dataset_field}.crop_size'):
+    raise config.error(f'{dataset_field}.crop_size', 'is missing; the model is built on it.')
+  if not config.value(f'{dataset_field}.dataset'):
+    raise config.error(f'{dataset_field}.dataset', 'is missing.')
+
+
+def _check_files(config, dataset_field):
+  path = f'{dataset_field}.file_pattern'
+  for pattern in config.require(path):
+    if not tf.io.gfile.glob(pattern):
+      raise config.error(path, f'no file matches {pattern}')
+
+
+def _check_training(config):
+  """Checks that there is something to learn and that its targets are made."""
+  losses = config.value(_LOSSES)
+  masks = [name for name in MASK_LOSSES if losses.HasField(name)]
+  if not masks:
+    raise config.error(_LOSSES, f'needs at least one of {", ".join(MASK_LOSSES)} for training.')
+  for name in ('thing_id_mask_annotations', 'decode_groundtruth_label'):
+    if not config.value(f'train_dataset_options.{name}'):
+      raise config.error(f'train_dataset_options.{name}', f'must be true: {masks[0]} needs labels.')
+  config.resolved('model_options.initial_checkpoint')
+  config.resolved('model_options.backbone.pretrained_weights')

@@ -1,0 +1,141 @@
+"""Reads the configuration of an experiment: the one way from a textproto to checked options."""
+from collections.abc import Iterable
+import os
+
+from absl import logging
+from google.protobuf import text_format
+import tensorflow as tf
+
+from deeplab2 import errors
+from deeplab2.config import checks
+from deeplab2.config import config_pb2
+from deeplab2.config import model_pb2
+from deeplab2.config import overrides as overrides_lib
+from deeplab2.config import scope
+from deeplab2.config import textproto
+from deeplab2.config.experiment import Config
+from deeplab2.config.experiment import substitute
+
+# What DeepLab2 derives from the name of the dataset. Pixel decoder stages below the stride of the
+# masks are left out. A dataset without a row has that of COCO.
+_COMMON = """
+  pixel_decoder_stages { filters: 512 num_blocks: 1 kind: AXIAL }
+  pixel_decoder_stages { filters: 256 num_blocks: 5 kind: AXIAL }
+  pixel_decoder_stages { filters: 128 num_blocks: 1 kind: BOTTLENECK }
+  pixel_decoder_stages { filters: 64 num_blocks: 1 kind: BOTTLENECK }
+  pixel_decoder_stages { filters: 32 num_blocks: 1 kind: BOTTLENECK }
+  decoder_layers: [2, 2, 2]
+  cluster_channels: 256
+  feed_forward_channels: 2048
+"""
+_COCO = _COMMON + """
+  high_resolution_stride: 4
+  num_mask_slots: 128
+  semantic_decoder: true
+  decoder_drop_path_keep_prob: 0.8
+"""
+KMAX_DEFAULTS = {
+    'coco_panoptic': _COCO,
+    'cityscapes_panoptic': _COMMON + """
+        high_resolution_stride: 2
+        num_mask_slots: 256
+        semantic_decoder: false
+        decoder_drop_path_keep_prob: 0.8
+    """,
+    'ade20k_panoptic': _COMMON + """
+        high_resolution_stride: 4
+        num_mask_slots: 128
+        semantic_decoder: true
+        decoder_drop_path_keep_prob: 1.0
+    """,
+}
+
+
+def load(path: str, overrides: Iterable[str] = ()) -> Config:
+  """Reads, completes and checks a configuration.
+
+  In order: parse the file, apply `overrides`, put environment variables in for `${VAR}`, fill in
+  model_options.kmax, refuse what cannot be honoured, check values and fields against one another.
+  What depends on the use that is made of it is checked by `checks.check_mode` and
+  `checks.check_batch`.
+
+  Args:
+    path: textproto of an ExperimentOptions message, or of a bare ModelOptions message.
+    overrides: 'a.b.c=value' each, see overrides.py.
+
+  Raises:
+    UserError: naming file, line, field, value, and what would be right.
+  """
+  config = parse(path, overrides)
+  scope.check(config)
+  config = _fill_kmax(config)
+  checks.check(config)
+  return config
+
+
+def parse(path: str, overrides: Iterable[str] = ()) -> Config:
+  """Reads a configuration of any model of DeepLab2 without completing or checking it.
+
+  Raises:
+    UserError: if the file cannot be read or parsed, or an override does not fit.
+  """
+  try:
+    with tf.io.gfile.GFile(path) as file:
+      text = file.read()
+  except (tf.errors.OpError, OSError, UnicodeDecodeError) as error:
+    raise errors.UserError(f'{path}: cannot be read: {error}') from error
+  options = config_pb2.ExperimentOptions()
+  if textproto.first_word(text) in model_pb2.ModelOptions.DESCRIPTOR.fields_by_name:
+    prefix, message = 'model_options', options.model_options
+  else:
+    prefix, message = '', options
+  origins: dict[str, str] = {}
+  for field in textproto.parse(text, message, path, prefix):
+    origins.setdefault(field.path, f'{path}:{field.line}')
+  for override in overrides:
+    overrides_lib.apply(override, options, origins)
+  substitute(options, os.environ)
+  return Config(options, path, text, origins)
+
+
+def _fill_kmax(config):
+  """Returns `config` with what model_options.kmax leaves out filled in from KMAX_DEFAULTS."""
+  options = config_pb2.ExperimentOptions()
+  options.CopyFrom(config.options)
+  origins = dict(config.origins)
+  _fill_drop_path(config, options, origins)
+  dataset = options.train_dataset_options.dataset or options.eval_dataset_options.dataset
+  defaults = text_format.Parse(KMAX_DEFAULTS.get(dataset, _COCO), model_pb2.KMaXOptions())
+  source = f'the default of {dataset}' if dataset in KMAX_DEFAULTS else (
+      f'the default (of COCO; {dataset or "no dataset"!r} has none of its own)')
+  kmax = options.model_options.kmax
+  stride = (kmax if kmax.HasField('high_resolution_stride') else defaults).high_resolution_stride
+  del defaults.pixel_decoder_stages[{4: 4, 2: 5}.get(stride, 5):]
+
+  given = {field.name for field, _ in kmax.ListFields()}
+  for field, _ in defaults.ListFields():
+    if field.name in given:
+      defaults.ClearField(field.name)
+    else:
+      origins[f'model_options.kmax.{field.name}'] = f'{config.path} ({source})'
+  kmax.MergeFrom(defaults)
+  if defaults.ListFields():
+    logging.info('%s: model_options.kmax takes %s: %s', config.path, source,
+                 text_format.MessageToString(defaults, as_one_line=True))
+  return Config(options, config.path, config.text, origins)
+
+
+def _fill_drop_path(config, options, origins):
+  """Takes kmax.decoder_drop_path_keep_prob from the older field of the same meaning."""
+  old_path = 'model_options.max_deeplab.transformer_decoder_drop_path_keep_prob'
+  new_path = 'model_options.kmax.decoder_drop_path_keep_prob'
+  max_deeplab, kmax = options.model_options.max_deeplab, options.model_options.kmax
+  if not max_deeplab.HasField('transformer_decoder_drop_path_keep_prob'):
+    return
+  given = max_deeplab.transformer_decoder_drop_path_keep_prob
+  if not kmax.HasField('decoder_drop_path_keep_prob'):
+    kmax.decoder_drop_path_keep_prob = given
+    origins[new_path] = config.origin(old_path)
+  elif kmax.decoder_drop_path_keep_prob != given:
+    raise config.error(old_path, f'{new_path} says {kmax.decoder_drop_path_keep_prob:.7g}; '
+                       'they mean the same, so give one of them.')

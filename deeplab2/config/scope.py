@@ -1,0 +1,80 @@
+"""Which options of DeepLab2 are honoured here: refused and ignored ones, by message and field.
+
+Options that are in neither table are honoured. A scalar counts as set if it differs from its
+default, so configs may spell defaults out.
+"""
+from collections.abc import Iterator
+
+from absl import logging
+
+from deeplab2.config import experiment
+from deeplab2.config import textproto
+
+_KMAX_ONLY = 'only kMaX-DeepLab is built here: max_deeplab with a backbone named kmax_...'
+_NO_VIDEO = 'video is not supported; remove it.'
+_NO_LOSS = 'kMaX-DeepLab has no such loss; remove it.'
+_ONE_SCALE = 'pictures are evaluated as they are, at one scale; remove it.'
+
+REFUSED = {
+    'ModelOptions': dict.fromkeys(
+        ('deeplab_v3', 'deeplab_v3_plus', 'panoptic_deeplab', 'motion_deeplab', 'vip_deeplab'),
+        _KMAX_ONLY),
+    'BackboneOptions': {'output_stride': 'kMaX backbones have output stride 32; remove it.'},
+    'LossOptions': dict.fromkeys(
+        ('center_loss', 'regression_loss', 'motion_loss', 'next_regression_loss', 'depth_loss'),
+        _NO_LOSS),
+    'DatasetOptions': dict.fromkeys(
+        ('use_two_frames', 'use_next_frame', 'cameras_to_use'), _NO_VIDEO),
+    'EvaluatorOptions': dict.fromkeys(('add_flipped_images', 'eval_scales'), _ONE_SCALE),
+}
+
+IGNORED = {
+    'ModelOptions': ('restore_instance_last_layer_from_initial_checkpoint',),
+    'BackboneOptions': (
+        'drop_path_schedule', 'use_squeeze_and_excite', 'stem_width_multiplier',
+        'backbone_width_multiplier', 'backbone_layer_multiplier', 'use_sac_beyond_stride'),
+    'HeadOptions': ('max_value_after_activation', 'min_value_after_activation'),
+    'SolverOptions': ('weight_decay',),
+    'DatasetOptions': ('sigma',),
+    'EvaluatorOptions': (
+        'center_score_threshold', 'nms_kernel', 'keep_k_centers',
+        'merge_semantic_and_instance_with_tf_op'),
+}
+
+
+def check(config: experiment.Config) -> None:
+  """Refuses options that cannot be honoured, and warns of those that have no effect.
+
+  Raises:
+    UserError: naming the first refused option.
+  """
+  options = list(_set_options(config.options, ''))
+  for path, message, field in options:
+    reason = REFUSED.get(message.DESCRIPTOR.name, {}).get(field.name)
+    if reason and not (field.name == 'eval_scales' and list(message.eval_scales) == [1.0]):
+      raise config.error(path, reason)
+  backbone = config.options.model_options.backbone.name
+  if not config.options.model_options.HasField('max_deeplab'):
+    raise config.error('model_options.max_deeplab', f'is missing; {_KMAX_ONLY}')
+  if not backbone.startswith('kmax_'):
+    raise config.error('model_options.backbone.name', _KMAX_ONLY)
+  for path, message, field in options:
+    if field.name in IGNORED.get(message.DESCRIPTOR.name, ()):
+      logging.warning('%s', config.error(path, 'has no effect on kMaX-DeepLab; it is ignored.'))
+
+
+def _set_options(message, prefix) -> Iterator[tuple]:
+  """Yields (path, message, field) of every option that differs from its default."""
+  for field, value in message.ListFields():
+    path = f'{prefix}.{field.name}' if prefix else field.name
+    if textproto.is_repeated(field):
+      yield path, message, field
+    elif field.message_type is not None or value != field.default_value:
+      yield path, message, field
+    if field.message_type is None:
+      continue
+    if textproto.is_repeated(field):
+      for index, entry in enumerate(value):
+        yield from _set_options(entry, f'{path}[{index}]')
+    else:
+      yield from _set_options(value, path)

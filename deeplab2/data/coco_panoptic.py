@@ -1,0 +1,234 @@
+"""COCO's panoptic format, in and out: one JSON for a set, one RGB PNG of segment ids a picture.
+
+A pixel's segment id is R + 256 G + 65536 B; id 0 belongs to no segment. The JSON lists the
+segments of each picture with their category in the dataset's original numbering.
+(https://cocodataset.org/#format-data, section 4; https://github.com/cocodataset/panopticapi)
+"""
+import json
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from deeplab2 import errors
+from deeplab2.data import datasets
+from deeplab2.data import labels
+
+# A field that tells the kind of a COCO file that is no panoptic one.
+_OTHER_KINDS = {
+    'keypoints': 'keypoints', 'caption': 'captions', 'segmentation': 'instances or stuff',
+    'question': 'questions'}
+
+
+class Annotation(NamedTuple):
+  """The annotation of one picture."""
+  image_id: Any  # int or str, as in the file.
+  file_name: str  # Of the PNG, without folder.
+  segments: tuple[labels.Segment, ...]  # In the order of the file, with dataset ids.
+
+
+def read_annotations(path: str, info: datasets.DatasetInfo) -> dict[str, Annotation]:
+  """Reads a panoptic JSON.
+
+  Returns:
+    The annotations by file stem of their PNG, which is also that of the picture.
+
+  Raises:
+    errors.UserError: the file is missing, no JSON, another kind of COCO file, or incomplete; a
+      category is not of the dataset; a picture is annotated twice.
+  """
+  content = _read_json(path)
+  annotations: dict[str, Annotation] = {}
+  image_ids = set()
+  for entry in content['annotations']:
+    image_id = _field(entry, 'image_id', path)
+    where = f'{path}, image {image_id}'
+    if image_id in image_ids:
+      raise errors.UserError(f'{where}: annotated twice.')
+    image_ids.add(image_id)
+    file_name = os.path.basename(_field(entry, 'file_name', where))
+    segments = tuple(_segment(segment, info, where)
+                     for segment in _field(entry, 'segments_info', where))
+    stem = os.path.splitext(file_name)[0]
+    if stem in annotations:
+      raise errors.UserError(f'{where}: file_name {file_name} is also that of image '
+                             f'{annotations[stem].image_id}.')
+    annotations[stem] = Annotation(image_id, file_name, segments)
+  return annotations
+
+
+def _segment(content, info, where):
+  """Converts an entry of segments_info."""
+  segment_id = _field(content, 'id', where)
+  where = f'{where}, segment {segment_id}'
+  category = _field(content, 'category_id', where)
+  if category not in info.dataset_ids:
+    known = sorted(info.dataset_ids)
+    raise errors.UserError(f'{where}: category_id {category} is not a class of {info.name} '
+                           f'({len(known)} ids between {known[0]} and {known[-1]}).')
+  return labels.Segment(segment_id, info.dataset_ids[category], _field(content, 'area', where),
+                        bool(content.get('iscrowd', 0)))
+
+
+def _read_json(path):
+  """Returns the content of a panoptic JSON; UserError for any other file."""
+  try:
+    with open(path, encoding='utf-8') as file:
+      content = json.load(file)
+  except OSError as error:
+    raise errors.UserError(f'{path}: cannot be read ({error.strerror}).') from error
+  except ValueError as error:
+    raise errors.UserError(f'{path}: not a JSON file ({error}).') from error
+  entries = content.get('annotations') if isinstance(content, dict) else None
+  if not isinstance(entries, list):
+    raise errors.UserError(f"{path}: has no list 'annotations'; a COCO panoptic JSON is needed "
+                           '(panoptic_*.json), not an image list or predictions.')
+  for entry in entries[:1]:
+    if not isinstance(entry, dict) or 'segments_info' not in entry:
+      found = [kind for field, kind in _OTHER_KINDS.items()
+               if isinstance(entry, dict) and field in entry]
+      kind = f'a COCO {found[0]} file' if found else 'of an unknown kind'
+      raise errors.UserError(f"{path}: is {kind}; a COCO panoptic JSON is needed (panoptic_*.json, "
+                             "whose annotations have 'segments_info').")
+  return content
+
+
+def _field(content, key, where):
+  if not isinstance(content, dict) or key not in content:
+    raise errors.UserError(f'{where}: field {key!r} is missing.')
+  return content[key]
+
+
+def read_segment_ids(path: str) -> np.ndarray:
+  """Reads the PNG of a picture; returns segment ids, [H, W] int32.
+
+  Raises:
+    errors.UserError: the file is missing, cannot be decoded or is not RGB.
+  """
+  try:
+    with PIL.Image.open(path) as image:
+      if image.mode != 'RGB':
+        raise errors.UserError(f'{path}: mode {image.mode!r}; panoptic PNGs must be RGB, '
+                               'id = R + 256 G + 65536 B.')
+      rgb = np.asarray(image, np.int32)
+  except FileNotFoundError as error:
+    raise errors.UserError(f'{path}: no such annotation PNG.') from error
+  except (OSError, SyntaxError, ValueError) as error:
+    raise errors.UserError(f'{path}: the PNG cannot be decoded ({error}).') from error
+  return rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
+
+
+def read_label(path: str, annotation: Annotation, info: datasets.DatasetInfo, *,
+               treat_crowd_as_ignore: bool) -> np.ndarray:
+  """Returns the panoptic label map, [H, W] int32, of PNG `path` with its annotation.
+
+  Raises:
+    errors.UserError: see `read_segment_ids` and `labels.from_segments`.
+  """
+  return labels.from_segments(
+      read_segment_ids(path), annotation.segments, info.label_space,
+      treat_crowd_as_ignore=treat_crowd_as_ignore, where=f'{path}, image {annotation.image_id}')
+
+
+class Writer:
+  """Writes label maps as a panoptic JSON and PNGs.
+
+    writer = Writer('out/panoptic', info)
+    for ...: writer.add(name, panoptic)      # out/panoptic/<name>.png
+    writer.save('out/panoptic.json')
+  """
+
+  def __init__(self, png_folder: str, info: datasets.DatasetInfo):
+    """Creates the folder of the PNGs; maps must be in ids of `info`."""
+    self._png_folder = png_folder
+    self._info = info
+    self._images: list[dict[str, Any]] = []
+    self._annotations: list[dict[str, Any]] = []
+    os.makedirs(png_folder, exist_ok=True)
+
+  def add(self, name: str, panoptic: np.ndarray, picture: str = '') -> str:
+    """Writes the PNG of one picture and returns its path.
+
+    Args:
+      name: the picture's file stem. Its image id in the JSON is the number it spells, as in COCO,
+        else the stem itself.
+      panoptic: [H, W] panoptic ids.
+      picture: the picture's file name in the JSON; `<name>.jpg` if not given.
+    """
+    path = os.path.join(self._png_folder, f'{name}.png')
+    rgb, segments = encode(panoptic, self._info)
+    PIL.Image.fromarray(rgb).save(path)
+    image_id = int(name) if name.isdecimal() else name
+    height, width = panoptic.shape
+    self._images.append({'id': image_id, 'file_name': picture or f'{name}.jpg', 'height': height,
+                         'width': width})
+    self._annotations.append(
+        {'image_id': image_id, 'file_name': f'{name}.png', 'segments_info': segments})
+    return path
+
+  def save(self, path: str) -> None:
+    """Writes the JSON of all pictures added so far."""
+    used = sorted(self._info.dataset_ids.items(), key=lambda item: item[1])
+    categories = [
+        {'id': original, 'name': self._info.class_names[index],
+         'isthing': int(index in self._info.label_space.thing_ids),
+         'color': list(self._info.colors[index])}
+        for original, index in used if index != self._info.label_space.ignore_label]
+    with open(path, 'w', encoding='utf-8') as file:
+      json.dump({'images': self._images, 'annotations': self._annotations,
+                 'categories': categories}, file)
+
+
+def encode(panoptic: np.ndarray,
+           info: datasets.DatasetInfo) -> tuple[np.ndarray, list[dict[str, Any]]]:
+  """Converts a label map to COCO's panoptic format.
+
+  Args:
+    panoptic: [H, W] ids of the dataset.
+    info: the dataset. Void becomes segment id 0, any other id p becomes p + 1, so that class 0
+      without instance (Cityscapes: road) differs from void.
+
+  Returns:
+    (rgb, segments_info): uint8 [H, W, 3] for the PNG, and a list of {id, category_id, area,
+    bbox [x, y, width, height], iscrowd} with original category ids.
+
+  Raises:
+    ValueError: an id is not of the dataset.
+  """
+  space = info.label_space
+  problem = labels.find_problem(panoptic, space)
+  if problem:
+    raise ValueError(problem)
+  values, index = np.unique(panoptic, return_inverse=True)
+  index = index.reshape(panoptic.shape)
+  class_ids, _ = labels.split(values, space)
+  is_void = class_ids == space.ignore_label
+  segment_ids = np.where(is_void, 0, values + 1)
+  originals = datasets.original_id_table(info)
+  crowd = labels.crowd_mask(values, space)
+  areas = np.bincount(index.ravel(), minlength=len(values))
+  boxes = _boxes(index, len(values))
+  segments = [
+      {'id': int(segment_ids[i]), 'category_id': int(originals[class_ids[i]]),
+       'area': int(areas[i]), 'bbox': boxes[i], 'iscrowd': int(crowd[i])}
+      for i in np.flatnonzero(~is_void)]
+  table = np.stack([segment_ids % 256, segment_ids // 256 % 256, segment_ids // 65536], -1)
+  return table.astype(np.uint8)[index], segments
+
+
+def _boxes(index, count):
+  """Returns [x, y, width, height] of the pixels of each value 0..count-1 of `index` [H, W]."""
+  lows = []
+  highs = []
+  for axis in (1, 0):  # x, y
+    position = np.broadcast_to(
+        np.expand_dims(np.arange(index.shape[axis]), 1 - axis), index.shape)
+    low = np.full(count, index.shape[axis])
+    high = np.zeros(count, np.int64)
+    np.minimum.at(low, index, position)
+    np.maximum.at(high, index, position)
+    lows.append(low)
+    highs.append(high)
+  return [[int(x), int(y), int(right - x + 1), int(bottom - y + 1)]
+          for x, y, right, bottom in zip(*lows, *highs, strict=True)]

@@ -1,0 +1,159 @@
+"""What is to be known about a dataset: how ids are numbered, names, colours, original ids.
+
+Built-in descriptions are the files of `classes/`; a dataset of one's own is a file of the same
+form (`load`):
+
+  dataset                 its name
+  num_classes             dataset ids are 0..num_classes - 1, void included where it is one of them
+  ignore_label            dataset id of pixels without a label; may lie beyond num_classes
+  panoptic_label_divisor  panoptic id = dataset id * divisor + instance
+  original_ignore_id      what the ignore label is called in the dataset's own numbering
+  splits                  {name of the split: number of its pictures}; may be empty
+  categories              for each dataset id, ascending: {id, original_id, name, isthing, color};
+                          original_id null: annotations never hold this class
+"""
+from collections.abc import Mapping
+import functools
+import importlib.resources
+import json
+from typing import NamedTuple
+
+import numpy as np
+
+from deeplab2 import errors
+from deeplab2 import structures
+
+DATASETS = ('ade20k_panoptic', 'cityscapes_panoptic', 'coco_panoptic', 'shapes')
+
+
+class DatasetInfo(NamedTuple):
+  """Describes a dataset. Sequences are indexed by dataset id and num_classes long."""
+  name: str
+  label_space: structures.LabelSpace
+  class_names: tuple[str, ...]
+  colors: tuple[tuple[int, int, int], ...]  # RGB, 0..255
+  original_ids: tuple[int, ...]
+  original_ignore_id: int
+  # Original id -> dataset id of the classes that annotations may hold.
+  dataset_ids: Mapping[int, int]
+  split_sizes: Mapping[str, int]
+
+
+@functools.cache
+def get(name: str) -> DatasetInfo:
+  """Returns a built-in dataset; UserError naming the known ones if `name` is none of them."""
+  if name not in DATASETS:
+    raise errors.UserError(f'dataset {name!r} is unknown; choose from {", ".join(DATASETS)}.')
+  file = importlib.resources.files('deeplab2.data') / 'classes' / f'{name}.json'
+  with importlib.resources.as_file(file) as path:
+    return load(str(path))
+
+
+def load(path: str) -> DatasetInfo:
+  """Reads the description of a dataset from a JSON file of the form above.
+
+  Raises:
+    errors.UserError: the file is missing or no JSON, or a field is missing or has a wrong value.
+  """
+  try:
+    with open(path, encoding='utf-8') as file:
+      content = json.load(file)
+  except OSError as error:
+    raise errors.UserError(f'{path}: cannot be read ({error.strerror}).') from error
+  except ValueError as error:
+    raise errors.UserError(f'{path}: not a JSON file ({error}).') from error
+  try:
+    return _from_json(_Fields(content, path))
+  except RecursionError as error:
+    raise errors.UserError(f'{path}: nested too deeply.') from error
+
+
+def to_json(info: DatasetInfo) -> str:
+  """Returns the text of a file that `load` reads as `info`."""
+  space = info.label_space
+  used = set(info.dataset_ids.values())
+  categories = [
+      json.dumps({'id': index, 'original_id': info.original_ids[index] if index in used else None,
+                  'name': info.class_names[index], 'isthing': int(index in space.thing_ids),
+                  'color': list(info.colors[index])}, ensure_ascii=False)
+      for index in range(space.num_classes)]
+  head = json.dumps({
+      'dataset': info.name, 'num_classes': space.num_classes, 'ignore_label': space.ignore_label,
+      'panoptic_label_divisor': space.label_divisor, 'original_ignore_id': info.original_ignore_id,
+      'splits': dict(info.split_sizes)}, indent=2, ensure_ascii=False)
+  return head[:-2] + ',\n  "categories": [\n    ' + ',\n    '.join(categories) + '\n  ]\n}\n'
+
+
+def original_id_table(info: DatasetInfo) -> np.ndarray:
+  """Returns int32 [max(256, ids)]: dataset id -> original id; the ignore id where there is none."""
+  size = max(256, info.label_space.num_classes, info.label_space.ignore_label + 1)
+  table = np.full(size, info.original_ignore_id, np.int32)
+  table[:info.label_space.num_classes] = info.original_ids
+  if info.label_space.ignore_label >= 0:
+    table[info.label_space.ignore_label] = info.original_ignore_id
+  return table
+
+
+class _Fields:
+  """A JSON object whose fields are taken with a check of their type."""
+
+  def __init__(self, content, where):
+    if not isinstance(content, dict):
+      raise errors.UserError(f'{where}: must be a JSON object with the fields of a dataset.')
+    self._content = content
+    self.where = where
+
+  def take(self, key, kind, says, valid=lambda value: True):
+    """Returns field `key`; UserError unless it is of type `kind` and `valid`."""
+    if key not in self._content:
+      raise errors.UserError(f'{self.where}: field {key!r} is missing; it must be {says}.')
+    value = self._content[key]
+    is_bool = isinstance(value, bool) and kind is not bool and isinstance(1, kind)
+    if not isinstance(value, kind) or is_bool or not valid(value):
+      raise errors.UserError(f'{self.where}: {key} is {value!r}; must be {says}.')
+    return value
+
+
+def _from_json(fields: _Fields) -> DatasetInfo:
+  """Checks and converts the content of a file."""
+  name = fields.take('dataset', str, 'a name', bool)
+  num_classes = fields.take('num_classes', int, 'a whole number from 1', lambda n: n > 0)
+  divisor = fields.take('panoptic_label_divisor', int, 'a whole number from 2', lambda n: n > 1)
+  # The largest panoptic id + 1 must fit the 24 bits of a COCO panoptic PNG, which is also below
+  # the 2**31 of int32 label maps.
+  ignore_label = fields.take(
+      'ignore_label', int, f'a whole number from 0 with (ignore_label + 1) * {divisor} < 2**24',
+      lambda n: 0 <= n and (n + 1) * divisor < 2**24)
+  if num_classes * divisor >= 2**24:
+    raise errors.UserError(f'{fields.where}: num_classes * panoptic_label_divisor is '
+                           f'{num_classes * divisor}; must be below 2**24 = {2**24}.')
+  original_ignore_id = fields.take('original_ignore_id', int, 'a whole number')
+  splits = fields.take(
+      'splits', dict, 'an object {split: number of pictures}',
+      lambda value: all(isinstance(n, int) for n in value.values()))
+  categories = fields.take(
+      'categories', list, f'a list of {num_classes} categories (num_classes)',
+      lambda value: len(value) == num_classes)
+
+  names, colors, originals, things = [], [], [], []
+  dataset_ids: dict[int, int] = {}
+  for index, content in enumerate(categories):
+    category = _Fields(content, f'{fields.where}, categories[{index}]')
+    category.take('id', int, f'{index} (ids ascend from 0 without gaps)', lambda n, i=index: n == i)
+    names.append(category.take('name', str, 'a name', bool))
+    colors.append(tuple(category.take(
+        'color', list, '[red, green, blue] of 0..255',
+        lambda c: len(c) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in c))))
+    if category.take('isthing', int, '0 or 1', lambda n: n in (0, 1)):
+      things.append(index)
+    original = category.take('original_id', (int, type(None)), 'a whole number or null')
+    originals.append(original_ignore_id if original is None else original)
+    if original is not None and dataset_ids.setdefault(original, index) != index:
+      raise errors.UserError(f'{category.where}: original_id {original} is also that of category '
+                             f'{dataset_ids[original]}; must be unique.')
+  if ignore_label in things:
+    raise errors.UserError(f'{fields.where}: ignore_label {ignore_label} is a thing class; must be '
+                           'void (isthing 0) or beyond the classes.')
+  space = structures.LabelSpace(num_classes, ignore_label, divisor, tuple(things))
+  return DatasetInfo(name, space, tuple(names), tuple(colors), tuple(originals),
+                     original_ignore_id, dataset_ids, splits)

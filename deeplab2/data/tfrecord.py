@@ -1,0 +1,303 @@
+"""The tf.Example schema of DeepLab2, both ways: one picture and its panoptic label map a record.
+
+  image/encoded, image/format    JPEG or PNG, three channels; `jpeg` or `png`
+  image/filename                 file stem without extension, the picture's name
+  image/height, width, channels  int64
+  image/segmentation/class/encoded, format   the label map, absent without labels:
+    `raw`   int32, little-endian, row-major: what DeepLab2 writes and reads
+    `zlib`  the same bytes compressed (about a fiftieth of the size); DeepLab2 cannot read it
+"""
+from collections.abc import Iterable, Sequence
+import glob
+import os
+from typing import NamedTuple
+import zlib
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab2 import errors
+from deeplab2 import structures
+from deeplab2.data import labels
+from deeplab2.data import pictures
+
+_IMAGE = 'image/encoded'
+_IMAGE_FORMAT = 'image/format'
+_NAME = 'image/filename'
+_HEIGHT = 'image/height'
+_WIDTH = 'image/width'
+_CHANNELS = 'image/channels'
+_LABEL = 'image/segmentation/class/encoded'
+_LABEL_FORMAT = 'image/segmentation/class/format'
+
+LABEL_FORMATS = ('raw', 'zlib')
+
+
+class Record(NamedTuple):
+  """One decoded record."""
+  image: tf.Tensor  # [h, w, 3] uint8 RGB
+  label: tf.Tensor | None  # [h, w, 1] int32 panoptic ids, None where none were asked for
+  name: tf.Tensor  # [] string, file stem
+  height: tf.Tensor  # [] int32
+  width: tf.Tensor  # [] int32
+
+
+def parse_example(serialized: tf.Tensor, with_label: bool) -> Record:
+  """Decodes a serialized tf.Example, in a tf.data map or eagerly.
+
+  Pictures go through TF's generic decoder (fast integer DCT for JPEG, as DeepLab2).
+
+  Args:
+    serialized: [] string.
+    with_label: whether the label map is wanted; a record without one is then an error.
+
+  Raises:
+    tf.errors.InvalidArgumentError: (when run) a feature is missing, the picture cannot be decoded,
+      or picture, label map and recorded size disagree; the latter names the picture.
+  """
+  scalar = {_IMAGE: tf.string, _NAME: tf.string, _HEIGHT: tf.int64, _WIDTH: tf.int64}
+  features = {key: tf.io.FixedLenFeature([], dtype) for key, dtype in scalar.items()}
+  if with_label:
+    features[_LABEL] = tf.io.FixedLenFeature([], tf.string)
+    features[_LABEL_FORMAT] = tf.io.FixedLenFeature([], tf.string, default_value='raw')
+  parsed = tf.io.parse_single_example(serialized, features)
+  name = parsed[_NAME]
+  height = tf.cast(parsed[_HEIGHT], tf.int32)
+  width = tf.cast(parsed[_WIDTH], tf.int32)
+
+  image = tf.io.decode_image(parsed[_IMAGE], channels=3, expand_animations=False)
+  image.set_shape([None, None, 3])
+  size = tf.shape(image)[:2]
+  with tf.control_dependencies([tf.debugging.Assert(
+      tf.reduce_all(size == tf.stack([height, width])),
+      ['Picture', name, 'is of size (height, width)', size, 'but its record says', height,
+       width])]):
+    image = tf.identity(image)
+  label = None
+  if with_label:
+    label = _decode_label(parsed[_LABEL], parsed[_LABEL_FORMAT], name, height, width)
+  return Record(image, label, name, height, width)
+
+
+def _decode_label(encoded, label_format, name, height, width):
+  """Decodes a label map to [height, width, 1] int32, after checking its format and length."""
+  is_zlib = label_format == 'zlib'
+  with tf.control_dependencies([tf.debugging.Assert(
+      is_zlib | (label_format == 'raw'),
+      ['The label map of picture', name, 'has format', label_format,
+       'but must be raw or zlib (panoptic ids; semantic PNGs are not supported)'])]):
+    encoded = tf.identity(encoded)
+  raw = tf.cond(is_zlib, lambda: tf.io.decode_compressed(encoded, 'ZLIB'), lambda: encoded)
+  with tf.control_dependencies([tf.debugging.Assert(
+      tf.strings.length(raw) == 4 * height * width,
+      ['The label map of picture', name, 'has', tf.strings.length(raw), 'bytes, but its size',
+       height, width, 'needs 4 * height * width'])]):
+    raw = tf.identity(raw)
+  return tf.reshape(tf.io.decode_raw(raw, tf.int32, little_endian=True), [height, width, 1])
+
+
+def encode_example(picture: pictures.Encoded, name: str, label: np.ndarray | None = None,
+                   label_format: str = 'raw') -> bytes:
+  """Serializes one record.
+
+  Args:
+    picture: the encoded picture, three channels, upright (`pictures.encode_for_record`).
+    name: file stem.
+    label: [h, w] panoptic ids of the picture's size, or None.
+    label_format: one of LABEL_FORMATS.
+
+  Raises:
+    ValueError: the picture's or label's format is unknown, or the label is of another size.
+  """
+  if picture.format not in ('jpeg', 'png'):
+    raise ValueError(f'Records hold jpeg or png pictures, not {picture.format!r}.')
+  features = {
+      _IMAGE: _bytes(picture.data), _IMAGE_FORMAT: _bytes(picture.format.encode()),
+      _NAME: _bytes(name.encode()), _HEIGHT: _int64(picture.height),
+      _WIDTH: _int64(picture.width), _CHANNELS: _int64(3)}
+  if label is not None:
+    if label_format not in LABEL_FORMATS:
+      raise ValueError(f'{label_format!r} is no label format; choose from {LABEL_FORMATS}.')
+    if label.shape != (picture.height, picture.width):
+      raise ValueError(f'Label map of shape {label.shape} for picture {name!r} of '
+                       f'{picture.height}x{picture.width}.')
+    raw = np.ascontiguousarray(label, '<i4').tobytes()
+    features[_LABEL] = _bytes(raw if label_format == 'raw' else zlib.compress(raw, 6))
+    features[_LABEL_FORMAT] = _bytes(label_format.encode())
+  return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+class Written(NamedTuple):
+  """What `write_shards` left on disk."""
+  files: list[str]
+  records: int
+  num_bytes: int
+
+
+def write_shards(examples: Iterable[bytes], num_examples: int, output_dir: str, split: str,
+                 num_shards: int) -> Written:
+  """Writes serialized records to `<split>-<i>-of-<n>.tfrecord`, all shards or none.
+
+  Shards get their names when all are complete; whatever goes wrong before, nothing is left behind
+  and earlier files stay. No shard is empty: there are at most `num_examples`.
+
+  Args:
+    examples: serialized records, taken in order.
+    num_examples: their number, at least 1.
+    output_dir: local folder, made if missing.
+    split: first part of the file names.
+    num_shards: number of files, at least 1.
+
+  Raises:
+    errors.UserError: the folder holds shards of this split of another number (a pattern would mix
+      the two), or cannot be written (disk full, no permission).
+    ValueError: `examples` has another length than `num_examples`.
+  """
+  num_shards = min(num_shards, num_examples)
+  files = [os.path.join(output_dir, f'{split}-{i:05d}-of-{num_shards:05d}.tfrecord')
+           for i in range(num_shards)]
+  others = set(glob.glob(os.path.join(glob.escape(output_dir), f'{split}-*-of-*.tfrecord')))
+  others -= set(files)
+  if others:
+    raise errors.UserError(f'{output_dir}: holds {min(others)} of an earlier run with another '
+                           f'number of shards than {num_shards}; delete those or choose another '
+                           'folder.')
+  temporary = [f'{file}.tmp{os.getpid()}' for file in files]
+  try:
+    os.makedirs(output_dir, exist_ok=True)
+    iterator = iter(examples)
+    num_bytes = 0
+    for index, file in enumerate(temporary):
+      # Sizes differ by one at most.
+      size = num_examples * (index + 1) // num_shards - num_examples * index // num_shards
+      num_bytes += _write_file(file, iterator, size)
+    if next(iterator, None) is not None:
+      raise ValueError(f'More than {num_examples} records were given.')
+    for source, target in zip(temporary, files, strict=True):
+      os.replace(source, target)
+  except (OSError, tf.errors.OpError) as error:
+    raise errors.UserError(f'{output_dir}: cannot be written ({_first_line(error)}); nothing was '
+                           'kept of this run.') from error
+  finally:
+    for file in temporary:
+      if os.path.exists(file):
+        os.remove(file)
+  return Written(files, num_examples, num_bytes)
+
+
+def _write_file(file, examples, size):
+  """Writes the next `size` of the iterator `examples`; returns the file's size in bytes."""
+  expected = 0
+  with tf.io.TFRecordWriter(file) as writer:
+    for index in range(size):
+      example = next(examples, None)
+      if example is None:
+        raise ValueError(f'{size - index} records are missing for {file}.')
+      writer.write(example)
+      expected += len(example) + 16  # Length, its checksum, and the checksum of the record.
+  written = os.path.getsize(file)
+  if written != expected:
+    raise OSError(f'{file} has {written} instead of {expected} bytes; is the disk full?')
+  return written
+
+
+def scan(files: Sequence[str], *, with_label: bool = True,
+         label_space: structures.LabelSpace | None = None) -> int:
+  """Reads every record of `files` in order and says exactly what is wrong with the first bad one.
+
+  Slower than the input pipeline; meant to explain an error of it, or to check a set once.
+
+  Args:
+    files: TFRecord files.
+    with_label: whether records must hold a label map.
+    label_space: if given, ids of the label maps must belong to it.
+
+  Returns:
+    The number of records.
+
+  Raises:
+    errors.UserError: names file, record (counted from 0), picture, and what is wrong with it.
+  """
+  total = 0
+  for file in files:
+    index = 0
+    try:
+      for serialized in tf.data.TFRecordDataset(file):
+        _check_record(serialized, f'{file}, record {index}', with_label, label_space)
+        index += 1
+    except tf.errors.DataLossError as error:
+      raise errors.UserError(
+          f'{file}, record {index}: the file is truncated or corrupt from here on '
+          f'({_first_line(error)}); build or copy it again.') from error
+    except tf.errors.NotFoundError as error:
+      raise errors.UserError(f'{file}: no such file.') from error
+    total += index
+  return total
+
+
+def _check_record(serialized, where, with_label, label_space):
+  """Raises UserError, naming `where` and the picture, if the record cannot be used."""
+  try:
+    example = tf.train.Example.FromString(serialized.numpy())
+  except Exception as error:  # The protobuf runtimes raise different types here.
+    raise errors.UserError(f'{where}: not a tf.Example; were these records written for something '
+                           'else?') from error
+  feature = example.features.feature
+  named = feature[_NAME].bytes_list.value if _NAME in feature else ()
+  if named:
+    where = f'{where}, picture {named[0].decode(errors="replace")!r}'
+  needed = [_IMAGE, _NAME, _HEIGHT, _WIDTH] + ([_LABEL] if with_label else [])
+  missing = [key for key in needed if key not in feature]
+  if missing:
+    raise errors.UserError(f'{where}: feature {missing[0]!r} is missing; the record has '
+                           f'{sorted(feature)}.')
+  try:
+    record = parse_example(serialized, with_label)
+  except tf.errors.OpError as error:
+    raise errors.UserError(f'{where}: {_what_fails(feature, error)}') from error
+  if with_label and label_space is not None:
+    problem = labels.find_problem(record.label.numpy(), label_space)
+    if problem:
+      raise errors.UserError(f'{where}: {problem}')
+
+
+def _what_fails(feature, error):
+  """Returns a sentence on the first part of a complete record that does not fit."""
+  (encoded,) = feature[_IMAGE].bytes_list.value or (b'',)
+  try:
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+  except tf.errors.OpError as picture_error:
+    return f'the picture cannot be decoded ({_first_line(picture_error)}).'
+  (height,) = feature[_HEIGHT].int64_list.value or (None,)
+  (width,) = feature[_WIDTH].int64_list.value or (None,)
+  if tuple(image.shape[:2]) != (height, width):
+    return (f'the picture is of size {image.shape[0]}x{image.shape[1]} (height x width), but the '
+            f'record says {height}x{width}; scripts/build_tfrecords.py stores pictures with EXIF '
+            'rotation upright.')
+  (label_format,) = feature[_LABEL_FORMAT].bytes_list.value or (b'raw',)
+  if label_format.decode(errors='replace') not in LABEL_FORMATS:
+    return (f'the label map has format {label_format!r}; must be one of {LABEL_FORMATS} (panoptic '
+            'ids; semantic PNGs are not supported).')
+  try:
+    (label,) = feature[_LABEL].bytes_list.value or (b'',)
+    num_bytes = len(label if label_format == b'raw' else zlib.decompress(label))
+  except zlib.error as label_error:
+    return f'the label map cannot be decompressed ({label_error}).'
+  if num_bytes != 4 * height * width:
+    return (f'the label map has {num_bytes} bytes, but a map of the picture\'s size '
+            f'{height}x{width} has {4 * height * width}.')
+  return f'{_first_line(error)}.'
+
+
+def _first_line(error):
+  """Returns the first line of an error's message, without TF's wrapping of it."""
+  message = getattr(error, 'message', None) or str(error)
+  return message.replace('{{function_node', '\n').strip().splitlines()[0].rstrip('. ')
+
+
+def _bytes(value):
+  return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def _int64(value):
+  return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))

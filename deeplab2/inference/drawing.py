@@ -1,0 +1,263 @@
+"""Panoptic maps as pictures for people: painted segments, their names, a legend.
+
+Every class has its colour and every instance a shade of it. What belongs to no class stays grey.
+Small pictures are enlarged until names can be read.
+"""
+from collections.abc import Sequence
+import colorsys
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from deeplab2 import structures
+
+_SMALLEST_SIDE = 480  # The longer side of a drawn map is at least about this many pixels.
+_OPACITY = 0.55
+_GREY = 0.5  # Brightness of what belongs to no class.
+_PAPER, _INK = (255, 255, 255), (32, 32, 32)
+# How much of a name must lie on its segment.
+_NAME_INSIDE = 0.6
+
+
+class Classes(NamedTuple):
+  """What there is to know about the classes of a map."""
+  label_space: structures.LabelSpace
+  names: Sequence[str]  # By dataset id.
+  colors: Sequence[Sequence[int]]  # RGB 0..255 by dataset id.
+
+
+class _Segment(NamedTuple):
+  """A segment of a map."""
+  name: str
+  color: np.ndarray  # [3] float64, 0..255
+  class_id: int
+  area: int
+  is_thing: bool
+
+
+def overlay(picture: np.ndarray, panoptic: np.ndarray, label_space: structures.LabelSpace,
+            class_names: Sequence[str], colors: Sequence[Sequence[int]]) -> np.ndarray:
+  """Paints a panoptic map over its picture, with names on the segments and a legend below.
+
+  Args:
+    picture: [h, w, 3] RGB 0..255; brought to the map's size if it has another one.
+    panoptic: [H, W] integer panoptic ids.
+    label_space: the numbering of the map.
+    class_names: names by dataset id.
+    colors: RGB 0..255 by dataset id.
+
+  Returns:
+    [H', W', 3] uint8, the map at a whole multiple of its size and the legend.
+  """
+  classes = Classes(label_space, class_names, colors)
+  scale = _scale(panoptic.shape)
+  segments, index = _segments(panoptic, classes)
+  painted = _painted(_enlarged(picture, panoptic.shape, scale), index, segments, scale)
+  return np.asarray(_below(painted, _legend(segments, painted.width, _font(painted.size))))
+
+
+def panel(picture: np.ndarray, prediction: np.ndarray, truth: np.ndarray | None,
+          label_space: structures.LabelSpace, class_names: Sequence[str],
+          colors: Sequence[Sequence[int]]) -> np.ndarray:
+  """Draws picture, prediction and truth side by side, with titles and one legend.
+
+  Args:
+    picture: [h, w, 3] RGB 0..255; brought to the map's size if it has another one.
+    prediction: [H, W] integer panoptic ids.
+    truth: [H, W] integer panoptic ids, or None to leave it out.
+    label_space: the numbering of the maps.
+    class_names: names by dataset id.
+    colors: RGB 0..255 by dataset id.
+
+  Returns:
+    [H', W', 3] uint8.
+  """
+  classes = Classes(label_space, class_names, colors)
+  scale = _scale(prediction.shape)
+  base = _enlarged(picture, prediction.shape, scale)
+  font = _font(base.size)
+  columns, listed = [_titled('picture', base, font)], []
+  for title, panoptic in (('prediction', prediction), ('truth', truth)):
+    if panoptic is not None:
+      segments, index = _segments(panoptic, classes)
+      columns.append(_titled(title, _painted(base, index, segments, scale), font))
+      listed += [segment._replace(is_thing=False) for segment in segments]
+  gap = max(4, base.width // 100)
+  sheet = PIL.Image.new('RGB', (sum(c.width + gap for c in columns) - gap, columns[0].height),
+                        _PAPER)
+  for number, column in enumerate(columns):
+    sheet.paste(column, (number * (column.width + gap), 0))
+  return np.asarray(_below(sheet, _legend(listed, sheet.width, font)))
+
+
+def paint(panoptic: np.ndarray, label_space: structures.LabelSpace,
+          colors: Sequence[Sequence[int]]) -> np.ndarray:
+  """Returns a panoptic map [H, W] as flat colours [H, W, 3] uint8, black where it has no class."""
+  names = [''] * len(colors)
+  segments, index = _segments(panoptic, Classes(label_space, names, colors))
+  palette = np.array([segment.color for segment in segments] + [np.zeros(3)])
+  return palette[index].round().astype(np.uint8)
+
+
+def _segments(panoptic, classes):
+  """Returns the segments, and the map [H, W] of indices into them, -1 where there is none."""
+  space = classes.label_space
+  ids, index, areas = np.unique(panoptic, return_inverse=True, return_counts=True)
+  segments, number_of = [], np.full(ids.size, -1)
+  seen = {}
+  for position, (panoptic_id, area) in enumerate(zip(ids.tolist(), areas.tolist(), strict=True)):
+    class_id, instance = divmod(panoptic_id, space.label_divisor)
+    if class_id == space.ignore_label:
+      continue
+    number_of[position] = len(segments)
+    is_thing = class_id in space.thing_ids
+    name, order = classes.names[class_id], 0
+    if is_thing and instance == 0:
+      name += ' (crowd)'
+    elif is_thing:
+      order = seen[class_id] = seen.get(class_id, -1) + 1
+    segments.append(_Segment(name, _shade(classes.colors[class_id], order), class_id, area,
+                             is_thing))
+  return segments, number_of[index].reshape(panoptic.shape)
+
+
+def _shade(color, order):
+  """Returns the shade of a class colour for its instance number `order`; 0 is the colour itself."""
+  if order == 0:
+    return np.array(color, np.float64)
+  hue, lightness, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in color))
+  # Multiples of the golden ratio spread evenly however many there are.
+  spread = order * 0.618034 % 1
+  hue += 0.16 * (order * 0.754878 % 1 - 0.5)
+  lightness = 0.3 + 0.5 * ((lightness - 0.3) / 0.5 + spread) % 0.5
+  return 255 * np.array(colorsys.hls_to_rgb(hue % 1, lightness, max(saturation, 0.35)))
+
+
+def _scale(size):
+  """Returns the whole number by which a map of `size` is enlarged."""
+  return max(1, -(-_SMALLEST_SIDE // max(size)))
+
+
+def _enlarged(picture, size, scale):
+  """Returns the picture at `scale` times `size` (height, width)."""
+  image = PIL.Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+  target = (size[1] * scale, size[0] * scale)
+  return image if image.size == target else image.resize(target, PIL.Image.Resampling.BICUBIC)
+
+
+def _font(size):
+  """Returns a font that can be read on a canvas of `size`."""
+  return PIL.ImageFont.load_default(max(12, max(size) // 45))
+
+
+def _painted(image, index, segments, scale):
+  """Returns `image` with segments painted, outlined and named."""
+  index = index.repeat(scale, 0).repeat(scale, 1)
+  pixels = np.asarray(image, np.float32)
+  grey = np.repeat(pixels.mean(-1, keepdims=True), 3, -1) * _GREY
+  palette = np.array([segment.color for segment in segments] + [np.zeros(3)], np.float32)
+  # The colour lies on the picture's own light and shade, which a coloured picture would drown.
+  paints = _OPACITY * palette[index] + (1 - _OPACITY) * pixels
+  painted = np.where((index >= 0)[..., np.newaxis], paints, grey)
+  painted[_outlines(index, max(1, round(max(image.size) / 640)))] = 255
+  drawn = PIL.Image.fromarray(painted.round().astype(np.uint8))
+  _write_names(drawn, index, segments)
+  return drawn
+
+
+def _outlines(index, width):
+  """Returns [H, W] bool, True along the borders between segments."""
+  edges = np.zeros(index.shape, bool)
+  edges[:, :-1] |= index[:, 1:] != index[:, :-1]
+  edges[:-1] |= index[1:] != index[:-1]
+  thick = edges.copy()
+  for step in range(1, width):
+    thick[:, step:] |= edges[:, :-step]
+    thick[step:] |= edges[:-step]
+  return thick
+
+
+def _write_names(image, index, segments):
+  """Writes names where they lie on their own segment and on no other name."""
+  draw, font = PIL.ImageDraw.Draw(image, 'RGBA'), _font(image.size)
+  step = 4
+  coarse = index[::step, ::step]
+  taken = np.zeros(coarse.shape, bool)
+  # Small segments have little choice, so they come first.
+  for number in sorted(range(len(segments)), key=lambda n: segments[n].area):
+    segment = segments[number]
+    left, top, right, bottom = draw.textbbox((0, 0), segment.name, font=font)
+    pad = max(2, (bottom - top) // 4)
+    width, height = right - left + 2 * pad, bottom - top + 2 * pad
+    box = (-(-height // step), -(-width // step))
+    if box[0] > coarse.shape[0] or box[1] > coarse.shape[1]:
+      continue
+    inside = _box_sums(coarse == number, box) / (box[0] * box[1])
+    inside[_box_sums(taken, box) > 0] = 0
+    row, column = _best_place(inside)
+    if inside[row, column] < _NAME_INSIDE:
+      continue
+    taken[row:row + box[0], column:column + box[1]] = True
+    x, y = column * step, row * step
+    draw.rounded_rectangle((x, y, x + width, y + height), pad, (*_INK, 150))
+    draw.text((x + pad - left, y + pad - top), segment.name, (255, 255, 255), font)
+
+
+def _best_place(inside):
+  """Returns the position of the largest value, amid all of them that are as large."""
+  rows, columns = np.nonzero(inside >= inside.max() - 1e-6)
+  nearest = np.hypot(rows - rows.mean(), columns - columns.mean()).argmin()
+  return rows[nearest], columns[nearest]
+
+
+def _box_sums(mask, box):
+  """Returns the sum of `mask` in the box at every position where it fits."""
+  total = np.pad(mask.astype(np.int32).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+  rows, columns = box
+  return (total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns]
+          + total[:-rows, :-columns])
+
+
+def _legend(segments, width, font):
+  """Returns a strip of `width` that lists the classes of `segments`, the largest first."""
+  areas, colors, counts = {}, {}, {}
+  for segment in segments:
+    areas[segment.name] = areas.get(segment.name, 0) + segment.area
+    colors.setdefault(segment.name, segment.color)
+    counts[segment.name] = counts.get(segment.name, 0) + segment.is_thing
+  line = round(1.6 * font.size)
+  places, x, y = [], line // 2, line // 4
+  for name in sorted(areas, key=lambda name: -areas[name]):
+    text = f'{name} x{counts[name]}' if counts[name] > 1 else name
+    needed = round(line + font.getlength(text) + line / 2)
+    if x + needed > width and x > line:
+      x, y = line // 2, y + line
+    places.append((x, y, text, colors[name]))
+    x += needed
+  strip = PIL.Image.new('RGB', (width, y + line + line // 4), _PAPER)
+  draw = PIL.ImageDraw.Draw(strip)
+  for x, y, text, color in places:
+    swatch = (x, y + line // 5, x + line * 3 // 5, y + line * 4 // 5)
+    draw.rectangle(swatch, tuple(int(channel) for channel in color), _INK)
+    draw.text((x + line * 4 // 5, y + line // 2), text, _INK, font, anchor='lm')
+  return strip
+
+
+def _titled(title, image, font):
+  """Returns `image` under its title."""
+  line = round(1.6 * font.size)
+  titled = PIL.Image.new('RGB', (image.width, image.height + line), _PAPER)
+  PIL.ImageDraw.Draw(titled).text((image.width // 2, line // 2), title, _INK, font, anchor='mm')
+  titled.paste(image, (0, line))
+  return titled
+
+
+def _below(image, strip):
+  """Returns `strip` below `image`."""
+  whole = PIL.Image.new('RGB', (image.width, image.height + strip.height), _PAPER)
+  whole.paste(image, (0, 0))
+  whole.paste(strip, (0, image.height))
+  return whole

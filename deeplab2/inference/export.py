@@ -1,0 +1,50 @@
+"""Writes a SavedModel that segments uint8 RGB pictures of any size (see saved_model.py).
+
+  python -m deeplab2.inference.export --config_file=CONFIG --checkpoint_path=CHECKPOINT_OR_FOLDER \
+      --export_path=FOLDER
+"""
+import sys
+
+from deeplab2 import assemble
+from deeplab2 import command_line
+from deeplab2.checkpoint import restore
+from deeplab2.config import checks
+from deeplab2.config import load
+from deeplab2.inference import saved_model
+from deeplab2.inference import segmenter
+
+
+def export(config_file: str, checkpoint_path: str, export_path: str, overrides=()) -> None:
+  """Exports a checkpoint.
+
+  Args:
+    config_file: textproto of the experiment.
+    checkpoint_path: prefix of a checkpoint, or a folder whose newest one is taken.
+    export_path: folder of the SavedModel.
+    overrides: 'a.b.c=value' each.
+
+  Raises:
+    UserError: config or checkpoint is wrong, or the folder cannot be written.
+  """
+  config = load.load(config_file, overrides)
+  checks.check_mode(config, 'export')
+  model = assemble.model(config)
+  restore.restore_model(model, checkpoint_path)
+  saved_model.save(segmenter.create(config, model), assemble.dataset_info(config), export_path)
+  print(f'Exported {checkpoint_path} to {export_path}')
+
+
+def main(arguments) -> int:
+  """Runs the command line; returns its exit code."""
+  parser = command_line.Parser(__doc__)
+  parser.add_argument('--config_file', required=True, help='Textproto of the experiment.')
+  parser.add_argument('--checkpoint_path', required=True,
+                      help='Prefix of a checkpoint, or a folder whose newest one is taken.')
+  parser.add_argument('--export_path', required=True, help='Folder to write the SavedModel to.')
+  parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value',
+                      help='Override one option of the config; may be repeated.')
+  return command_line.run(lambda: export(*vars(parser.parse_args(arguments)).values()))
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,141 @@
+"""COCO's average precision of masks, for the things of panoptic maps (pycocotools).
+
+Only panoptic, hence disjoint, masks are scored, and a detection on unlabelled pixels is a false
+positive: expect less than from a detector's own evaluation.
+"""
+import contextlib
+import io
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import coco
+from pycocotools import cocoeval
+from pycocotools import mask as coco_mask
+
+from deeplab2 import structures
+
+
+class InstanceAPResult(NamedTuple):
+  """COCO's twelve numbers in [0, 1]. -1: the truth has nothing of that kind."""
+  ap: float  # Mean over IoU 0.50, 0.55, ..., 0.95.
+  ap_50: float
+  ap_75: float
+  ap_small: float  # Areas below 32**2 pixels,
+  ap_medium: float  # below 96**2,
+  ap_large: float  # and above.
+  ar_1: float  # Average recall with at most so many detections in a picture.
+  ar_10: float
+  ar_100: float
+  ar_small: float
+  ar_medium: float
+  ar_large: float
+
+
+class InstanceAP:
+  """Collects true and detected instances over pictures."""
+
+  def __init__(self, label_space: structures.LabelSpace):
+    self._space = label_space
+    self._sizes: list[tuple[int, int]] = []  # (height, width) of each picture
+    self.truths: list[dict[str, Any]] = []  # COCO annotations
+    self.detections: list[dict[str, Any]] = []  # COCO results
+
+  def update(self, truth: np.ndarray, prediction: np.ndarray, semantic_scores: np.ndarray,
+             instance_scores: np.ndarray) -> None:
+    """Adds one picture.
+
+    Args:
+      truth: [H, W] integer panoptic ids, with crowd kept as its thing class and instance 0.
+      prediction: [H, W] integer panoptic ids.
+      semantic_scores: [H, W] float32 confidence of each pixel's class.
+      instance_scores: [H, W] float32 confidence of each pixel's mask. An instance scores the
+        product of both means over its pixels.
+
+    Raises:
+      ValueError: if sizes differ.
+    """
+    if len({m.shape for m in (truth, prediction, semantic_scores, instance_scores)}) != 1:
+      raise ValueError(f'Truth {truth.shape}, prediction {prediction.shape} and scores '
+                       f'{semantic_scores.shape}, {instance_scores.shape} differ in size.')
+    self._sizes.append(truth.shape)
+    picture = len(self._sizes)
+    divisor = self._space.label_divisor
+    for panoptic_id, segmentation, runs in self._things(_Runs(truth)):
+      self.truths.append({
+          'id': len(self.truths) + 1, 'image_id': picture,
+          'category_id': panoptic_id // divisor, 'iscrowd': int(panoptic_id % divisor == 0),
+          'segmentation': segmentation, 'area': int(runs.sum()),
+          'bbox': coco_mask.toBbox(segmentation).tolist()})
+    detected = _Runs(prediction)
+    sums = [detected.sums(scores) for scores in (semantic_scores, instance_scores)]
+    for panoptic_id, segmentation, runs in self._things(detected):
+      inside = detected.ids == panoptic_id
+      means = [total[inside].sum() / runs.sum() for total in sums]
+      self.detections.append({
+          'image_id': picture, 'category_id': panoptic_id // divisor,
+          'segmentation': segmentation, 'score': float(means[0] * means[1])})
+
+  def merge(self, other: 'InstanceAP') -> None:
+    """Adds the pictures of another collection of the same label space."""
+    if other._space != self._space:
+      raise ValueError('Instances of different label spaces cannot be merged.')
+    first = len(self._sizes)
+    self.truths += [{**truth, 'id': len(self.truths) + 1 + index,
+                     'image_id': truth['image_id'] + first}
+                    for index, truth in enumerate(other.truths)]
+    self.detections += [{**detection, 'image_id': detection['image_id'] + first}
+                        for detection in other.detections]
+    self._sizes += other._sizes
+
+  def result(self) -> InstanceAPResult:
+    """Returns the precision over all pictures so far; zeros if nothing at all was detected."""
+    if not self.detections:
+      return InstanceAPResult(*([0.] * 12))
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there.
+      truth = coco.COCO()
+      classes = {instance['category_id'] for instance in self.truths + self.detections}
+      truth.dataset = {
+          'info': {}, 'annotations': [dict(annotation) for annotation in self.truths],
+          'images': [{'id': index + 1, 'height': height, 'width': width}
+                     for index, (height, width) in enumerate(self._sizes)],
+          'categories': [{'id': index} for index in sorted(classes)]}
+      truth.createIndex()
+      evaluation = cocoeval.COCOeval(
+          truth, truth.loadRes([dict(detection) for detection in self.detections]), 'segm')
+      evaluation.evaluate()
+      evaluation.accumulate()
+      evaluation.summarize()
+    return InstanceAPResult(*map(float, evaluation.stats))
+
+  def _things(self, runs):
+    """Yields (panoptic id, compressed mask, lengths of its runs) of each thing."""
+    for panoptic_id in np.unique(runs.ids).tolist():
+      if panoptic_id // self._space.label_divisor in self._space.thing_ids:
+        segmentation, lengths = runs.encode(panoptic_id)
+        yield panoptic_id, segmentation, lengths
+
+
+class _Runs:
+  """The runs of equal ids of a map, column by column as COCO's masks are stored."""
+
+  def __init__(self, ids_hw):
+    self._size = ids_hw.shape
+    flat = np.ravel(ids_hw, 'F')
+    self.starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    self.lengths = np.diff(self.starts, append=flat.size)
+    self.ids = flat[self.starts]
+
+  def sums(self, values_hw):
+    """Returns the sum of `values_hw` over each run."""
+    return np.add.reduceat(np.ravel(values_hw, 'F'), self.starts, dtype=np.float64)
+
+  def encode(self, panoptic_id):
+    """Returns COCO's compressed mask of one id, and the lengths of its runs."""
+    inside = self.ids == panoptic_id
+    starts, lengths = self.starts[inside], self.lengths[inside]
+    ends = starts + lengths
+    # Pixels outside before each run, and its length, in turns; a last count for what follows.
+    gaps = starts - np.concatenate([[0], ends[:-1]])
+    counts = np.append(np.stack([gaps, lengths], 1).ravel(), np.prod(self._size) - ends[-1])
+    mask = {'counts': counts.tolist(), 'size': list(self._size)}
+    return coco_mask.frPyObjects(mask, *self._size), lengths

@@ -1,0 +1,84 @@
+"""ResNet (He et al. 2016) as kMaX-DeepLab's pixel encoder: no pooling, sums without activation."""
+from typing import Callable, Sequence
+
+import tensorflow as tf
+import tf_keras
+
+from deeplab2 import structures
+from deeplab2.model.layers import bottleneck
+from deeplab2.model.layers import conv
+from deeplab2.model.layers import norm as norm_lib
+
+# (filters, stride, input_stride, drop_path_keep_prob) -> residual block.
+BlockFactory = Callable[[int, int, int, float], tf_keras.layers.Layer]
+
+_FILTERS = (64, 128, 256, 512)
+_STEM_STRIDE = 2
+
+
+class ResNet(tf_keras.layers.Layer):
+  """A stem at stride 2 and four stages of residual blocks at strides 4 to 32."""
+
+  def __init__(self, *, stem: tf_keras.layers.Layer, blocks_per_stage: Sequence[int],
+               block: BlockFactory, activation: conv.Activation,
+               drop_path_keep_prob: float = 1.0, **kwargs):
+    """Creates a ResNet.
+
+    Args:
+      stem: images [B, H, W, 3] -> a feature, not activated, at stride 2.
+      blocks_per_stage: numbers of blocks of the four stages; the first of each has stride 2.
+      block: makes one residual block.
+      activation: of the activated features.
+      drop_path_keep_prob: probability, in (0, 1], that training keeps the residual of a block of
+        stride 32; blocks of stride 16 lie in between, earlier ones are always kept.
+      **kwargs: passed on to the Keras layer.
+    """
+    super().__init__(**kwargs)
+    self._activation = activation
+    self.stem = stem
+    self.stages = []
+    stride = _STEM_STRIDE
+    for filters, count in zip(_FILTERS, blocks_per_stage, strict=True):
+      blocks = []
+      for index in range(count):
+        block_stride = 2 if index == 0 else 1
+        blocks.append(block(filters, block_stride, stride,
+                            keep_prob(stride, drop_path_keep_prob)))
+        stride *= block_stride
+      self.stages.append(blocks)
+
+  def call(self, images: tf.Tensor, training: bool = False) -> structures.Pyramid:
+    """Returns the features of `images` [B, H, W, 3] in -1..1."""
+    stages = [self.stem(images, training=training)]
+    for blocks in self.stages:
+      x = stages[-1]
+      for block in blocks:
+        x = block(x, training=training)
+      # TF 2.20's remapper fuses convolution, sum and relu even where the sum has other readers, and
+      # then gives up on the whole graph. An operation between the sum and its readers prevents it.
+      stages.append(tf.ensure_shape(x, x.shape))
+    return structures.Pyramid(*stages, *(self._activation(stage) for stage in stages))
+
+
+def keep_prob(input_stride: int, last: float) -> float:
+  """Returns the drop path keep probability of a block whose input has `input_stride`.
+
+  Linear in the stage, 1 - (1 - last) * s / 4 with s = log2(input_stride) - 1, from stride 16 on.
+  """
+  if input_stride < 16:
+    return 1.0
+  return 1.0 - (1.0 - last) * (input_stride.bit_length() - 2) / 4.0
+
+
+def resnet50(*, norm: norm_lib.NormSettings, drop_path_keep_prob: float = 1.0) -> ResNet:
+  """ResNet-50 with a 7x7 stem."""
+
+  def block(filters, stride, input_stride, keep):
+    del input_stride
+    return bottleneck.Bottleneck(filters, norm=norm, activation=tf.nn.relu, stride=stride,
+                                 drop_path_keep_prob=keep)
+
+  return ResNet(
+      stem=conv.ConvNorm(64, 7, norm=norm, stride=2, name='stem'), blocks_per_stage=(3, 4, 6, 3),
+      block=block, activation=tf.nn.relu, drop_path_keep_prob=drop_path_keep_prob,
+      name='resnet50')

@@ -1,0 +1,50 @@
+"""Activations, and dropping whole residuals."""
+import math
+
+import tensorflow as tf
+
+
+def linear(x: tf.Tensor) -> tf.Tensor:
+  """Returns `x`: the activation of layers that have none."""
+  return x
+
+
+@tf.custom_gradient
+def gelu(x: tf.Tensor):
+  """Exact Gaussian error linear unit, `x / 2 * (1 + erf(x / sqrt(2)))` (Hendrycks & Gimpel 2016).
+
+  The gradient is computed from `x` alone: keeping the error function as well would take a third
+  more memory in training.
+  """
+
+  def distribution():
+    return 0.5 + 0.5 * tf.math.erf(x * math.sqrt(0.5))
+
+  def gradient(upstream):
+    density = tf.exp(-0.5 * tf.square(x)) * (1.0 / math.sqrt(2.0 * math.pi))
+    return upstream * (distribution() + x * density)
+
+  return x * distribution(), gradient
+
+
+def hard_swish(x: tf.Tensor) -> tf.Tensor:
+  """Returns `x * relu6(x + 3) / 6` (Howard et al. 2019, MobileNetV3, sec. 5.2)."""
+  return x * tf.nn.relu6(x + 3.0) * (1.0 / 6.0)
+
+
+def drop_path(residual: tf.Tensor, keep_prob: float, training: bool) -> tf.Tensor:
+  """Drops the residual of whole samples in training (Huang et al. 2016, stochastic depth).
+
+  Args:
+    residual: [B, ...] of any rank.
+    keep_prob: probability that a sample keeps its residual, in (0, 1].
+    training: whether to drop; if not, the residual is returned as it is.
+
+  Returns:
+    The residual, scaled by 1 / keep_prob where it is kept and 0 elsewhere.
+  """
+  if not training or keep_prob == 1.0:
+    return residual
+  shape = [tf.shape(residual)[0]] + [1] * (residual.shape.rank - 1)
+  kept = tf.floor(keep_prob + tf.random.uniform(shape))
+  return residual * tf.cast(kept / keep_prob, residual.dtype)

@@ -1,0 +1,232 @@
+"""Linear operations followed by batch norm and an activation.
+
+At inference the norm is folded into kernel and bias: `norm(conv(x, k)) = conv(x, k * scale) +
+offset`, so that no feature map is normalised on its own.
+"""
+from typing import Callable
+
+import tensorflow as tf
+import tf_keras
+
+from deeplab2 import resampling
+from deeplab2.model.layers import activations
+from deeplab2.model.layers import norm as norm_lib
+
+Activation = Callable[[tf.Tensor], tf.Tensor]
+
+
+class _LinearNorm(tf_keras.layers.Layer):
+  """A linear operation without bias, batch norm, activation."""
+
+  def __init__(self, *, norm: norm_lib.NormSettings, activation: Activation, kernel_initializer,
+               gamma_initializer='ones', **kwargs):
+    super().__init__(**kwargs)
+    self._settings = norm
+    self._activation = activation
+    self._kernel_initializer = kernel_initializer
+    self._gamma_initializer = gamma_initializer
+
+  def _build(self, kernel_name, kernel_shape, filters):
+    """Creates the norm of `filters` channels; creates and returns the kernel."""
+    # Decay is chosen by the last part of a variable's name: kernels keep theirs.
+    kernel = self.add_weight(kernel_name, kernel_shape, initializer=self._kernel_initializer,
+                             experimental_autocast=False)
+    self.norm = norm_lib.BatchNorm(
+        self._settings, (filters,), gamma_initializer=self._gamma_initializer, name='norm')
+    with tf.name_scope('norm'):
+      self.norm.build()
+    return kernel
+
+  def _finish(self, x, kernel, linear, scale_shape, training):
+    normalized = linear_norm(x, kernel, self.norm, linear, scale_shape, training)
+    return self._activation(normalized)
+
+
+def linear_norm(x, kernel, norm, linear, scale_shape, training):
+  """Returns `norm(linear(x, kernel))`, with the norm folded into the kernel at inference.
+
+  Args:
+    x: input in the compute dtype.
+    kernel: float32.
+    norm: BatchNorm of the result's channels, built.
+    linear: function of input and kernel.
+    scale_shape: shape with which the norm's scale broadcasts against the kernel.
+    training: whether batch statistics are used.
+  """
+  if training:
+    return norm(linear(x, tf.cast(kernel, x.dtype)), training=True)
+  scale, offset = norm.affine()
+  if scale_shape is not None:
+    scale = tf.reshape(scale, scale_shape)
+  return tf.nn.bias_add(linear(x, tf.cast(kernel * scale, x.dtype)), tf.cast(offset, x.dtype))
+
+
+class ConvNorm(_LinearNorm):
+  """Convolution, batch norm, activation, on [B, H, W, C].
+
+  Strides above 1 pad by `dilation * (kernel_size - 1)` zeros, half of them (rounded down) before,
+  whatever the input size: the output has ceil(size / stride) samples, the first one centered on
+  the first of the input.
+  """
+
+  def __init__(self, filters: int, kernel_size: int, *, norm: norm_lib.NormSettings,
+               stride: int = 1, dilation: int = 1, activation: Activation = activations.linear,
+               kernel_initializer='he_normal', gamma_initializer='ones', **kwargs):
+    super().__init__(norm=norm, activation=activation, kernel_initializer=kernel_initializer,
+                     gamma_initializer=gamma_initializer, **kwargs)
+    self._filters = filters
+    self._kernel_size = kernel_size
+    self._stride = stride
+    self._dilation = dilation
+
+  def build(self, input_shape):
+    size = self._kernel_size
+    self.kernel = self._build('kernel', (size, size, input_shape[-1], self._filters),
+                              self._filters)
+    self.built = True
+
+  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    return self._finish(x, self.kernel, self._convolve, None, training)
+
+  def _convolve(self, x, kernel):
+    x, padding = _pad(x, self._kernel_size, self._stride, self._dilation)
+    if self._stride == 1:
+      kernel = _reachable(kernel, x, self._dilation)
+    return tf.nn.conv2d(x, kernel, self._stride, padding, dilations=self._dilation)
+
+
+class DepthwiseConvNorm(_LinearNorm):
+  """Depthwise convolution, batch norm, activation, on [B, H, W, C]; pads as ConvNorm does."""
+
+  def __init__(self, kernel_size: int, *, norm: norm_lib.NormSettings, stride: int = 1,
+               activation: Activation = activations.linear, **kwargs):
+    super().__init__(norm=norm, activation=activation, kernel_initializer='glorot_uniform',
+                     **kwargs)
+    self._kernel_size = kernel_size
+    self._stride = stride
+
+  def build(self, input_shape):
+    size, channels = self._kernel_size, input_shape[-1]
+    self.depthwise_kernel = self._build('depthwise_kernel', (size, size, channels, 1), channels)
+    self.built = True
+
+  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    return self._finish(x, self.depthwise_kernel, self._convolve, [-1, 1], training)
+
+  def _convolve(self, x, kernel):
+    x, padding = _pad(x, self._kernel_size, self._stride, dilation=1)
+    return tf.nn.depthwise_conv2d(x, kernel, [1, self._stride, self._stride, 1], padding)
+
+
+class SeparableConvNorm(tf_keras.layers.Layer):
+  """Depthwise, then 1x1 convolution, each with batch norm and activation."""
+
+  def __init__(self, filters: int, kernel_size: int, *, norm: norm_lib.NormSettings,
+               activation: Activation = activations.linear, **kwargs):
+    super().__init__(**kwargs)
+    self.depthwise = DepthwiseConvNorm(kernel_size, norm=norm, activation=activation,
+                                       name='depthwise')
+    self.pointwise = ConvNorm(filters, 1, norm=norm, activation=activation, name='pointwise')
+
+  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    return self.pointwise(self.depthwise(x, training=training), training=training)
+
+
+class SequenceNorm(_LinearNorm):
+  """The same linear map at every position of [B, n, C], batch norm, activation."""
+
+  def __init__(self, filters: int, *, norm: norm_lib.NormSettings,
+               activation: Activation = activations.linear, kernel_initializer='he_normal',
+               gamma_initializer='ones', **kwargs):
+    super().__init__(norm=norm, activation=activation, kernel_initializer=kernel_initializer,
+                     gamma_initializer=gamma_initializer, **kwargs)
+    self._filters = filters
+
+  def build(self, input_shape):
+    self.kernel = self._build('kernel', (1, input_shape[-1], self._filters), self._filters)
+    self.built = True
+
+  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    return per_position(
+        x, lambda rows: self._finish(rows, self.kernel[0], tf.matmul, None, training))
+
+
+class Projection(tf_keras.layers.Layer):
+  """The same linear map with bias at every position of [..., C]; no norm, no activation."""
+
+  def __init__(self, filters: int, *, spatial_rank: int, kernel_initializer, **kwargs):
+    """Creates a projection.
+
+    Args:
+      filters: output channels.
+      spatial_rank: number of leading ones of the kernel's shape, [1, C, filters] for sequences
+        and [1, 1, C, filters] for maps, as checkpoints store them.
+      kernel_initializer: of the kernel; the bias starts at zero.
+      **kwargs: passed on to the Keras layer.
+    """
+    super().__init__(**kwargs)
+    self._filters = filters
+    self._spatial = (1,) * spatial_rank
+    self._kernel_initializer = kernel_initializer
+
+  def build(self, input_shape):
+    self.kernel = self.add_weight(
+        'kernel', self._spatial + (input_shape[-1], self._filters),
+        initializer=self._kernel_initializer, experimental_autocast=False)
+    self.bias = self.add_weight('bias', (self._filters,), initializer='zeros',
+                                experimental_autocast=False)
+    self.built = True
+
+  def call(self, x: tf.Tensor) -> tf.Tensor:
+    kernel, bias = (tf.cast(variable, x.dtype) for variable in self.matrix())
+    return per_position(x, lambda rows: tf.nn.bias_add(tf.matmul(rows, kernel), bias))
+
+  def matrix(self):
+    """Returns (matrix [C, filters], bias [filters])."""
+    return tf.reshape(self.kernel, self.kernel.shape[-2:]), self.bias
+
+
+def per_position(x: tf.Tensor, function) -> tf.Tensor:
+  """Applies a function of [rows, C] at all positions of `x` [..., C] at once."""
+  shape = norm_lib.sizes(x)
+  rows = function(tf.reshape(x, [-1, shape[-1]]))
+  return tf.reshape(rows, [*shape[:-1], rows.shape[-1]])
+
+
+def truncated_normal(stddev: float):
+  """Returns an initializer: a normal of `stddev`, cut at two of them and not corrected for it."""
+  return tf_keras.initializers.TruncatedNormal(stddev=stddev)
+
+
+def resize_like(x: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+  """Resizes `x` [B, h, w, C] to the height and width of `other`, corners on corners."""
+  return tf.cast(resampling.resize_bilinear(x, norm_lib.sizes(other)[1:3]), x.dtype)
+
+
+def _pad(x, kernel_size, stride, dilation):
+  """Returns (`x`, padded where TensorFlow's own padding would differ; which of its own to use)."""
+  if stride == 1:
+    return x, 'SAME'
+  total = (kernel_size - 1) * dilation
+  height, width = x.shape[1:3]
+  if total and stride == 2 and height and width and height % 2 and width % 2:
+    return x, 'SAME'  # The same for odd sizes, and without a copy.
+  if total:
+    # Not as explicit padding of the convolution: TF 2.20's fused depthwise kernel aborts on it.
+    sides = [total // 2, total - total // 2]
+    x = tf.pad(x, [[0, 0], sides, sides, [0, 0]])
+  return x, 'VALID'
+
+
+def _reachable(kernel, x, dilation):
+  """Cuts off the outer taps that lie on the padding wherever the kernel is put."""
+  size = kernel.shape[0]
+  cuts = [0, 0]
+  for axis in range(2):
+    side = x.shape[1 + axis]
+    if side is not None:
+      reach = min((side - 1) // dilation, size // 2)
+      cuts[axis] = size // 2 - reach
+  if cuts == [0, 0]:
+    return kernel
+  return kernel[cuts[0]:size - cuts[0], cuts[1]:size - cuts[1]]

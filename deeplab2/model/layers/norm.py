@@ -1,0 +1,140 @@
+"""Batch normalisation, synchronised over replicas, and layer normalisation."""
+from typing import NamedTuple, Tuple
+
+import tensorflow as tf
+import tf_keras
+
+
+class NormSettings(NamedTuple):
+  """How every batch norm of a model behaves."""
+  synchronized: bool = True  # Statistics over the batch of all replicas, not of each alone.
+  momentum: float = 0.99  # Weight of the old value when the moving statistics are updated.
+  epsilon: float = 1e-3  # Added to the variance.
+
+
+class BatchNorm(tf_keras.layers.Layer):
+  """Batch normalisation (Ioffe & Szegedy 2015) whose statistics are taken in float32.
+
+  The moving variance takes up the biased variance of the batch, `E[x^2] - E[x]^2`, whether or not
+  statistics are synchronised.
+  """
+
+  def __init__(self, settings: NormSettings, shape: Tuple[int, ...], *,
+               axis: int = -1, gamma_initializer='ones', **kwargs):
+    """Creates a batch norm.
+
+    Args:
+      settings: synchronisation, momentum and epsilon.
+      shape: shape of the variables, as checkpoints store them. They have one element per channel.
+      axis: of the channels, -1 or 1. All other axes are averaged over.
+      gamma_initializer: initial scale.
+      **kwargs: passed on to the Keras layer.
+    """
+    super().__init__(**kwargs)
+    self._settings = settings
+    self._shape = tuple(shape)
+    self._axis = axis
+    self._gamma_initializer = gamma_initializer
+
+  def build(self, input_shape=None):
+    del input_shape  # The constructor knows the shape.
+
+    def statistic(name, initializer):
+      return self.add_weight(
+          name, self._shape, initializer=initializer, trainable=False, experimental_autocast=False,
+          synchronization=tf.VariableSynchronization.ON_READ,
+          aggregation=tf.VariableAggregation.MEAN)
+
+    self.gamma = self.add_weight('gamma', self._shape, initializer=self._gamma_initializer,
+                                 experimental_autocast=False)
+    self.beta = self.add_weight('beta', self._shape, initializer='zeros',
+                                experimental_autocast=False)
+    self.moving_mean = statistic('moving_mean', 'zeros')
+    self.moving_variance = statistic('moving_variance', 'ones')
+    self.built = True
+
+  def affine(self) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Returns (scale, offset), float32 of one axis: inference computes `x * scale + offset`."""
+    scale = self.gamma * tf.math.rsqrt(self.moving_variance + self._settings.epsilon)
+    return self._flat(scale), self._flat(self.beta - self.moving_mean * scale)
+
+  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    if not training:
+      scale, offset = self.affine()
+      return self._scaled(tf.cast(x, tf.float32), scale, offset, x.dtype)
+    if self._axis == -1 and not self._across_replicas():
+      return self._fused(x)
+    return self._unfused(x)
+
+  def _flat(self, value):
+    return value if len(self._shape) == 1 else tf.reshape(value, [-1])
+
+  def _scaled(self, values, scale, offset, dtype):
+    if self._axis == 1:
+      broadcast = [-1] + [1] * (values.shape.rank - 2)
+      scale, offset = tf.reshape(scale, broadcast), tf.reshape(offset, broadcast)
+    return tf.cast(values * scale + offset, dtype)
+
+  def _across_replicas(self) -> bool:
+    return self._settings.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1
+
+  def _fused(self, x):
+    shape = sizes(x)
+    maps = x if len(shape) == 4 else tf.reshape(x, [-1, 1, 1, shape[-1]])
+    y, mean, variance, _, _, _ = tf.raw_ops.FusedBatchNormV3(
+        x=maps, scale=self._flat(self.gamma), offset=self._flat(self.beta), mean=[], variance=[],
+        epsilon=self._settings.epsilon, is_training=True)
+    rows = x.shape[:-1].num_elements() or tf.cast(tf.size(x) // shape[-1], tf.float32)
+    self._move(mean, variance * ((rows - 1.0) / rows))  # The op returns the unbiased variance.
+    return y if len(shape) == 4 else tf.reshape(y, shape)
+
+  def _unfused(self, x):
+    values = tf.cast(x, tf.float32)
+    channels = self._axis % x.shape.rank
+    axes = [axis for axis in range(x.shape.rank) if axis != channels]
+    mean = tf.reduce_mean(values, axes)
+    mean_of_squares = tf.reduce_mean(tf.square(values), axes)
+    if self._across_replicas():
+      mean, mean_of_squares = tf.unstack(tf.distribute.get_replica_context().all_reduce(
+          tf.distribute.ReduceOp.MEAN, tf.stack([mean, mean_of_squares])))
+    variance = tf.maximum(mean_of_squares - tf.square(mean), 0.0)
+    self._move(mean, variance)
+    scale = self._flat(self.gamma) * tf.math.rsqrt(variance + self._settings.epsilon)
+    return self._scaled(values, scale, self._flat(self.beta) - mean * scale, x.dtype)
+
+  def _move(self, mean, variance):
+    rate = 1.0 - self._settings.momentum
+    for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+      if len(self._shape) > 1:
+        value = tf.reshape(value, self._shape)
+      moving.assign_sub(rate * (moving - value))
+
+
+class LayerNorm(tf_keras.layers.Layer):
+  """Layer normalisation over the channels (Ba et al. 2016), in float32."""
+
+  def __init__(self, epsilon: float = 1e-6, **kwargs):
+    """Creates a norm; `epsilon` is added to the variance."""
+    super().__init__(**kwargs)
+    self._epsilon = epsilon
+
+  def build(self, input_shape):
+    shape = (input_shape[-1],)
+    self.gamma = self.add_weight('gamma', shape, initializer='ones', experimental_autocast=False)
+    self.beta = self.add_weight('beta', shape, initializer='zeros', experimental_autocast=False)
+    self.built = True
+
+  def call(self, x: tf.Tensor) -> tf.Tensor:
+    values = tf.cast(x, tf.float32)
+    centered = values - tf.reduce_mean(values, axis=-1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
+    normalized = centered * tf.math.rsqrt(variance + self._epsilon)
+    return tf.cast(normalized * self.gamma + self.beta, x.dtype)
+
+
+def sizes(x: tf.Tensor) -> list:
+  """Returns the sizes of `x`: ints where known, scalar tensors elsewhere."""
+  if x.shape.is_fully_defined():
+    return x.shape.as_list()
+  dynamic = tf.shape(x)
+  return [dynamic[i] if size is None else size for i, size in enumerate(x.shape)]

@@ -1,0 +1,126 @@
+"""Evaluation: the segmenter on every picture of a dataset, and what is made of its maps."""
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Optional
+
+import numpy as np
+import orbit
+import tensorflow as tf
+import tf_keras
+
+from deeplab2 import structures
+from deeplab2.inference import segmenter as segmenter_lib
+from deeplab2.trainer import progress
+
+
+class Picture(NamedTuple):
+  """One evaluated picture on the host; arrays, without batch axis."""
+  name: str
+  image: np.ndarray  # [h, w, 3] float32 0..255, resized for the crop, without its padding.
+  raw_size: tuple[int, int]  # (H0, W0)
+  maps: structures.PanopticMap  # [H0, W0]
+  crop_maps: structures.PanopticMap  # [H, W]
+  truth: Optional[np.ndarray]  # [H0, W0] int32, None without labels.
+  crop_truth: Optional[np.ndarray]  # [H, W] int32
+
+
+class Evaluator(orbit.StandardEvaluator):
+  """Segments every picture and hands the maps on, picture by picture."""
+
+  def __init__(self, dataset, *, model: tf_keras.Model, segmenter: segmenter_lib.Segmenter,
+               loss: Optional[Callable], sinks: Sequence[Callable[[int, Picture], None]],
+               begin: Callable[[], None], end: Callable[[], Mapping[str, float]],
+               num_pictures: Optional[int] = None):
+    """Creates an evaluator inside the strategy's scope.
+
+    Args:
+      dataset: distributed dataset of structures.Sample of an evaluation, on the host.
+      model: images, training -> structures.Prediction.
+      segmenter: of that model.
+      loss: (Prediction, Targets) -> {name: [B]}; None where the dataset has no labels.
+      sinks: called with (index, Picture) for every picture, in order.
+      begin: called before the first picture of every evaluation.
+      end: called after the last one; returns scalars by tag.
+      num_pictures: in the dataset, if known, for the progress shown.
+    """
+    super().__init__(dataset)
+    self._strategy = tf.distribute.get_strategy()
+    self._model = model
+    self._segmenter = segmenter
+    self._loss = loss
+    self._sinks = tuple(sinks)
+    self._begin = begin
+    self._end = end
+    self._num_pictures = num_pictures
+
+  def create_eval_loop_fn(self, has_state):
+    """Returns the loop over batches; only the replicas' part of a step is a graph."""
+    del has_state
+    run = tf.function(lambda args: self._strategy.run(self._replica_step, args=args),
+                      autograph=False)
+    self._run = run
+    return orbit.utils.create_loop_fn(self.eval_step)
+
+  def eval_begin(self):
+    """Starts an evaluation; returns the sums of losses, empty."""
+    self._begin()
+    self._done = 0
+    self._progress = progress.create('eval', self._num_pictures, 'picture')
+    return {}
+
+  def eval_step(self, iterator):
+    """Segments one global batch; returns ([Sample], [(maps, losses)]), one entry per replica."""
+    sample = next(iterator)
+    targets = sample.targets if self._loss is not None else None
+    results = self._run((sample.image, targets))
+    return self._per_replica(sample), self._per_replica(results)
+
+  def eval_reduce(self, state, step_outputs):
+    """Hands the pictures of a batch to the sinks; returns the summed losses."""
+    for sample, (maps, losses) in zip(*step_outputs, strict=True):
+      raw_size = sample.placement.raw_size.numpy()
+      for index in np.flatnonzero(raw_size.all(axis=1)):
+        picture = self._picture(sample, maps, int(index))
+        for sink in self._sinks:
+          sink(self._done, picture)
+        for name, values in losses.items():
+          state[name] = state.get(name, 0.0) + float(values[index])
+        self._done += 1
+    self._progress.update(self._done, {})
+    return state
+
+  def eval_end(self, state):
+    """Returns the scalars: mean losses, and what `end` returns."""
+    self._progress.close()
+    losses = {f'losses/eval_{name}': total / self._done for name, total in state.items()}
+    return {**losses, **self._end()}
+
+  def _replica_step(self, images, targets):
+    """Returns (maps at crop size, losses [B] by name) of one replica's part of a batch."""
+    prediction = self._model(images, training=False)
+    losses = {}
+    if self._loss is not None:
+      losses = self._loss(prediction._replace(auxiliary=()), targets)
+    return self._segmenter.maps(prediction.final), losses
+
+  def _picture(self, sample, maps, index):
+    """Returns picture `index` of a batch with its maps at both sizes."""
+    height, width = sample.placement.raw_size[index].numpy().tolist()
+    rows, columns = sample.placement.resized_size[index].numpy().tolist()
+    restored = self._segmenter.restore(maps, sample.placement, index)
+    has_truth = sample.panoptic_raw is not None
+    return Picture(
+        name=sample.name[index].numpy().decode(),
+        image=sample.image[index, :rows, :columns].numpy(),
+        raw_size=(height, width),
+        maps=structures.PanopticMap(*(m[0].numpy() for m in restored)),
+        crop_maps=structures.PanopticMap(*(m[index].numpy() for m in maps)),
+        truth=sample.panoptic_raw[index, :height, :width].numpy() if has_truth else None,
+        crop_truth=sample.panoptic[index].numpy() if has_truth else None)
+
+  def _per_replica(self, values):
+    """Returns a list with each replica's part of the nested `values`."""
+    def part(value, replica):
+      return None if value is None else self._strategy.experimental_local_results(value)[replica]
+
+    return [tf.nest.map_structure(lambda value, r=replica: part(value, r), values)
+            for replica in range(self._strategy.num_replicas_in_sync)]

@@ -1,0 +1,178 @@
+"""The modes: from a configuration to datasets, model, trainer, evaluator, and through the loop."""
+import os
+
+from absl import logging
+import orbit
+import tensorflow as tf
+
+from deeplab2 import assemble
+from deeplab2 import errors
+from deeplab2.checkpoint import restore
+from deeplab2.config import checks
+from deeplab2.config.experiment import Config
+from deeplab2.data import pipeline
+from deeplab2.inference import segmenter
+from deeplab2.trainer import evaluator as evaluator_lib
+from deeplab2.trainer import loop
+from deeplab2.trainer import optimizer
+from deeplab2.trainer import reports
+from deeplab2.trainer import runtime
+from deeplab2.trainer import trainer as trainer_lib
+
+_TRAIN = 'train_dataset_options'
+_EVAL = 'eval_dataset_options'
+_INITIAL = 'model_options.initial_checkpoint'
+_PRETRAINED = 'model_options.backbone.pretrained_weights'
+
+
+def train(config: Config, directory: str) -> None:
+  """Trains up to training_number_of_steps, in the current strategy's scope.
+
+  Args:
+    config: checked for this mode.
+    directory: work directory of the run.
+
+  Raises:
+    UserError: as of all modes, see train.run.
+  """
+  model, global_step = assemble.model(config), orbit.utils.create_global_step()
+  train_loop = _train_loop(config, directory, model, global_step)
+  if _has_steps_left(config, train_loop):
+    train_loop.run(_num_steps(config))
+
+
+def train_and_evaluate(config: Config, directory: str) -> None:
+  """Trains, and evaluates every eval_interval steps and at the end; arguments as of `train`."""
+  model, global_step = assemble.model(config), orbit.utils.create_global_step()
+  train_loop = _train_loop(config, directory, model, global_step)
+  eval_loop = _eval_loop(config, directory, model, global_step)
+  if _has_steps_left(config, train_loop):
+    loop.train_and_evaluate(train_loop, eval_loop, total=_num_steps(config),
+                            interval=config.options.evaluator_options.eval_interval)
+
+
+def evaluate(config: Config, directory: str) -> None:
+  """Evaluates the newest checkpoint of the run, or initial_checkpoint; arguments as of `train`."""
+  model, global_step = assemble.model(config), orbit.utils.create_global_step()
+  checkpoints = restore.Checkpoints(directory, model=model, global_step=global_step)
+  prefix = checkpoints.resume()
+  if prefix is None:
+    initial = config.resolved(_INITIAL)
+    if not initial:
+      raise errors.UserError(f'{directory}: there is no checkpoint, and {_INITIAL} is not set: '
+                             'nothing to evaluate.')
+    prefix = restore.restore_model(model, initial)
+  logging.info('Evaluating %s', prefix)
+  _eval_loop(config, directory, model, global_step).run()
+
+
+def evaluate_continuously(config: Config, directory: str) -> None:
+  """Evaluates every checkpoint that another process saves; arguments as of `train`."""
+  model, global_step = assemble.model(config), orbit.utils.create_global_step()
+  checkpoints = restore.Checkpoints(directory, model=model, global_step=global_step)
+  timeout = config.options.evaluator_options.continuous_eval_timeout
+  count = loop.evaluate_continuously(
+      _eval_loop(config, directory, model, global_step), checkpoints,
+      timeout=None if timeout == -1 else timeout)
+  if not count:
+    raise errors.UserError(f'{directory}: no checkpoint appeared within {timeout} seconds '
+                           '(evaluator_options.continuous_eval_timeout): nothing to evaluate.')
+
+
+def optimizer_groups(config: Config, model):
+  """Creates the optimizers: {name in checkpoints: Group}, the head's or only one first.
+
+  The backbone has an optimizer of its own iff backbone_learning_rate_multiplier is present.
+  """
+  solver = config.options.trainer_options.solver_options
+  if not solver.HasField('backbone_learning_rate_multiplier'):
+    return {'optimizer': _group(solver, 1.0, model.trainable_variables)}
+  rest, backbone = optimizer.split(model.trainable_variables, model.backbone.trainable_variables)
+  return {'optimizer': _group(solver, 1.0, rest),
+          'backbone_optimizer': _group(solver, solver.backbone_learning_rate_multiplier, backbone)}
+
+
+def _group(solver, multiplier, variables):
+  rate, steps = solver.base_learning_rate * multiplier, solver.training_number_of_steps
+  if solver.learning_policy == 'cosine':
+    decay = optimizer.cosine(rate, steps)
+  else:
+    # The end rate is the same for both groups.
+    decay = optimizer.poly(rate, steps, solver.poly_learning_power, solver.poly_end_learning_rate)
+  schedule = optimizer.with_warm_up(decay, rate, solver.warmup_steps)
+  return optimizer.create(solver.optimizer, schedule, solver.adamw_weight_decay, variables)
+
+
+def _num_steps(config):
+  return config.options.trainer_options.solver_options.training_number_of_steps
+
+
+def _has_steps_left(config, train_loop):
+  if train_loop.step < _num_steps(config):
+    return True
+  logging.info('This run is finished: it is at step %d, and training_number_of_steps is %d. '
+               'Nothing was done; --mode=eval evaluates it.', train_loop.step, _num_steps(config))
+  return False
+
+
+def _train_loop(config, directory, model, global_step):
+  """Creates the training loop, with the run resumed, or the model initialised."""
+  checks.check_batch(config, _TRAIN, tf.distribute.get_strategy().num_replicas_in_sync)
+  options = config.options.trainer_options
+  groups = optimizer_groups(config, model)
+  checkpoints = restore.Checkpoints(
+      directory, model=model, global_step=global_step, keep=options.num_checkpoints_to_keep,
+      optimizers={name: group.optimizer for name, group in groups.items()})
+  _restore(config, model, checkpoints)
+  solver = options.solver_options
+  trainer = trainer_lib.Trainer(
+      runtime.distribute(assemble.train_dataset(config), fetch_to_device=True), model=model,
+      loss=assemble.loss(config), groups=tuple(groups.values()), global_step=global_step,
+      batch_size=config.options.train_dataset_options.batch_size,
+      clip_norm=solver.clip_gradient_norm if solver.use_gradient_clipping else None)
+  return loop.TrainLoop(
+      trainer, checkpoints, global_step=global_step, steps_per_loop=options.steps_per_loop,
+      save_steps=options.save_checkpoints_steps, summary_steps=options.save_summaries_steps,
+      explain=_explain(config, _TRAIN))
+
+
+def _restore(config, model, checkpoints):
+  """Resumes the run, else starts from initial_checkpoint, else from scratch; says which."""
+  prefix = checkpoints.resume()
+  if prefix is not None:
+    logging.info('Resumed %s', prefix)
+    return
+  if config.resolved(_PRETRAINED):
+    raise config.error(_PRETRAINED, f'this backbone has none; use {_INITIAL}.')
+  initial = config.resolved(_INITIAL)
+  if initial:
+    options = config.options.model_options
+    prefix = restore.initialize_model(
+        model, initial,
+        skip_class_heads=not options.restore_semantic_last_layer_from_initial_checkpoint)
+    logging.info('Started from %s', prefix)
+  else:
+    logging.info('Started from scratch: no checkpoint in %s, no %s', checkpoints.directory,
+                 _INITIAL)
+
+
+def _eval_loop(config, directory, model, global_step):
+  """Creates the evaluation loop."""
+  checks.check_batch(config, _EVAL, tf.distribute.get_strategy().num_replicas_in_sync)
+  has_labels = config.options.eval_dataset_options.decode_groundtruth_label
+  report = reports.create(config, directory, global_step)
+  evaluator = evaluator_lib.Evaluator(
+      runtime.distribute(assemble.eval_dataset(config), fetch_to_device=False), model=model,
+      segmenter=segmenter.create(config, model),
+      loss=assemble.loss(config) if has_labels else None, sinks=report.sinks, begin=report.begin,
+      end=report.end)
+  return loop.EvalLoop(evaluator, os.path.join(directory, 'eval'), global_step=global_step,
+                       num_steps=config.options.evaluator_options.eval_steps,
+                       explain=_explain(config, _EVAL))
+
+
+def _explain(config, field):
+  """Returns what turns errors of an input pipeline into ones that name file and record."""
+  return lambda error: pipeline.explain(
+      error, config.resolved(f'{field}.file_pattern'),
+      with_labels=config.value(f'{field}.decode_groundtruth_label'))

@@ -1,0 +1,163 @@
+"""The outer loop: trains to a step, saves, writes logs, evaluates on the way."""
+from collections.abc import Callable, Mapping
+import contextlib
+import os
+from typing import Optional
+
+from absl import logging
+import orbit
+import tensorflow as tf
+
+from deeplab2.checkpoint import restore
+from deeplab2.trainer import progress
+from deeplab2.trainer import trainer as trainer_lib
+
+_TRAIN_LOSS = 'losses/train_'
+_AUXILIARY = 'aux_'
+
+
+class TrainLoop:
+  """Runs a trainer up to a step, from wherever its variables are."""
+
+  def __init__(self, trainer: trainer_lib.Trainer, checkpoints: restore.Checkpoints, *,
+               global_step: tf.Variable, steps_per_loop: int, save_steps: int,
+               summary_steps: int, explain: Callable[[Exception], Exception]):
+    """Creates the loop.
+
+    Args:
+      trainer: does the steps.
+      checkpoints: of the run; logs go into `train` below its directory.
+      global_step: of the trainer.
+      steps_per_loop: steps on the device between two looks at the host.
+      save_steps: least number of steps between two checkpoints.
+      summary_steps: least number of steps between two entries of TensorBoard.
+      explain: turns an error of TensorFlow into one that names the file, or returns it.
+    """
+    self._trainer = trainer
+    self._checkpoints = checkpoints
+    self._global_step = global_step
+    self._steps_per_loop = steps_per_loop
+    self._save_steps = save_steps
+    self._summary_steps = summary_steps
+    self._explain = explain
+    self._summaries = orbit.utils.SummaryManager(
+        os.path.join(checkpoints.directory, 'train'), tf.summary.scalar, global_step)
+    self._last_summary = self.step
+
+  @property
+  def step(self) -> int:
+    """Number of updates done."""
+    return int(self._global_step.numpy())
+
+  def run(self, until: int, total: Optional[int] = None) -> None:
+    """Trains to step `until` of `total`; saves at once, on the way, and (at `total`) at the end.
+
+    Raises:
+      UserError: a loss that is not finite, or a checkpoint that cannot be saved. What was saved
+        before stays.
+    """
+    total = until if total is None else total
+    self._save()
+    shown = progress.create('train', total, 'step', self.step)
+    try:
+      while self.step < until:
+        with _explained(self._explain):
+          logs = self._trainer.train(tf.constant(min(self._steps_per_loop, until - self.step)))
+        shown.update(self.step, _main_losses(logs))
+        self._write(logs, last=self.step == total)
+        if self.step >= self._checkpoints.last_saved + self._save_steps or self.step == total:
+          self._save()
+    finally:
+      shown.close()
+
+  def _save(self):
+    saved = self._checkpoints.save()
+    if saved:
+      logging.info('Saved %s', saved)
+
+  def _write(self, logs, last):
+    if last or self.step >= self._last_summary + self._summary_steps:
+      self._summaries.write_summaries(logs)
+      self._summaries.flush()
+      self._last_summary = self.step
+
+
+class EvalLoop:
+  """Runs an evaluator and writes its numbers to TensorBoard."""
+
+  def __init__(self, evaluator: orbit.AbstractEvaluator, directory: str, *,
+               global_step: tf.Variable, num_steps: int,
+               explain: Callable[[Exception], Exception]):
+    """Creates the loop.
+
+    Args:
+      evaluator: does the steps, and returns scalars by tag.
+      directory: for TensorBoard.
+      global_step: of the model that is evaluated.
+      num_steps: batches per evaluation, -1 for all.
+      explain: as of TrainLoop.
+    """
+    self._evaluator = evaluator
+    self._num_steps = num_steps
+    self._explain = explain
+    self._summaries = orbit.utils.SummaryManager(directory, tf.summary.scalar, global_step)
+
+  def run(self) -> Mapping[str, float]:
+    """Evaluates once; returns the scalars."""
+    with self._summaries.summary_writer().as_default(), _explained(self._explain):
+      scalars = self._evaluator.evaluate(tf.constant(self._num_steps))
+    self._summaries.write_summaries(scalars)
+    self._summaries.flush()
+    return scalars
+
+
+def train_and_evaluate(train: TrainLoop, evaluate: EvalLoop, *, total: int, interval: int) -> None:
+  """Trains to step `total`; evaluates every `interval` steps and at the end.
+
+  Boundaries are multiples of `interval`, so a resumed run evaluates at the steps at which the
+  uninterrupted one would have.
+  """
+  while train.step < total:
+    train.run(min(total, (train.step // interval + 1) * interval), total)
+    evaluate.run()
+
+
+def evaluate_continuously(evaluate: EvalLoop, checkpoints: restore.Checkpoints,
+                          timeout: Optional[float]) -> int:
+  """Evaluates the newest checkpoint, then each newer one that appears.
+
+  Args:
+    evaluate: what to run.
+    checkpoints: of the run that trains elsewhere.
+    timeout: seconds to wait for the next checkpoint; None waits for ever.
+
+  Returns:
+    The number of checkpoints that were evaluated.
+  """
+  count = 0
+  for prefix in tf.train.checkpoints_iterator(checkpoints.directory, timeout=timeout):
+    if not tf.io.gfile.exists(f'{prefix}.index'):
+      logging.warning('%s was deleted before it could be evaluated', prefix)
+      continue
+    checkpoints.restore(prefix)
+    evaluate.run()
+    count += 1
+  return count
+
+
+@contextlib.contextmanager
+def _explained(explain):
+  """Raises errors of TensorFlow as what `explain` makes of them."""
+  try:
+    yield
+  except tf.errors.OpError as error:
+    explanation = explain(error)
+    if explanation is error:
+      raise
+    raise explanation from error
+
+
+def _main_losses(logs):
+  """Returns the losses to be shown while training: all but those of auxiliary outputs."""
+  return {tag.removeprefix(_TRAIN_LOSS): value for tag, value in logs.items()
+          if tag.startswith(_TRAIN_LOSS) and not tag.startswith(_TRAIN_LOSS + _AUXILIARY)}

@@ -1,0 +1,111 @@
+"""Devices, randomness and threads of a run."""
+import logging as python_logging
+import random
+from typing import Optional
+
+from absl import logging
+import gin
+import numpy as np
+import tensorflow as tf
+
+from deeplab2 import errors
+
+
+def create_strategy(num_gpus: Optional[int], master: Optional[str]) -> tf.distribute.Strategy:
+  """Returns the strategy of the devices that are asked for.
+
+  Args:
+    num_gpus: number of GPUs; 0 for the CPU, None for all GPUs that there are, else the CPU.
+    master: name or address of a TPU (`local` for one of this machine), or None.
+
+  Raises:
+    UserError: there is no such TPU, or not that many GPUs.
+  """
+  if master is not None:
+    return _tpu_strategy(master)
+  gpus = tf.config.list_physical_devices('GPU')
+  if num_gpus is None:
+    num_gpus = len(gpus)
+  if num_gpus < 0 or num_gpus > len(gpus):
+    raise errors.UserError(f'--num_gpus={num_gpus}: this machine has {len(gpus)} GPUs; give '
+                           f'0 (the CPU) to {len(gpus)}, or leave it out to use all.')
+  tf.config.set_visible_devices(gpus[:num_gpus], 'GPU')
+  for gpu in gpus[:num_gpus]:
+    tf.config.experimental.set_memory_growth(gpu, True)
+  if num_gpus > 1:
+    return tf.distribute.MirroredStrategy([f'/gpu:{index}' for index in range(num_gpus)])
+  return tf.distribute.OneDeviceStrategy('/gpu:0' if num_gpus else '/cpu:0')
+
+
+def _tpu_strategy(master):
+  try:
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=master)
+    tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    return tf.distribute.TPUStrategy(resolver)
+  except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    raise errors.UserError(f'--master={master!r}: no such TPU can be reached: {reason}') from error
+
+
+def distribute(dataset: tf.data.Dataset, *, fetch_to_device: bool):
+  """Splits the batches of `dataset` over the replicas of the current strategy.
+
+  Args:
+    dataset: of global batches.
+    fetch_to_device: whether batches are sent to the devices ahead of time. Strings, which devices
+      cannot hold, need False.
+
+  Returns:
+    A distributed dataset.
+  """
+  options = tf.data.Options()
+  options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+  return tf.distribute.get_strategy().experimental_distribute_dataset(
+      dataset.with_options(options),
+      tf.distribute.InputOptions(experimental_fetch_to_device=fetch_to_device))
+
+
+@gin.configurable
+def set_up(seed: Optional[int] = None, deterministic: bool = False, num_threads: int = 0) -> None:
+  """Sets what the experiment's options do not hold; values come from gin.
+
+  Args:
+    seed: of initial values and of the noise in model and loss. The input pipeline has its own,
+      train_dataset_options.seed.
+    deterministic: whether TensorFlow only uses kernels that give the same bits in every run.
+    num_threads: most threads of one operation; 0 for one per core.
+  """
+  if seed is not None:
+    random.seed(seed)
+    np.random.seed(seed)
+    tf.random.set_seed(seed)
+  if deterministic:
+    if seed is None:
+      raise errors.UserError('gin: set_up.deterministic = True needs set_up.seed, a whole number.')
+    tf.config.experimental.enable_op_determinism()
+  if num_threads:
+    tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+    logging.info('At most %d threads per operation', num_threads)
+
+
+def start_logging() -> None:
+  """Shows the log from INFO on, one plain line each, without TensorFlow's notes on every save."""
+  handler = python_logging.StreamHandler()
+  handler.setFormatter(python_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+  python_logging.basicConfig(handlers=[handler], force=True)
+  logging.set_verbosity(logging.INFO)
+  logging.get_absl_logger().addFilter(lambda record: record.module != 'functional_saver')
+
+
+def bind_gin(files, bindings) -> None:
+  """Reads gin files and bindings.
+
+  Raises:
+    UserError: a file cannot be read, or something is bound that is not configurable.
+  """
+  try:
+    gin.parse_config_files_and_bindings(files, bindings)
+  except (OSError, SyntaxError, ValueError) as error:
+    reason = ' '.join(str(error).split())
+    raise errors.UserError(f'--gin_file/--gin_param: {reason}') from error

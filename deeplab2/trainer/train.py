@@ -1,0 +1,77 @@
+"""Trains and evaluates an experiment.
+
+  python -m deeplab2.trainer.train --config_file=CONFIG --mode=train_and_eval --model_dir=FOLDER
+
+Everything goes below FOLDER/<experiment_name>: checkpoints, TensorBoard logs in `train` and
+`eval`, the results `eval/metrics-<step>.json`, painted pictures in `vis`. A run that was
+interrupted goes on from its newest checkpoint when it is started again.
+
+Modes:
+  train            train up to training_number_of_steps
+  eval             evaluate the newest checkpoint, or without one initial_checkpoint
+  train_and_eval   train, and evaluate every eval_interval steps and at the end
+  continuous_eval  evaluate every checkpoint that a training elsewhere saves
+"""
+import os
+import sys
+
+if not __package__:
+  # Run by its path, Python would look for packages beside this file.
+  sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# TensorFlow reports its build and its kernels when it is imported, unless it is told not to.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+# pylint: disable=wrong-import-position
+from deeplab2 import command_line  # noqa: E402
+from deeplab2.config import checks  # noqa: E402
+from deeplab2.config import load  # noqa: E402
+from deeplab2.trainer import experiment  # noqa: E402
+from deeplab2.trainer import runtime  # noqa: E402
+
+MODES = {
+    'train': experiment.train,
+    'eval': experiment.evaluate,
+    'train_and_eval': experiment.train_and_evaluate,
+    'continuous_eval': experiment.evaluate_continuously,
+}
+
+
+def run(arguments) -> None:
+  """Runs an experiment.
+
+  Args:
+    arguments: the parsed flags.
+
+  Raises:
+    UserError: for a mistake in flags, configuration, data or checkpoints; for a loss that is not
+      finite; for a checkpoint that cannot be saved.
+  """
+  config = load.load(arguments.config_file, arguments.set)
+  checks.check_mode(config, arguments.mode)
+  runtime.bind_gin(arguments.gin_file, arguments.gin_param)
+  runtime.set_up()
+  strategy = runtime.create_strategy(arguments.num_gpus, arguments.master)
+  with strategy.scope():
+    MODES[arguments.mode](config, os.path.join(arguments.model_dir, config.options.experiment_name))
+
+
+def main(arguments) -> int:
+  """Runs the command line; returns its exit code."""
+  runtime.start_logging()
+  parser = command_line.Parser(__doc__)
+  parser.add_argument('--config_file', required=True, help='Textproto of the experiment.')
+  parser.add_argument('--mode', required=True, choices=MODES, help='What to do.')
+  parser.add_argument('--model_dir', required=True, help='Folder that runs are kept in.')
+  parser.add_argument('--num_gpus', type=int, help='GPUs to use; 0: the CPU; by default all.')
+  parser.add_argument('--master', help='Name or address of a TPU to use.')
+  parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value',
+                      help='Override one option of the config; may be repeated.')
+  parser.add_argument('--gin_file', action='append', default=[],
+                      help='File of gin bindings; may be repeated.')
+  parser.add_argument('--gin_param', action='append', default=[], metavar='"set_up.seed = 1"',
+                      help='One gin binding, of what the config does not hold; may be repeated.')
+  return command_line.run(lambda: run(parser.parse_args(arguments)))
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

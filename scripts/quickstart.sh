@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# The main job on a fresh machine with Python 3.11 and pip: sets up an environment, makes the
+# synthetic shapes set, trains a small kMaX-DeepLab, evaluates it, exports it, predicts with it.
+# Last line: PQ=<number> seconds=<number> pictures=<folder>. Re-running starts the training afresh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+started=$(date +%s)
+source scripts/setup_environment.sh
+
+work=${QUICKSTART_DIR:-work_dirs/quickstart}
+config=configs/shapes/kmax_mobilenet_v3_small.textproto
+rm -rf "$work"
+mkdir -p "$work"
+export SHAPES_TFRECORDS="$work/tfrecords"
+
+echo '== 1/5 data'
+python scripts/build_tfrecords.py --dataset=shapes --split=train --num_images=1200 --num_shards=4 \
+  --output_dir="$SHAPES_TFRECORDS"
+python scripts/build_tfrecords.py --dataset=shapes --split=val --num_images=100 --num_shards=2 \
+  --output_dir="$SHAPES_TFRECORDS" --pictures_dir="$work/held_out"
+
+echo '== 2/5 train'
+python -m deeplab2.trainer.train --config_file="$config" --mode=train --model_dir="$work/model"
+
+echo '== 3/5 evaluate'
+python -m deeplab2.trainer.train --config_file="$config" --mode=eval --model_dir="$work/model"
+run="$work/model/shapes_kmax_mobilenet_v3_small"
+
+echo '== 4/5 export'
+python -m deeplab2.inference.export --config_file="$config" --checkpoint_path="$run" \
+  --export_path="$work/exported"
+
+echo '== 5/5 predict'
+python -m deeplab2.inference.predict --model="$work/exported" --input="$work/held_out" \
+  --output_dir="$work/predictions"
+
+pq=$(python - "$run" <<'PY'
+import glob, json, os, sys
+newest = max(glob.glob(os.path.join(sys.argv[1], 'eval', 'metrics-*.json')), key=os.path.getmtime)
+with open(newest) as file:
+  print(f"{json.load(file)['PQ']:.2f}")
+PY
+)
+echo "PQ=$pq seconds=$(($(date +%s) - started)) pictures=$work/predictions"

@@ -1,0 +1,305 @@
+"""What is restored is exactly what was saved; everything else is refused in one line."""
+import os
+import resource
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from deeplab2 import errors
+from deeplab2.checkpoint import released
+from deeplab2.checkpoint import restore
+
+_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
+
+
+class _Part(tf.Module):
+
+  def __init__(self, **values):
+    super().__init__()
+    for name, value in values.items():
+      setattr(self, name, value if isinstance(value, tf.Module) else tf.Variable(value, name=name))
+
+
+def _model(classes=3, fill=0.0):
+  """Returns a model with paths like those of KMaXDeepLab."""
+  return _Part(
+      backbone=_Part(stem=_Part(kernel=np.full([3, 3], fill), norm=_Part(gamma=np.full(3, fill)))),
+      predictor=_Part(class_head=_Part(kernel=np.full([2, classes], fill)),
+                      mask_norm=_Part(gamma=np.full(1, fill))))
+
+
+def _optimizer(model, kind=tf_keras.optimizers.legacy.Adam):
+  optimizer = kind(0.1)
+  variables = list(model.trainable_variables)
+  optimizer.apply_gradients([(tf.ones_like(v), v) for v in variables])
+  return optimizer
+
+
+def _checkpoints(directory, model, step=0, **settings):
+  global_step = tf.Variable(step, dtype=tf.int64, trainable=False)
+  return restore.Checkpoints(str(directory), model=model, global_step=global_step,
+                             **settings), global_step
+
+
+def _values(model):
+  return [v.numpy() for v in model.variables]
+
+
+def _write_raw(prefix, tensors):
+  """Writes a checkpoint with these keys and no object graph."""
+  names = sorted(tensors)
+  tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=names, shape_and_slices=[''] * len(names),
+                    tensors=[tensors[name] for name in names])
+  return str(prefix)
+
+
+@pytest.fixture
+def run(tmp_path):
+  """A work directory with a checkpoint of step 5, of variables around 1."""
+  model = _model(fill=1.0)
+  checkpoints, _ = _checkpoints(tmp_path / 'run', model, 5,
+                                optimizers={'optimizer': _optimizer(model)})
+  checkpoints.save()
+  return tmp_path / 'run', model
+
+
+def test_resume_restores_model_step_and_optimizer(run):
+  directory, saved = run
+  model = _model()
+  optimizer = _optimizer(model)
+  optimizer.apply_gradients([(tf.ones_like(v), v) for v in model.trainable_variables])
+  checkpoints, step = _checkpoints(directory, model, optimizers={'optimizer': optimizer})
+  assert checkpoints.resume() == str(directory / 'ckpt-5')
+  assert step.numpy() == checkpoints.last_saved == 5
+  assert optimizer.iterations.numpy() == 1
+  for ours, theirs in zip(_values(model), _values(saved), strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+  for variable in model.trainable_variables:
+    np.testing.assert_allclose(optimizer.get_slot(variable, 'm'), np.full(variable.shape, 0.1),
+                               rtol=1e-6)
+
+
+def test_resume_of_an_empty_or_missing_directory_is_none(tmp_path):
+  assert _checkpoints(tmp_path, _model())[0].resume() is None
+  assert _checkpoints(tmp_path / 'missing', _model())[0].resume() is None
+
+
+def test_evaluation_passes_over_optimizers_but_takes_the_step(run):
+  directory, saved = run
+  model = _model()
+  checkpoints, step = _checkpoints(directory, model)
+  checkpoints.resume()
+  assert step.numpy() == 5
+  np.testing.assert_array_equal(model.variables[0], saved.variables[0])
+
+
+def test_keys_are_those_that_tensorflow_saves(run):
+  directory, model = run
+  optimizer = _optimizer(model)
+  parts = {'model': model, 'optimizer': optimizer, 'global_step': tf.Variable(0)}
+  stored = {key.removesuffix(_SUFFIX) for key, _ in tf.train.list_variables(str(directory))
+            if 'SLOT' not in key}
+  assert set(restore.variable_keys(parts)) == stored - {
+      'save_counter', '_CHECKPOINTABLE_OBJECT_GRAPH'}
+
+
+def test_keys_of_a_keras_model_with_shared_and_listed_layers(tmp_path):
+  dense = tf_keras.layers.Dense(2)
+
+  class Model(tf_keras.Model):
+
+    def __init__(self):
+      super().__init__()
+      self.inner = tf_keras.Sequential([dense, tf_keras.layers.BatchNormalization()])
+      self.again = dense
+      self.blocks = [tf_keras.layers.Dense(2), tf_keras.layers.Dense(2)]
+
+  model = Model()
+  for layer in (model.inner, *model.blocks):
+    layer(tf.zeros([1, 2]))
+  checkpoints, _ = _checkpoints(tmp_path, model)
+  checkpoints.save()
+  stored = {key.removesuffix(_SUFFIX) for key, _ in tf.train.list_variables(str(tmp_path))}
+  assert {key for key in stored if key.startswith('model/')} == set(
+      restore.variable_keys({'model': model}))
+
+
+@pytest.mark.parametrize('ending', ['', '/ckpt-5', '/ckpt-5.index', '/ckpt-5.data-00000-of-00001'])
+def test_model_alone_from_prefix_directory_or_file(run, ending):
+  directory, saved = run
+  model = _model()
+  assert restore.restore_model(model, str(directory) + ending) == str(directory / 'ckpt-5')
+  for ours, theirs in zip(_values(model), _values(saved), strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def _refused(call, *words):
+  """Asserts that `call` raises one line with all `words`."""
+  with pytest.raises(errors.UserError) as caught:
+    call()
+  message = str(caught.value)
+  assert '\n' not in message
+  for word in words:
+    assert word in message, message
+
+
+def test_wrong_paths_are_refused(tmp_path):
+  model = _model()
+  _refused(lambda: restore.restore_model(model, str(tmp_path)), str(tmp_path), 'no checkpoint')
+  _refused(lambda: restore.restore_model(model, str(tmp_path / 'ckpt-9')), 'ckpt-9',
+           'no such checkpoint')
+
+
+def test_checkpoint_of_another_model_is_refused_and_changes_nothing(run):
+  directory, _ = run
+  other = _model(classes=7)
+  before = _values(other)
+  _refused(lambda: restore.restore_model(other, str(directory)), 'ckpt-5', 'does not fit',
+           'model/predictor/class_head/kernel is [2, 3] there and [2, 7] here')
+  wider = _model()
+  wider.extra = tf.Variable(0.0)
+  _refused(lambda: restore.restore_model(wider, str(directory)), 'it lacks model/extra')
+  del wider.extra, wider.predictor
+  _refused(lambda: restore.restore_model(wider, str(directory)),
+           'it has model/predictor/class_head/kernel and 1 more besides')
+  for ours, theirs in zip(_values(other), before, strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_another_optimizer_is_refused(run):
+  directory, _ = run
+  model = _model()
+  sgd = _optimizer(model, lambda rate: tf_keras.optimizers.legacy.SGD(rate, momentum=0.9))
+  checkpoints, _ = _checkpoints(directory, model, optimizers={'optimizer': sgd})
+  _refused(checkpoints.resume, 'does not fit', 'optimizer/beta_1')
+  adam = _optimizer(model)
+  checkpoints, _ = _checkpoints(directory, model, optimizers={
+      'optimizer': adam, 'backbone_optimizer': _optimizer(model)})
+  _refused(checkpoints.resume, 'it lacks backbone_optimizer/')
+
+
+def test_optimizer_without_its_slots_is_refused(tmp_path):
+  model = _model()
+  checkpoints, _ = _checkpoints(
+      tmp_path, model, optimizers={'optimizer': tf_keras.optimizers.legacy.Adam(0.1)})
+  checkpoints._parts['optimizer'].iterations  # noqa: B018  Creates it, but no slots.
+  checkpoints._parts['optimizer']._create_hypers()
+  checkpoints.save()
+  whole, _ = _checkpoints(tmp_path, model, optimizers={'optimizer': _optimizer(model)})
+  _refused(whole.resume, 'state of the optimizer')
+
+
+@pytest.mark.parametrize('file, share', [
+    ('ckpt-5.index', 0.0), ('ckpt-5.index', 0.9), ('ckpt-5.data-00000-of-00001', 0.0),
+    ('ckpt-5.data-00000-of-00001', 0.5)])
+def test_truncated_files_are_refused(run, file, share):
+  directory, _ = run
+  size = os.path.getsize(directory / file)
+  os.truncate(directory / file, int(share * size))
+  _refused(lambda: restore.restore_model(_model(), str(directory)), 'ckpt-5', 'truncated or damaged')
+
+
+def test_a_flipped_bit_is_noticed(run):
+  directory, saved = run
+  path = directory / 'ckpt-5.data-00000-of-00001'
+  data = bytearray(path.read_bytes())
+  place = data.find(saved.variables[0].numpy().tobytes())
+  data[place] ^= 1
+  path.write_bytes(data)
+  _refused(lambda: restore.restore_model(_model(), str(directory)), 'ckpt-5', 'damaged')
+
+
+def test_checkpoints_without_their_list_are_not_overlooked(run):
+  directory, _ = run
+  os.remove(directory / 'checkpoint')
+  _refused(_checkpoints(directory, _model())[0].resume, str(directory), '`checkpoint`')
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path):
+  prefix = _write_raw(tmp_path / 'x', {'dense/kernel': tf.ones([2])})
+  _refused(lambda: restore.restore_model(_model(), prefix), prefix, 'DeepLab2', 'dense/kernel')
+
+
+def _released(tmp_path, model, without=(), **more):
+  tensors = {key + _SUFFIX: 2.0 * tf.ones_like(v) for key, v in released.keys(model).items()
+             if not key.startswith(tuple(without))}
+  return _write_raw(tmp_path / 'released', {**tensors, **more})
+
+
+def test_released_checkpoint_fills_all_or_is_refused(tmp_path):
+  model = _model()
+  restore.restore_model(model, _released(tmp_path, model))
+  assert all((value == 2).all() for value in _values(model))
+  lacking = _released(tmp_path, model, without=['pixel_space_mask'])
+  _refused(lambda: restore.restore_model(model, lacking), 'it lacks pixel_space_mask_batch_norm/')
+  more = _released(tmp_path, model, **{'depth_head/kernel' + _SUFFIX: tf.ones([1])})
+  _refused(lambda: restore.restore_model(model, more), 'it has depth_head/kernel besides')
+
+
+def test_training_may_start_from_a_backbone_alone_but_not_be_evaluated_so(tmp_path):
+  model = _model()
+  backbone = _released(tmp_path, model, without=['transformer', 'pixel'])
+  restore.initialize_model(model, backbone)
+  assert (model.backbone.stem.kernel.numpy() == 2).all()
+  assert (model.predictor.class_head.kernel.numpy() == 0).all()
+  _refused(lambda: restore.restore_model(_model(), backbone), 'it lacks')
+
+
+def test_class_heads_may_start_afresh(run, tmp_path):
+  directory, saved = run
+  for path in (str(directory), _released(tmp_path, _model())):
+    model = _model(classes=7)
+    _refused(lambda model=model, path=path: restore.initialize_model(model, path), 'class')
+    restore.initialize_model(model, path, skip_class_heads=True)
+    assert (model.predictor.class_head.kernel.numpy() == 0).all()
+    assert (model.backbone.stem.kernel.numpy() != 0).all()
+  assert saved is not None
+
+
+def test_a_step_is_saved_once_and_the_newest_are_kept(tmp_path):
+  checkpoints, step = _checkpoints(tmp_path, _model(), keep=2)
+  assert checkpoints.save() == str(tmp_path / 'ckpt-0')
+  assert checkpoints.save() is None
+  for value in (3, 6):
+    step.assign(value)
+    checkpoints.save()
+  assert sorted(path.name for path in tmp_path.glob('*.index')) == ['ckpt-3.index', 'ckpt-6.index']
+
+
+def test_a_full_disk_costs_only_the_new_checkpoint(run):
+  directory, _ = run
+  model = _model()
+  model.big = tf.Variable(tf.zeros([100000]))
+  checkpoints, _ = _checkpoints(directory, model, 6)
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  # Python ignores the signal, so that a write beyond the limit fails as on a full disk.
+  resource.setrlimit(resource.RLIMIT_FSIZE, (50000, hard))
+  try:
+    _refused(checkpoints.save, f'{directory}/ckpt-6', 'cannot be saved',
+             f'The last good one is {directory}/ckpt-5')
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert sorted(os.listdir(directory)) == [
+      'checkpoint', 'ckpt-5.data-00000-of-00001', 'ckpt-5.index']
+  restore.restore_model(_model(), str(directory))
+
+
+@pytest.mark.parametrize('error', [
+    tf.errors.ResourceExhaustedError(None, None, 'x; No space left on device'),
+    tf.errors.UnknownError(None, None, 'x; Input/output error'), OSError(28, 'No space left')])
+def test_errors_of_saving_name_the_path(tmp_path, monkeypatch, error):
+  checkpoints, _ = _checkpoints(tmp_path / 'run', _model())
+
+  def fail(*args, **kwargs):
+    raise error
+
+  monkeypatch.setattr(tf.train.CheckpointManager, 'save', fail)
+  _refused(checkpoints.save, f'{tmp_path}/run/ckpt-0', 'None has been saved before')
+
+
+def test_a_directory_that_cannot_be_written(tmp_path):
+  (tmp_path / 'file').write_text('not a directory')
+  checkpoints, _ = _checkpoints(tmp_path / 'file' / 'run', _model())
+  _refused(checkpoints.save, 'cannot be saved')

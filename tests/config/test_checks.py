@@ -1,0 +1,161 @@
+"""Every check of data, training and evaluation, by values that it refuses and that pass."""
+import pytest
+
+from deeplab2 import errors
+from deeplab2.config import checks
+
+SOLVER = 'trainer_options.solver_options'
+COPY_PASTE = 'train_dataset_options.augmentations.panoptic_copy_paste'
+MASKWISE = 'evaluator_options.maskwise_postprocessing'
+
+
+@pytest.mark.parametrize('override, message', [
+    # Crops: the next valid size is the smallest 32n + 1 that is not smaller.
+    ('train_dataset_options.crop_size=640,640', 'the next such size is [641, 641].'),
+    ('train_dataset_options.crop_size=65,66', 'the next such size is [65, 97].'),
+    ('eval_dataset_options.crop_size=1024,2048', 'the next such size is [1025, 2049].'),
+    ('eval_dataset_options.crop_size=1,0', 'the next such size is [33, 33].'),
+    ('eval_dataset_options.crop_size=65', 'must be two numbers, height and width.'),
+    # Resizing.
+    ('eval_dataset_options.max_resize_value=97', 'must not exceed the crop_size [65, 97]'),
+    ('train_dataset_options.max_resize_value=65,98', 'must not exceed the crop_size [65, 97]'),
+    ('train_dataset_options.min_resize_value=1,2,3', 'must be one number for both sides, or'),
+    ('train_dataset_options.min_resize_value=-1', 'must be 0 or greater.'),
+    ('train_dataset_options.resize_factor=-1', 'must be 0 or greater.'),
+    # Numbers of the dataset.
+    ('train_dataset_options.batch_size=0', 'must be greater than 0.'),
+    ('train_dataset_options.max_thing_id=0', 'must be greater than 0.'),
+    ('train_dataset_options.shuffle_buffer_size=0', 'must be greater than 0.'),
+    ('train_dataset_options.small_instance_weight=-1', 'must be 0 or greater.'),
+    # Augmentation.
+    ('train_dataset_options.augmentations.min_scale_factor=0', 'must be greater than 0.'),
+    ('train_dataset_options.augmentations.max_scale_factor=0.5',
+     'must not be less than min_scale_factor 1.'),
+    ('train_dataset_options.augmentations.max_scale_factor=inf', 'must be greater than 0.'),
+    (f'{COPY_PASTE}.panoptic_copy_paste_thing_option=some', 'must be one of none, all, random.'),
+    (f'{COPY_PASTE}.panoptic_copy_paste_void_option=All', 'must be one of none, all, random.'),
+    (f'{COPY_PASTE}.panoptic_copy_paste_scale=-1', 'must be 0 or greater.'),
+    # Losses and solver.
+    ('trainer_options.loss_options.pq_style_loss.weight=-1', 'must be 0 or greater.'),
+    ('trainer_options.loss_options.pq_style_loss.weight=nan', 'must be 0 or greater.'),
+    ('trainer_options.loss_options.pq_style_loss.weight=inf', 'must be 0 or greater.'),
+    ('trainer_options.loss_options.semantic_loss.top_k_percent=1.5', 'at most 1.'),
+    ('trainer_options.loss_options.semantic_loss.top_k_percent=0', 'greater than 0'),
+    (f'{SOLVER}.learning_policy=step', 'must be one of poly, cosine.'),
+    (f'{SOLVER}.optimizer=lamb', 'must be one of adamw, adam, sgd.'),
+    (f'{SOLVER}.base_learning_rate=0', 'must be greater than 0.'),
+    (f'{SOLVER}.training_number_of_steps=0', 'must be greater than 0.'),
+    (f'{SOLVER}.warmup_steps=-1', 'must be 0 or greater.'),
+    (f'{SOLVER}.batchnorm_momentum=1.1', 'must be between 0 and 1.'),
+    (f'{SOLVER}={{use_gradient_clipping: true clip_gradient_norm: 0}}', 'must be greater than 0.'),
+    # Intervals.
+    ('trainer_options.steps_per_loop=300', 'must be a multiple of steps_per_loop 300, like 1200.'),
+    ('trainer_options.steps_per_loop=0', 'must be greater than 0.'),
+    ('trainer_options.save_checkpoints_steps=0', 'must be greater than 0.'),
+    # Evaluation.
+    ('evaluator_options.transformer_post_processing=both', 'must be one of pixelwise, maskwise.'),
+    ('evaluator_options.raw_panoptic_format=png', 'must be one of two_channel_png, '),
+    ('evaluator_options.pixel_confidence_threshold=1.1', 'must be between 0 and 1.'),
+    (f'{MASKWISE}.overlapping_threshold=-0.1', 'must be between 0 and 1.'),
+    (f'{MASKWISE}.reorder_mask_weight=-1', 'must be 0 or greater.'),
+    ('evaluator_options.eval_steps=0', 'must be a number of batches, or -1 for all.'),
+    ('evaluator_options.continuous_eval_timeout=-2', 'must be a number of seconds, or -1'),
+    ('evaluator_options.thing_area_limit=-1', 'must be 0 or greater.'),
+])
+def test_refused(small, override, message):
+  path = override.partition('=')[0]
+  with pytest.raises(errors.UserError) as error:
+    small(override)
+  assert message in str(error.value)
+  assert '\n' not in str(error.value)
+  # Named is the field that was set, one inside it, or one that it does not fit with.
+  assert path.split('.')[0] in str(error.value)
+
+
+@pytest.mark.parametrize('overrides', [
+    ['train_dataset_options.max_resize_value=65', 'train_dataset_options.min_resize_value=0'],
+    ['train_dataset_options.max_resize_value=2000,0'],  # One 0 switches both sides off.
+    ['train_dataset_options.max_resize_value=65,97'],
+    [f'{SOLVER}.warmup_steps=70000'],
+    ['evaluator_options.transformer_post_processing=maskwise'],
+    ['trainer_options.loss_options.pq_style_loss.weight=0'],
+])
+def test_accepted(small, overrides):
+  small(*overrides)
+
+
+def test_maskwise_without_its_message_has_the_defaults(small):
+  config = small('evaluator_options.transformer_post_processing=maskwise')
+  maskwise = config.value(MASKWISE)
+  assert [getattr(maskwise, name) for name in (
+      'transformer_class_confidence_threshold_thing',
+      'transformer_class_confidence_threshold_stuff', 'overlapping_threshold',
+      'reorder_class_weight', 'reorder_mask_weight')] == pytest.approx([0.7, 0.7, 0.5, 1.0, 0.0])
+
+
+@pytest.mark.parametrize('size, replicas, message', [
+    (8, 3, 'cannot be split over 3 replicas; take 6 or 9.'),
+    (2, 4, 'cannot be split over 4 replicas; take 4.'),
+])
+def test_batch(small, size, replicas, message):
+  config = small(f'train_dataset_options.batch_size={size}')
+  with pytest.raises(errors.UserError, match=message):
+    checks.check_batch(config, 'train_dataset_options', replicas)
+  checks.check_batch(config, 'train_dataset_options', 2)
+  checks.check_batch(config, 'train_dataset_options', 1)
+
+
+@pytest.fixture
+def complete(small, tmp_path):
+  """Returns a function that loads a configuration with files to read, and more overrides."""
+  for name in ('train-0.tfrecord', 'val-0.tfrecord'):
+    (tmp_path / name).write_bytes(b'')
+  return lambda *overrides: small(
+      f'train_dataset_options.file_pattern={tmp_path}/train-*.tfrecord',
+      f'eval_dataset_options.file_pattern={tmp_path}/val-*.tfrecord', *overrides)
+
+
+@pytest.mark.parametrize('mode', checks.MODES)
+def test_modes(complete, mode):
+  checks.check_mode(complete(), mode)
+
+
+@pytest.mark.parametrize('mode, override, message', [
+    ('train', 'train_dataset_options.crop_size=', 'train_dataset_options.crop_size: is missing'),
+    ('train', 'train_dataset_options.dataset=', 'train_dataset_options.dataset: is missing'),
+    ('train', 'train_dataset_options.file_pattern=', 'file_pattern: is missing'),
+    ('train', 'train_dataset_options.file_pattern=/nowhere/*', 'no file matches /nowhere/*'),
+    ('train', 'train_dataset_options.file_pattern=${NOT_SET_ANYWHERE}', 'NOT_SET_ANYWHERE is not'),
+    ('train', 'model_options.initial_checkpoint=${NOT_SET_ANYWHERE}', 'NOT_SET_ANYWHERE is not'),
+    ('train', 'train_dataset_options.thing_id_mask_annotations=false', 'must be true'),
+    ('train', 'train_dataset_options.decode_groundtruth_label=false', 'must be true'),
+    ('train', 'trainer_options.loss_options={}', 'needs at least one of pq_style_loss'),
+    ('eval', 'eval_dataset_options=', 'eval_dataset_options.crop_size: is missing'),
+    ('continuous_eval', 'eval_dataset_options.file_pattern=/nowhere/*', 'no file matches'),
+    ('train_and_eval', 'eval_dataset_options.crop_size=', 'is missing'),
+    ('train_and_eval', 'train_dataset_options.crop_size=', 'is missing'),
+    ('train', 'experiment_name=${NOT_SET_ANYWHERE}', 'NOT_SET_ANYWHERE is not set'),
+    ('export', 'eval_dataset_options.crop_size=', 'eval_dataset_options.crop_size: is missing'),
+])
+def test_what_a_mode_needs(complete, mode, override, message):
+  with pytest.raises(errors.UserError) as error:
+    checks.check_mode(complete(override), mode)
+  assert message in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('mode, override', [
+    ('eval', 'train_dataset_options='),
+    ('eval', 'model_options.initial_checkpoint=${NOT_SET_ANYWHERE}'),
+    ('train', 'eval_dataset_options='),
+    ('export', 'train_dataset_options='),
+    ('export', 'eval_dataset_options.file_pattern=${NOT_SET_ANYWHERE}'),
+    ('export', 'experiment_name=${NOT_SET_ANYWHERE}'),
+])
+def test_what_a_mode_does_not_need(complete, mode, override):
+  checks.check_mode(complete(override), mode)
+
+
+def test_an_unknown_mode(small):
+  with pytest.raises(ValueError, match="'test' is no mode"):
+    checks.check_mode(small(), 'test')

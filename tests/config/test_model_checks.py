@@ -1,0 +1,76 @@
+"""Every check of model_options, by values that it refuses and that pass."""
+import pytest
+
+from deeplab2 import errors
+
+KMAX = 'model_options.kmax'
+HEAD = 'model_options.max_deeplab.auxiliary_semantic_head'
+
+
+@pytest.mark.parametrize('override, message', [
+    ('model_options.backbone.drop_path_keep_prob=0', 'greater than 0 and at most 1.'),
+    ('model_options.max_deeplab.pixel_space_head=', 'is missing; it makes the pixel features'),
+    ('model_options.max_deeplab.pixel_space_head.output_channels=0', 'must be greater than 0.'),
+    ('model_options.max_deeplab.pixel_space_head.head_conv_type=conv', 'must be one of depthwise_'),
+    ('model_options.max_deeplab.instance_discrimination_sample_k=-1', 'must be 0 or greater.'),
+    (f'{HEAD}={{head_channels: 8}}', 'must be greater than 0.'),
+    (f'{HEAD}={{output_channels: 8}}', 'must be greater than 0.'),
+    ('model_options.decoder.atrous_rates=6,12', 'must be three numbers, unless aspp_use_only_1x1'),
+    ('model_options.decoder.feature_key=', 'is missing'),
+    ('model_options.max_deeplab.auxiliary_low_level[1].channels_project=0', 'greater than 0.'),
+    (f'{KMAX}.num_mask_slots=0', 'must be greater than 0.'),
+    (f'{KMAX}.high_resolution_stride=8', 'must be 4 or 2.'),
+    (f'{KMAX}.decoder_layers=2,2', 'must be three numbers, the layers at strides 32, 16 and 8'),
+    (f'{KMAX}.decoder_layers=0,0,0', 'not all 0.'),
+    (f'{KMAX}.decoder_layers=3,-1,1', 'must be 0 or greater.'),
+    (f'{KMAX}.cluster_channels=200', 'must be a multiple of 16'),
+    (f'{KMAX}.decoder_drop_path_keep_prob=0', 'greater than 0 and at most 1.'),
+    (f'{KMAX}.pixel_decoder_stages={{filters: 8 num_blocks: 1 kind: AXIAL}}',
+     'there are 1; high_resolution_stride 4 takes 4, from stride 32 on.'),
+])
+def test_refused(small, override, message):
+  path = override.partition('=')[0]
+  with pytest.raises(errors.UserError) as error:
+    small(override)
+  assert message in str(error.value)
+  assert '\n' not in str(error.value)
+  # Named is the field that was set, one inside it, or one that it does not fit with.
+  assert path.split('.')[0] in str(error.value)
+
+
+@pytest.mark.parametrize('stage, message', [
+    ('{filters: 12 num_blocks: 1 kind: AXIAL}', 'must be a multiple of the 8 attention heads.'),
+    ('{filters: 8 num_blocks: 0 kind: AXIAL}', 'must be greater than 0.'),
+    ('{filters: 0 num_blocks: 1 kind: AXIAL}', 'must be greater than 0.'),
+    ('{filters: 8 num_blocks: 1}', 'is missing; give AXIAL or BOTTLENECK.'),
+])
+def test_stages(small, stage, message):
+  good = '{filters: 8 num_blocks: 1 kind: AXIAL}'
+  small(f'{KMAX}.pixel_decoder_stages=[{good}, {good}, {good}, {good}]')
+  with pytest.raises(errors.UserError) as error:
+    small(f'{KMAX}.pixel_decoder_stages=[{good}, {good}, {stage}, {good}]')
+  assert f'{KMAX}.pixel_decoder_stages[2].' in str(error.value)
+  assert message in str(error.value)
+
+
+@pytest.mark.parametrize('overrides', [
+    ['model_options.decoder.atrous_rates=[]',
+     'model_options.decoder.aspp_use_only_1x1_proj_conv=true'],
+    [f'{HEAD}='],
+    [f'{KMAX}.semantic_decoder=false', 'model_options.decoder='],
+])
+def test_accepted(small, overrides):
+  small(*overrides)
+
+
+def test_a_semantic_loss_needs_its_head(small):
+  with pytest.raises(errors.UserError, match='is missing, but .*semantic_loss needs it'):
+    small(f'{HEAD}=', 'trainer_options.loss_options.semantic_loss={}')
+  small(f'{HEAD}=', 'trainer_options.loss_options.semantic_loss={weight: 0}')
+
+
+def test_sampling_of_the_semantic_loss_needs_the_decoder(small):
+  sample = 'model_options.max_deeplab.semantic_sample_k=64'
+  small(sample)
+  with pytest.raises(errors.UserError, match='semantic_sample_k = 64: needs'):
+    small(sample, f'{KMAX}.semantic_decoder=false')

@@ -1,0 +1,21 @@
+"""Shared fixtures: seeds, the golden files, and the determinism that tests rely on."""
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+GOLDENS = pathlib.Path(__file__).parent / 'goldens'
+
+
+@pytest.fixture(autouse=True)
+def _seeds():
+  """Every test starts from the same random state."""
+  np.random.seed(0)
+  tf.random.set_seed(0)
+
+
+@pytest.fixture(scope='session')
+def golden():
+  """Returns a loader: golden('losses_base') -> the arrays of tests/goldens/losses_base.npz."""
+  return lambda name: np.load(GOLDENS / f'{name}.npz', allow_pickle=False)

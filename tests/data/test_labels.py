@@ -1,0 +1,87 @@
+"""Tests for deeplab2.data.labels. Expected maps are worked out by hand."""
+import re
+
+import numpy as np
+import pytest
+
+from deeplab2 import errors
+from deeplab2 import structures
+from deeplab2.data import labels
+
+# Things 1, 2; stuff 3; void 0; at most 3 instances.
+_SPACE = structures.LabelSpace(4, 0, 4, (1, 2))
+_OUTSIDE = structures.LabelSpace(3, 255, 1000, (1, 2))
+
+_IDS = np.array([[7, 7, 8, 8, 9], [5, 5, 5, 0, 99]])
+_SEGMENTS = (
+    labels.Segment(8, 1, 2), labels.Segment(7, 1, 2), labels.Segment(5, 3, 3),
+    labels.Segment(9, 2, 1, is_crowd=True))
+
+
+def _build(segments=_SEGMENTS, space=_SPACE, treat_crowd_as_ignore=True):
+  return labels.from_segments(_IDS, segments, space, treat_crowd_as_ignore=treat_crowd_as_ignore,
+                              where='a.json, image 3')
+
+
+def test_instances_are_numbered_in_the_order_of_the_list():
+  label = _build()
+  assert label.dtype == np.int32
+  # Segment 8 comes first in the list: instance 1. 0 and the unlisted 99 are void, crowd too.
+  np.testing.assert_array_equal(label, [[6, 6, 5, 5, 0], [12, 12, 12, 0, 0]])
+
+
+def test_kept_crowd_has_instance_0():
+  label = _build(treat_crowd_as_ignore=False)
+  np.testing.assert_array_equal(label, [[6, 6, 5, 5, 8], [12, 12, 12, 0, 0]])
+  np.testing.assert_array_equal(labels.crowd_mask(label, _SPACE), label == 8)
+  np.testing.assert_array_equal(labels.ignore_crowd(label, _SPACE), _build())
+
+
+def test_void_beyond_the_classes():
+  segments = (labels.Segment(7, 0, 2), labels.Segment(8, 1, 2))
+  np.testing.assert_array_equal(
+      _build(segments, _OUTSIDE), [[0, 0, 1001, 1001, 255000], [255000] * 5])
+
+
+@pytest.mark.parametrize('changed, message', [
+    (labels.Segment(9, 2, 2), 'segment 9: covers 1 pixels, but its annotated area is 2'),
+    (labels.Segment(11, 2, 5), 'segment 11: covers 0 pixels'),
+    (labels.Segment(9, 3, 1, is_crowd=True), 'segment 9: crowd of class 3, which is stuff'),
+    (labels.Segment(8, 2, 2), 'segment 8: listed twice'),
+])
+def test_wrong_segments_are_named(changed, message):
+  with pytest.raises(errors.UserError, match=f'^a.json, image 3, {message}'):
+    _build(_SEGMENTS[:3] + (changed,))
+
+
+def test_area_none_is_not_checked():
+  np.testing.assert_array_equal(_build(_SEGMENTS[:3] + (labels.Segment(9, 2, None),))[0, 4], 9)
+
+
+def test_too_many_instances():
+  segments = tuple(labels.Segment(i, 1, None) for i in range(1, 5))
+  with pytest.raises(errors.UserError, match='segment 4: instance 4 of class 1.*at most 3'):
+    _build(segments)
+  _build(segments[:3])
+
+
+def test_split_and_join():
+  class_ids, instance_ids = labels.split(np.array([[0, 6, 255003]]), _OUTSIDE)
+  np.testing.assert_array_equal(class_ids, [[0, 0, 255]])
+  np.testing.assert_array_equal(instance_ids, [[0, 6, 3]])
+  np.testing.assert_array_equal(labels.join(class_ids, instance_ids, _OUTSIDE), [[0, 6, 255003]])
+
+
+@pytest.mark.parametrize('value, message', [
+    (16, r'id 16 \(class 4, instance 0\); classes must be below 4 or the ignore label 0'),
+    (-1, r'class -1'), (13, r'class 3 is stuff'),
+])
+def test_find_problem(value, message):
+  assert labels.find_problem(np.array([[0, 4, 5, 12]]), _SPACE) is None
+  problem = labels.find_problem(np.array([[0, 4, value, 12]]), _SPACE)
+  assert problem is not None
+  assert re.search(message, problem)
+
+
+def test_find_problem_accepts_void_beyond_the_classes():
+  assert labels.find_problem(np.array([255000, 2001]), _OUTSIDE) is None

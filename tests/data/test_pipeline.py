@@ -1,0 +1,296 @@
+"""Tests of deeplab2.data.pipeline on small records written here."""
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab2 import errors
+from deeplab2 import structures
+from deeplab2.data import augment
+from deeplab2.data import geometry
+from deeplab2.data import pictures
+from deeplab2.data import pipeline
+from deeplab2.data import targets
+from deeplab2.data import tfrecord
+
+_SPACE = structures.LabelSpace(num_classes=5, ignore_label=0, label_divisor=256, thing_ids=(1, 2))
+_SIZES = [(20, 30), (33, 33), (41, 25), (33, 65), (10, 12)]
+
+# Two replicas on one machine. Must come before TensorFlow starts.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def _label(number):
+  """Left half stuff 3 or 4, right half instance `number` + 1 of class 1, two rows of void."""
+  height, width = _SIZES[number % len(_SIZES)]
+  label = np.full([height, width], 256 + number + 1, np.int32)
+  label[:, :width // 2] = (3 + number % 2) * 256
+  label[:2] = 0
+  return label
+
+
+def _example(number, label=None):
+  """Red is 20 times the class of the pixel, green is the number of the picture."""
+  truth = _label(number)
+  image = np.stack([truth // 256 * 20, np.full(truth.shape, number), truth * 0], -1)
+  encoded = pictures.Encoded(
+      tf.io.encode_png(image.astype(np.uint8)).numpy(), 'png', *truth.shape)
+  return tfrecord.encode_example(encoded, f'{number:06d}', truth if label is None else label)
+
+
+def _write(path, examples):
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for example in examples:
+      writer.write(example)
+
+
+@pytest.fixture(name='pattern')
+def _pattern(tmp_path):
+  """Five pictures in two files, and an empty file between them."""
+  _write(tmp_path / 'a.tfrecord', [_example(0), _example(1), _example(2)])
+  (tmp_path / 'b.tfrecord').touch()
+  _write(tmp_path / 'c.tfrecord', [_example(3), _example(4)])
+  return str(tmp_path / '*.tfrecord')
+
+
+def _training(pattern, **overrides):
+  settings = dict(
+      label_space=_SPACE, crop_size=(33, 33), batch_size=4, resize=geometry.Resize(),
+      scale=augment.RandomScale(), target_options=targets.TargetOptions(max_thing_id=4),
+      shuffle_buffer_size=10, seed=1)
+  return pipeline.training([pattern], **{**settings, **overrides})
+
+
+def _evaluation(pattern, **overrides):
+  settings = dict(
+      label_space=_SPACE, crop_size=(33, 33), batch_size=2, resize=geometry.Resize(),
+      target_options=targets.TargetOptions(max_thing_id=4))
+  return pipeline.evaluation([pattern], **{**settings, **overrides})
+
+
+def _flat(sample):
+  return [field.numpy() for field in tf.nest.flatten(sample) if field is not None]
+
+
+def test_training_batches_have_static_shapes(pattern):
+  spec = _training(pattern).element_spec
+  assert spec.image == tf.TensorSpec([4, 33, 33, 3], tf.float32)
+  assert spec.targets == structures.Targets(
+      tf.TensorSpec([4, 33, 33], tf.int32), tf.TensorSpec([4, 33, 33], tf.int32),
+      tf.TensorSpec([4, 4], tf.int32), tf.TensorSpec([4, 33, 33], tf.float32))
+  sample = next(iter(_training(pattern)))
+  assert (sample.placement, sample.name, sample.panoptic, sample.panoptic_raw) == (None,) * 4
+
+
+def test_picture_and_targets_stay_together(pattern):
+  for sample in _training(pattern).take(10):
+    red, semantic = sample.image[..., 0], sample.targets.semantic
+    is_padding = sample.image[..., 1] == 127.5
+    expected = tf.where(is_padding, 127.5, 20.0 * tf.cast(semantic, tf.float32))
+    np.testing.assert_array_equal(red, expected)
+    np.testing.assert_array_equal(tf.boolean_mask(semantic, is_padding), 0)
+    np.testing.assert_array_equal(sample.targets.thing_id_mask == 0, semantic == 1)
+
+
+def test_training_goes_on_and_shows_every_picture(pattern):
+  shown = [round(number) for sample in _training(pattern).take(10)
+           for number in sample.image.numpy()[..., 1].min(axis=(1, 2))]
+  assert len(shown) == 40
+  # Eight epochs, of which the shuffle buffer still holds two.
+  counts = [shown.count(number) for number in range(5)]
+  assert min(counts) >= 6
+  assert shown[:5] != shown[5:10]
+
+
+def test_the_same_seed_gives_the_same_batches(pattern):
+  scale = augment.RandomScale(0.5, 2.0, 0.0)
+  first, again, other, unseeded = (
+      [_flat(sample) for sample in _training(pattern, seed=seed, scale=scale).take(4)]
+      for seed in (5, 5, 6, None))
+  for one, same in zip(itertools.chain(*first), itertools.chain(*again), strict=True):
+    np.testing.assert_array_equal(one, same)
+  assert any(np.any(a[0] != b[0]) for a, b in zip(first, other, strict=True))
+  assert any(np.any(a[0] != b[0]) for a, b in zip(first, unseeded, strict=True))
+
+
+def test_a_picture_is_augmented_anew_each_time(tmp_path):
+  _write(tmp_path / 'one', [_example(3)])
+  batch = next(iter(_training(str(tmp_path / 'one'), batch_size=8))).image.numpy()
+  assert len({image.tobytes() for image in batch}) > 4
+
+
+@pytest.mark.parametrize('batch_size', [1, 2, 4, 5, 8])
+def test_evaluation_shows_every_picture_once_and_fills_up_the_tail(pattern, batch_size):
+  batches = list(_evaluation(pattern, batch_size=batch_size))
+  assert len(batches) == -(-5 // batch_size)
+  names, raw_sizes = [], []
+  for sample in batches:
+    assert sample.image.shape == (batch_size, 33, 33, 3)
+    names.extend(sample.name.numpy().tolist())
+    raw_sizes.extend(sample.placement.raw_size.numpy().tolist())
+  fillers = len(batches) * batch_size - 5
+  assert names == [b'%06d' % number for number in range(5)] + [b''] * fillers
+  assert raw_sizes == [list(size) for size in _SIZES] + [[0, 0]] * fillers
+
+
+def test_evaluation_holds_the_map_at_either_size(pattern):
+  batches = list(_evaluation(pattern, batch_size=4, resize=geometry.Resize((33, 33), (33, 33))))
+  assert batches[0].panoptic_raw.shape == (4, 41, 65)
+  for number in range(5):
+    sample, index = batches[number // 4], number % 4
+    label = _label(number)
+    height, width = label.shape
+    raw = sample.panoptic_raw[index].numpy()
+    np.testing.assert_array_equal(raw[:height, :width], label)
+    np.testing.assert_array_equal(raw[height:], 0)
+    np.testing.assert_array_equal(raw[:, width:], 0)
+    placement = structures.Placement(*(field[index] for field in sample.placement))
+    np.testing.assert_array_equal(placement.resized_size.numpy().max(), 33)
+    fitted = geometry.fit_label(tf.constant(label), placement, (33, 33), 0)
+    np.testing.assert_array_equal(sample.panoptic[index], fitted)
+    np.testing.assert_array_equal(sample.targets.semantic[index], fitted // 256)
+  np.testing.assert_array_equal(batches[1].panoptic[1:], np.zeros([3, 33, 33]))
+  np.testing.assert_array_equal(batches[1].targets.thing_id_class[1:], np.full([3, 4], -1))
+
+
+def test_padding_and_fillers_are_void_where_void_is_not_zero(tmp_path):
+  space = structures.LabelSpace(5, ignore_label=255, label_divisor=1000, thing_ids=(1, 2))
+  for number, size in enumerate([(9, 5), (5, 9), (4, 4)]):
+    encoded = pictures.Encoded(
+        tf.io.encode_png(np.zeros([*size, 3], np.uint8)).numpy(), 'png', *size)
+    _write(tmp_path / str(number),
+           [tfrecord.encode_example(encoded, str(number), np.full(size, 3000))])
+  first, last = _evaluation(str(tmp_path / '*'), label_space=space)
+  np.testing.assert_array_equal(first.panoptic_raw[0, :, 5:], np.full([9, 4], 255000))
+  np.testing.assert_array_equal(first.panoptic[0, 9:], np.full([24, 33], 255000))
+  np.testing.assert_array_equal(last.targets.semantic[1], np.full([33, 33], 255))
+  np.testing.assert_array_equal(last.panoptic_raw[1], np.full([4, 4], 255000))
+
+
+def test_evaluation_works_without_labels(tmp_path):
+  encoded = pictures.Encoded(
+      tf.io.encode_png(np.full([20, 30, 3], 7, np.uint8)).numpy(), 'png', 20, 30)
+  _write(tmp_path / 'x', [tfrecord.encode_example(encoded, 'x')] * 3)
+  first, last = _evaluation(str(tmp_path / 'x'), decode_labels=False)
+  assert (first.targets, first.panoptic, first.panoptic_raw) == (None, None, None)
+  np.testing.assert_array_equal(first.image[:, :20, :30], np.full([2, 20, 30, 3], 7))
+  np.testing.assert_array_equal(last.placement.raw_size, [[20, 30], [0, 0]])
+
+
+@pytest.mark.parametrize('decode_labels', [True, False])
+def test_two_replicas_share_the_batches_of_evaluation(pattern, decode_labels):
+  strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
+  dataset = _evaluation(pattern, decode_labels=decode_labels)
+
+  @tf.function
+  def step(iterator):
+    def replica(sample):
+      assert isinstance(sample, structures.Sample)
+      assert (sample.targets is None) == (not decode_labels)
+      assert sample.image.shape[1:] == (33, 33, 3)
+      return sample.placement.raw_size, sample.name
+    return strategy.run(replica, args=(next(iterator),))
+
+  sizes, names = [], []
+  iterator = iter(strategy.experimental_distribute_dataset(dataset))
+  for _ in range(3):
+    for values, results in zip(step(iterator), (sizes, names), strict=True):
+      results.extend(np.concatenate(strategy.experimental_local_results(values)).tolist())
+  assert sizes == [list(size) for size in _SIZES] + [[0, 0]]
+  assert names == [b'%06d' % number for number in range(5)] + [b'']
+  with pytest.raises(tf.errors.OutOfRangeError):
+    step(iterator)
+
+
+def test_two_replicas_share_the_batches_of_training(pattern):
+  strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
+  iterator = iter(strategy.experimental_distribute_dataset(_training(pattern)))
+  sample = next(iterator)
+  expected = next(iter(_training(pattern)))
+  for i, image in enumerate(strategy.experimental_local_results(sample.image)):
+    np.testing.assert_array_equal(image, expected.image[2 * i:2 * i + 2])
+
+
+@pytest.mark.parametrize('read', [_training, _evaluation])
+def test_files_that_are_missing_or_empty_are_refused(read, tmp_path):
+  missing = str(tmp_path / 'no-*.tfrecord')
+  with pytest.raises(errors.UserError, match='No file matches the pattern .*no-'):
+    read(missing)
+  with pytest.raises(errors.UserError, match=r"is a folder; write .*/\*\.tfrecord"):
+    read(str(tmp_path))
+  (tmp_path / 'empty.tfrecord').touch()
+  with pytest.raises(errors.UserError, match='1 files .* hold no record'):
+    read(str(tmp_path / '*'))
+
+
+def test_a_file_matched_twice_is_read_once(pattern):
+  files = pipeline.find_files([pattern, pattern.replace('*', 'a')])
+  assert [file[-10:] for file in files] == ['a.tfrecord', 'b.tfrecord', 'c.tfrecord']
+  with pytest.raises(errors.UserError, match='No file pattern'):
+    pipeline.find_files([])
+
+
+def _explanation(pattern, read=_evaluation):
+  with pytest.raises(tf.errors.OpError) as error:
+    for _ in read(pattern).take(20):
+      pass
+  return pipeline.explain(error.value, [pattern])
+
+
+@pytest.mark.parametrize('read', [_training, _evaluation])
+def test_a_truncated_file_is_named(pattern, read):
+  path = pattern.replace('*', 'c')
+  content = open(path, 'rb').read()
+  open(path, 'wb').write(content[:-50])
+  explanation = _explanation(pattern, read)
+  assert isinstance(explanation, errors.UserError)
+  assert f'{path}, record 1: ' in str(explanation)
+
+
+def test_a_flipped_bit_is_found(pattern):
+  path = pattern.replace('*', 'a')
+  content = bytearray(open(path, 'rb').read())
+  content[len(content) // 2] ^= 1
+  open(path, 'wb').write(bytes(content))
+  explanation = _explanation(pattern)
+  assert isinstance(explanation, errors.UserError)
+  assert f'{path}, record 1: ' in str(explanation)
+
+
+@pytest.mark.parametrize('read', [_training, _evaluation])
+def test_an_unknown_class_is_named(pattern, read):
+  path = pattern.replace('*', 'd')
+  wrong = np.where(_label(1) >= 768, 7 * 256, _label(1))
+  _write(path, [_example(0), _example(11, np.resize(wrong, _label(11).shape))])
+  explanation = _explanation(pattern, read)
+  assert isinstance(explanation, errors.UserError)
+  assert f'{path}, record 1: Picture 000011: its label map holds the ids [1792] of classes [7]' in (
+      str(explanation))
+
+
+def test_a_label_map_of_another_size_is_named(pattern):
+  path = pattern.replace('*', 'd')
+  example = tf.train.Example.FromString(_example(7))
+  example.features.feature['image/segmentation/class/encoded'].bytes_list.value[0] = bytes(400)
+  _write(path, [_example(0), example.SerializeToString()])
+  explanation = _explanation(pattern)
+  assert isinstance(explanation, errors.UserError)
+  assert f"{path}, record 1, picture '000007'" in str(explanation)
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(pattern):
+  path = pattern.replace('*', 'd')
+  example = tf.train.Example.FromString(_example(7))
+  example.features.feature['image/encoded'].bytes_list.value[0] = b'no picture'
+  _write(path, [example.SerializeToString()])
+  explanation = _explanation(pattern)
+  assert isinstance(explanation, errors.UserError)
+  assert f"{path}, record 0, picture '000007'" in str(explanation)
+
+
+def test_errors_that_are_not_about_the_data_stay_as_they_are(pattern):
+  with pytest.raises(tf.errors.OpError) as error:
+    tf.debugging.assert_all_finite(tf.constant(np.nan), 'the loss')
+  assert pipeline.explain(error.value, [pattern]) is error.value

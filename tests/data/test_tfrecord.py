@@ -1,0 +1,243 @@
+"""Tests for deeplab2.data.tfrecord, with records that DeepLab2 wrote."""
+import glob
+import os
+import resource
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab2 import errors
+from deeplab2 import structures
+from deeplab2.data import pictures
+from deeplab2.data import tfrecord
+
+_SPACE = structures.LabelSpace(134, 0, 256, tuple(range(1, 81)))
+_IMAGE = np.random.default_rng(0).integers(0, 255, (12, 17, 3), np.uint8)
+_LABEL = np.arange(12 * 17, dtype=np.int32).reshape(12, 17) % 7 + 256
+
+
+def _example(name='one', label=_LABEL, label_format='raw', **replaced):
+  """Returns a record; `replaced` overrides fields of the encoded picture."""
+  picture = pictures.encode(_IMAGE)._replace(**replaced)
+  return tfrecord.encode_example(picture, name, label, label_format)
+
+
+def _with_feature(serialized, key, value):
+  """Returns the record with feature `key` set to `value`, or taken away for None."""
+  example = tf.train.Example.FromString(serialized)
+  del example.features.feature[key]
+  if isinstance(value, bytes):
+    example.features.feature[key].bytes_list.value.append(value)
+  elif value is not None:
+    example.features.feature[key].int64_list.value.append(value)
+  return example.SerializeToString()
+
+
+def _parse_in_pipeline(serialized, with_label=True):
+  (record,) = tf.data.Dataset.from_tensors(serialized).map(
+      lambda serialized: tfrecord.parse_example(serialized, with_label))
+  return record
+
+
+def _write(path, examples):
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for example in examples:
+      writer.write(example)
+  return str(path)
+
+
+def test_reads_what_deeplab2_wrote(golden):
+  stored = golden('data_tfexample')
+  record = tfrecord.parse_example(stored['example'].tobytes(), True)
+  np.testing.assert_array_equal(record.image, stored['image'])
+  np.testing.assert_array_equal(record.label, stored['label'])
+  assert record.image.dtype == tf.uint8 and record.label.dtype == tf.int32
+  assert (record.height.numpy(), record.width.numpy()) == (5, 7)
+  assert record.height.dtype == tf.int32
+  assert record.name.numpy() == stored['name'].tobytes() == b'tiny'
+
+
+def test_reads_records_without_label(golden):
+  stored = golden('data_tfexample')
+  record = tfrecord.parse_example(stored['example_no_label'].tobytes(), False)
+  np.testing.assert_array_equal(record.image, stored['image'])
+  assert record.label is None
+  # A label that is there, but not asked for, is left alone.
+  assert tfrecord.parse_example(stored['example'].tobytes(), False).label is None
+
+
+def test_semantic_labels_are_refused_by_name(golden):
+  with pytest.raises(tf.errors.InvalidArgumentError, match='tiny.*format.*png'):
+    _parse_in_pipeline(golden('data_tfexample')['example_semantic_png'].tobytes())
+
+
+@pytest.mark.parametrize('key', ['example', 'example_no_label'])
+def test_writes_what_deeplab2_writes(golden, key):
+  stored = golden('data_tfexample')
+  expected = tf.train.Example.FromString(stored[key].tobytes())
+  encoded = expected.features.feature['image/encoded'].bytes_list.value[0]
+  label = stored['label'][..., 0] if key == 'example' else None
+  written = tfrecord.encode_example(pictures.Encoded(encoded, 'png', 5, 7), 'tiny', label)
+  assert tf.train.Example.FromString(written) == expected
+
+
+@pytest.mark.parametrize('label_format', tfrecord.LABEL_FORMATS)
+def test_round_trip_inside_a_pipeline(label_format):
+  dataset = tf.data.Dataset.from_tensors(_example(label_format=label_format))
+  dataset = dataset.map(lambda serialized: tfrecord.parse_example(serialized, True))
+  assert dataset.element_spec.image.shape.as_list() == [None, None, 3]
+  assert dataset.element_spec.label.shape.as_list() == [None, None, 1]
+  (record,) = dataset
+  np.testing.assert_array_equal(record.label[..., 0], _LABEL)
+  np.testing.assert_array_equal(
+      record.image, tf.io.decode_jpeg(pictures.encode(_IMAGE).data, channels=3))
+
+
+def test_compressed_labels_are_small():
+  label = np.full((200, 300), 70000, np.int32)
+  picture = pictures.encode(np.zeros((200, 300, 3), np.uint8))
+  raw, packed = (len(tfrecord.encode_example(picture, 'a', label, f)) for f in ('raw', 'zlib'))
+  assert raw - packed > 0.98 * label.nbytes
+
+
+@pytest.mark.parametrize('label_format', tfrecord.LABEL_FORMATS)
+def test_label_of_another_size_names_the_picture(label_format):
+  serialized = _with_feature(_example(label_format=label_format), 'image/height', 11)
+  picture = pictures.encode(_IMAGE[:11])
+  serialized = _with_feature(serialized, 'image/encoded', picture.data)
+  with pytest.raises(tf.errors.InvalidArgumentError, match='label map of picture.*one.*816'):
+    _parse_in_pipeline(serialized)
+
+
+def test_picture_of_another_size_names_the_picture():
+  with pytest.raises(tf.errors.InvalidArgumentError, match='Picture.*one.*record says'):
+    _parse_in_pipeline(_example(label=None, height=17, width=12), False)
+
+
+@pytest.mark.parametrize('changes', [
+    {'label': _LABEL[:5]}, {'label_format': 'bmp'}, {'format': 'gif'}])
+def test_writer_refuses_what_the_schema_does_not_allow(changes):
+  with pytest.raises(ValueError, match='gif|bmp|5, 17'):
+    _example(**changes)
+
+
+@pytest.mark.parametrize('records, shards, sizes', [
+    (5, 2, [2, 3]), (2, 1000, [1, 1]), (7, 3, [2, 2, 3]), (1, 1, [1])])
+def test_shards_are_even_and_never_empty(tmp_path, records, shards, sizes):
+  examples = [_example(name=str(i)) for i in range(records)]
+  written = tfrecord.write_shards(iter(examples), records, str(tmp_path / 'new'), 'val', shards)
+  names = [f'val-{i:05d}-of-{len(sizes):05d}.tfrecord' for i in range(len(sizes))]
+  assert written.files == [str(tmp_path / 'new' / name) for name in names]
+  assert sorted(os.listdir(tmp_path / 'new')) == names
+  content = [[s.numpy() for s in tf.data.TFRecordDataset(file)] for file in written.files]
+  assert [len(part) for part in content] == sizes
+  assert sum(content, []) == examples
+  assert written.num_bytes == sum(os.path.getsize(file) for file in written.files)
+  assert written.records == records
+
+
+def test_failing_input_leaves_nothing_and_keeps_the_earlier_files(tmp_path):
+  tfrecord.write_shards([b'old', b'old'], 2, str(tmp_path), 'val', 2)
+
+  def examples():
+    yield b'new'
+    raise errors.UserError('bad picture')
+  with pytest.raises(errors.UserError, match='bad picture'):
+    tfrecord.write_shards(examples(), 2, str(tmp_path), 'val', 2)
+  files = sorted(glob.glob(str(tmp_path / '*')))
+  assert len(files) == 2
+  assert [s.numpy() for s in tf.data.TFRecordDataset(files)] == [b'old', b'old']
+
+
+def test_another_number_of_shards_is_refused(tmp_path):
+  tfrecord.write_shards([b'a', b'b', b'c'], 3, str(tmp_path), 'val', 3)
+  with pytest.raises(errors.UserError, match='val-00000-of-00003.*another number of shards than 2'):
+    tfrecord.write_shards([b'a', b'b'], 2, str(tmp_path), 'val', 2)
+  tfrecord.write_shards([b'a', b'b'], 2, str(tmp_path), 'train', 2)
+
+
+@pytest.mark.parametrize('count', [1, 3])
+def test_wrong_number_of_examples(tmp_path, count):
+  with pytest.raises(ValueError, match='records'):
+    tfrecord.write_shards([b'a'] * count, 2, str(tmp_path), 'val', 1)
+  assert not os.listdir(tmp_path)
+
+
+def test_full_disk(tmp_path):
+  """A limit on file sizes fails the write like a full disk does."""
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+  try:
+    with pytest.raises(errors.UserError, match='cannot be written .*nothing was kept'):
+      tfrecord.write_shards([bytes(60_000)] * 3, 3, str(tmp_path), 'val', 2)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+  assert not os.listdir(tmp_path)
+
+
+def test_output_folder_that_cannot_be_made(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(errors.UserError, match='file: cannot be written'):
+    tfrecord.write_shards([b'a'], 1, str(tmp_path / 'file'), 'val', 1)
+
+
+def test_scan_counts_good_records(tmp_path):
+  files = [_write(tmp_path / 'a', [_example(), _example()]), _write(tmp_path / 'b', []),
+           _write(tmp_path / 'c', [_example(label_format='zlib')])]
+  assert tfrecord.scan(files, label_space=_SPACE) == 3
+
+
+_GARBAGE = pictures.encode(_IMAGE).data[:40]
+
+
+@pytest.mark.parametrize('bad, message', [
+    (b'\xff\xff no example', 'not a tf.Example'),
+    (_with_feature(_example('x'), 'image/encoded', _GARBAGE), "'x': the picture cannot be decoded"),
+    (_with_feature(_example('x'), 'image/encoded', b'no picture'),
+     "'x': the picture cannot be decoded"),
+    (_example('x', label=None, height=17, width=12),
+     "'x': feature 'image/segmentation/class/encoded' is missing"),
+    (_with_feature(_example('x'), 'image/width', 16),
+     "'x': the picture is of size 12x17 .height x width., but the record says 12x16"),
+    (_with_feature(_example('x'), 'image/height', None), "'x': feature 'image/height' is missing"),
+    (_with_feature(_example('x'), 'image/segmentation/class/encoded', bytes(100)),
+     "'x': the label map has 100 bytes, but a map .* 12x17 has 816"),
+    (_with_feature(_example('x'), 'image/segmentation/class/format', b'png'),
+     "'x': .*format b'png'"),
+    (_with_feature(_example('x', label_format='zlib'), 'image/segmentation/class/encoded', b'abc'),
+     "'x': the label map cannot be decompressed"),
+    (_example('x', label=_LABEL + 134 * 256), "'x': the label map holds id 34560 .class 135"),
+    (_example('x', label=_LABEL + 99 * 256), "'x': .*class 100 is stuff"),
+])
+def test_scan_names_file_record_and_picture(tmp_path, bad, message):
+  good = _write(tmp_path / 'a', [_example()])
+  file = _write(tmp_path / 'b', [_example(), _example(), bad, _example()])
+  with pytest.raises(errors.UserError, match=f'^{file}, record 2(, picture |: ).*') as caught:
+    tfrecord.scan([good, file], label_space=_SPACE)
+  assert caught.match(message)
+  assert '\n' not in str(caught.value)
+
+
+def test_scan_finds_a_truncated_file(tmp_path):
+  file = _write(tmp_path / 'a', [_example()] * 3)
+  os.truncate(file, os.path.getsize(file) - 10)
+  with pytest.raises(errors.UserError, match=f'^{file}, record 2: the file is truncated or'):
+    tfrecord.scan([file])
+
+
+def test_scan_finds_a_flipped_bit(tmp_path):
+  file = _write(tmp_path / 'a', [_example()] * 3)
+  data = bytearray((tmp_path / 'a').read_bytes())
+  data[len(data) // 2] ^= 1  # In the middle of record 1.
+  (tmp_path / 'a').write_bytes(data)
+  with pytest.raises(errors.UserError, match=f'^{file}, record 1: the file is truncated or'):
+    tfrecord.scan([file])
+
+
+def test_scan_of_a_missing_file(tmp_path):
+  with pytest.raises(errors.UserError, match='none: no such file'):
+    tfrecord.scan([str(tmp_path / 'none')])

@@ -1,0 +1,170 @@
+"""The whole objective against DeepLab2's numbers, and where this project differs on purpose.
+
+DeepLab2's gradient is wrong at the crowd pixels of picture 3 (targets that sum to 0), and its
+matching breaks when a picture has more masks than slots (picture 0 of `overflow`). There the tests
+assert what is right instead.
+"""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab2.loss import panoptic_loss
+from deeplab2.loss import sampling
+from tests.loss import cases
+
+_TERM = panoptic_loss.Term
+_CROWD_PICTURE = 3
+# Pixels of the 9x9 grid where picture 3 shows crowd.
+_CROWD = np.s_[_CROWD_PICTURE, 0:2, 5:9]
+
+
+def make_loss(inputs, semantic_top_k=1.0, **kwargs):
+  """The objective with the weights of the published configs."""
+  return panoptic_loss.PanopticLoss(
+      inputs.space,
+      panoptic_loss.Terms(_TERM(3.0), _TERM(0.3), _TERM(1.0), _TERM(1.0, semantic_top_k)), **kwargs)
+
+
+SAMPLED = {'instance_sampling': sampling.Sampling(24, 1.5),
+           'semantic_sampling': sampling.Sampling(24, 2.0)}
+
+
+def losses_and_gradients(inputs, loss):
+  """Returns the losses, and gradients of the mean total loss by output and field."""
+  variables = [tuple(output[:3]) for output in inputs.outputs] + [(inputs.semantic_logits,)]
+
+  @tf.function
+  def run():
+    with tf.GradientTape() as tape:
+      losses = loss(inputs.prediction, inputs.targets, inputs.noise)
+      total = tf.reduce_mean(losses[panoptic_loss.TOTAL])
+    return losses, tape.gradient(total, variables)
+
+  return run()
+
+
+def pictures_like_deeplab2(name):
+  """Pictures whose values DeepLab2 gets right."""
+  return slice(1, None) if name == 'overflow' else slice(None)
+
+
+@pytest.mark.parametrize('name', cases.CASES)
+def test_losses_of_all_pixels(name, golden):
+  inputs, stored = cases.inputs(name), golden(f'losses_case_{name}')
+  losses, _ = losses_and_gradients(inputs, make_loss(inputs))
+  pictures = pictures_like_deeplab2(name)
+  for key, value in losses.items():
+    wanted = stored['a_loss_total' if key == panoptic_loss.TOTAL else f'a_loss_{key}']
+    np.testing.assert_allclose(value[pictures], wanted[pictures], rtol=1e-5, atol=1e-6,
+                               err_msg=key)
+
+
+@pytest.mark.parametrize('name', ['wide', 'tall'])
+def test_gradients_of_all_pixels(name, golden):
+  inputs, stored = cases.inputs(name), golden(f'losses_case_{name}')
+  _, gradients = losses_and_gradients(inputs, make_loss(inputs))
+  for index, (mask, class_, feature) in enumerate(gradients[:-1]):
+    output = 'main' if index == 0 else f'aux_{index - 1}'
+    wanted = stored[f'a_grad_total__{output}_mask_logits']
+    right = np.ones(wanted.shape[:3], bool)
+    right[_CROWD] = False
+    np.testing.assert_allclose(mask.numpy()[right], wanted[right], rtol=0,
+                               atol=2e-5 * np.abs(wanted).max())
+    cases.assert_gradient(class_, stored[f'a_grad_total__{output}_class_logits'])
+    cases.assert_gradient(feature, stored[f'a_grad_total__{output}_feature'])
+  cases.assert_gradient(gradients[-1][0], stored['a_grad_total__semantic_logits'])
+
+
+def test_crowd_pixels_give_masks_no_gradient():
+  inputs = cases.inputs('wide')
+  _, gradients = losses_and_gradients(inputs, make_loss(inputs))
+  for mask, _, _ in gradients[:-1]:
+    assert np.abs(mask.numpy()[_CROWD]).max() == 0.0
+    assert np.abs(mask.numpy()[_CROWD_PICTURE]).max() > 0.0
+
+
+@pytest.mark.parametrize('name', cases.CASES)
+def test_losses_of_sampled_pixels(name, golden):
+  inputs, stored = cases.inputs(name), golden(f'losses_case_{name}')
+  losses, gradients = losses_and_gradients(inputs, make_loss(inputs, **SAMPLED))
+  # DeepLab2 draws crowd pixels first, so picture 3 has other samples.
+  for key in stored.files:
+    if key.startswith('b_loss_'):
+      np.testing.assert_allclose(losses[key[7:]][:_CROWD_PICTURE], stored[key][:_CROWD_PICTURE],
+                                 rtol=1e-5, atol=1e-6, err_msg=key)
+  wanted = stored['b_grad_total__semantic_logits']
+  cases.assert_gradient(gradients[-1][0], wanted, slice(_CROWD_PICTURE))
+
+
+@pytest.mark.parametrize('name', ['wide', 'tall'])
+def test_semantic_loss_of_the_hardest_pixels(name, golden):
+  inputs, stored = cases.inputs(name), golden(f'losses_case_{name}')
+  losses, gradients = losses_and_gradients(inputs, make_loss(inputs, semantic_top_k=0.2))
+  np.testing.assert_allclose(losses[panoptic_loss.SEMANTIC], stored['c_loss_semantic_loss'],
+                             rtol=1e-5, atol=1e-6)
+  cases.assert_gradient(gradients[-1][0], stored['c_grad_total__semantic_logits'])
+
+
+def test_more_masks_than_slots_leave_the_rest_out():
+  inputs = cases.inputs('overflow')
+  loss = make_loss(inputs)
+  truth, matched = loss.match(inputs.outputs[0], inputs.targets)
+  slots = matched.slot_of_row_br.numpy()[0]
+  valid = truth.is_valid_br.numpy()[0]
+  assert valid.sum() == 6 and sorted(slots[slots >= 0]) == [0, 1, 2, 3]
+  assert (matched.class_target_bsk.numpy()[0].sum(axis=1) == 1.0).all()
+  losses, gradients = losses_and_gradients(inputs, loss)
+  assert all(value.numpy()[0] < 10.0 for value in losses.values())
+  left_over = np.isin(truth.row_bp.numpy()[0], np.flatnonzero(valid & (slots < 0))).reshape(9, 9)
+  assert left_over.any()
+  assert np.abs(gradients[0][0].numpy()[0][left_over]).max() == 0.0
+
+
+def test_names_are_those_of_deeplab2_in_their_order(golden):
+  inputs = cases.inputs('wide')
+  names = make_loss(inputs).names(6)
+  assert names[0] == panoptic_loss.TOTAL
+  assert names[1:] == list(golden('losses_case_wide')['loss_names_in_order'])
+  assert len(make_loss(inputs).names(0)) == 6
+
+
+def test_weight_0_reports_zeros_and_absent_kinds_nothing():
+  inputs = cases.inputs('tall')
+  loss = panoptic_loss.PanopticLoss(
+      inputs.space, panoptic_loss.Terms(pq_style=_TERM(0.0), mask_id=_TERM(0.3)))
+  losses = loss(inputs.prediction._replace(semantic_logits=None), inputs.targets)
+  assert not losses[panoptic_loss.CLASS].numpy().any()
+  assert list(losses) == loss.names(2)
+  assert not any(panoptic_loss.SEMANTIC in name or panoptic_loss.INSTANCE in name
+                 for name in losses)
+  total = sum(losses[name].numpy() for name in loss.names(2)[1:])
+  np.testing.assert_allclose(losses[panoptic_loss.TOTAL], total, rtol=1e-6)
+
+
+def test_16_bit_predictions_are_scored_in_float32():
+  inputs = cases.inputs('tall')
+
+  def cast(prediction, dtype):
+    return tf.nest.map_structure(lambda x: None if x is None else tf.cast(x, dtype), prediction)
+
+  halved = cast(inputs.prediction, tf.bfloat16)
+  rounded = cast(halved, tf.float32)
+  loss = make_loss(inputs)
+  for name, value in loss(halved, inputs.targets).items():
+    assert value.dtype == tf.float32
+    np.testing.assert_array_equal(value, loss(rounded, inputs.targets)[name], err_msg=name)
+
+
+def test_compiles_under_xla():
+  inputs = cases.inputs('tall')
+  loss = make_loss(inputs, **SAMPLED)
+  compiled = tf.function(
+      lambda: loss(inputs.prediction, inputs.targets, inputs.noise), jit_compile=True)()
+  for name, value in loss(inputs.prediction, inputs.targets, inputs.noise).items():
+    np.testing.assert_allclose(compiled[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_model_without_semantic_branch_is_named():
+  inputs = cases.inputs('tall')
+  with pytest.raises(ValueError, match='semantic branch'):
+    make_loss(inputs)(inputs.prediction._replace(semantic_logits=None), inputs.targets)

@@ -1,0 +1,46 @@
+"""How often pixels are drawn, against 40,000 draws of DeepLab2."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab2.loss import ground_truth
+from deeplab2.loss import sampling
+from tests.loss import cases
+
+_DRAWS = 4000
+
+
+@pytest.mark.parametrize('temperature', [0.6, 1.5, 2.0])
+def test_first_draw_prefers_masks_as_the_temperature_says(temperature, golden):
+  inputs = cases.inputs('wide')
+  truth = ground_truth.prepare(inputs.targets, (9, 9), inputs.space)
+  probability = tf.nn.softmax(sampling.logits(truth, temperature)).numpy()
+  # Pictures 2 (nothing annotated) and 3 (crowd) follow another rule here.
+  wanted = golden('losses_sampling')[f'first_draw_prob_T{temperature}'][:2]
+  np.testing.assert_allclose(probability[:2], wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize('temperature', [0.6, 2.0])
+def test_inclusion_frequencies(temperature, golden):
+  inputs = cases.inputs('wide')
+  truth = ground_truth.prepare(inputs.targets, (9, 9), inputs.space)
+  wanted = golden('losses_sampling')[f'inclusion_T{temperature}_k24']
+
+  @tf.function
+  def count():
+    def draw(total, _):
+      index = sampling.draw(truth, sampling.Sampling(24, temperature), sampling.gumbel, 0)
+      return total + tf.reduce_sum(tf.one_hot(index, 81), axis=1)
+    return tf.scan(draw, tf.range(_DRAWS), tf.zeros([4, 81]))[-1]
+
+  found = count().numpy()[:2] / _DRAWS
+  # Five standard errors of both estimates, and of one count more or less.
+  error = np.sqrt(wanted * (1 - wanted) * (1 / _DRAWS + 1 / 40000)) + 1 / _DRAWS
+  assert (np.abs(found - wanted) < 5 * error).all()
+
+
+def test_no_more_pixels_than_there_are():
+  inputs = cases.inputs('wide')
+  truth = ground_truth.prepare(inputs.targets, (9, 9), inputs.space)
+  index = sampling.draw(truth, sampling.Sampling(1000, 1.0), sampling.gumbel, 0).numpy()
+  np.testing.assert_array_equal(np.sort(index, axis=1), np.tile(np.arange(81), (4, 1)))

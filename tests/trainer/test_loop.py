@@ -1,0 +1,150 @@
+"""The outer loop: saves, resumes bit for bit, stops without losing what was saved."""
+import logging
+
+import gin
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab2 import errors
+from deeplab2.checkpoint import restore
+from deeplab2.trainer import loop
+from tests.trainer import stand_ins
+
+
+def _run(directory, until, *, total=None, weights=(1.0,), save_steps=4, model_weights=None,
+         explain=lambda error: error, batches=None):
+  """Trains to step `until` in `directory`, resuming; returns (model, groups, loop)."""
+  trainer, model, step = stand_ins.trainer(
+      stand_ins.dataset(weights) if batches is None else batches)
+  if model_weights is not None:
+    model.set_weights(model_weights)
+  names = ('optimizer', 'backbone_optimizer')
+  checkpoints = restore.Checkpoints(
+      str(directory), model=model, global_step=step, keep=3,
+      optimizers={n: g.optimizer for n, g in zip(names, trainer._groups, strict=True)})
+  checkpoints.resume()
+  train = loop.TrainLoop(trainer, checkpoints, global_step=step, steps_per_loop=2,
+                         save_steps=save_steps, summary_steps=2, explain=explain)
+  train.run(until, total)
+  return model, trainer._groups, train
+
+
+def _state(model, groups):
+  return model.get_weights() + [w for group in groups for w in group.optimizer.get_weights()]
+
+
+def _saved(directory):
+  return sorted(int(path.stem.removeprefix('ckpt-')) for path in directory.glob('ckpt-*.index'))
+
+
+def test_resumed_run_equals_uninterrupted_run_bit_for_bit(tmp_path):
+  start = stand_ins.trainer(stand_ins.dataset())[1].get_weights()
+  whole = _run(tmp_path / 'whole', 7, model_weights=start)
+  _run(tmp_path / 'parts', 3, total=7, model_weights=start, save_steps=1)
+  parts = _run(tmp_path / 'parts', 7)
+  assert whole[2].step == parts[2].step == 7
+  for one, other in zip(_state(*whole[:2]), _state(*parts[:2]), strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_checkpoints_at_the_start_on_the_way_and_at_the_end(tmp_path):
+  _run(tmp_path, 11)
+  assert _saved(tmp_path) == [4, 8, 11]  # The three newest of 0, 4, 8, 11.
+  assert tf.train.latest_checkpoint(str(tmp_path)).endswith('ckpt-11')
+
+
+def test_first_checkpoint_is_written_before_the_first_step(tmp_path):
+  with pytest.raises(errors.UserError, match='Step 1: not finite'):
+    _run(tmp_path, 5, weights=(np.nan,))
+  assert _saved(tmp_path) == [0]
+
+
+def test_last_good_checkpoint_survives_a_loss_that_is_not_finite(tmp_path):
+  with pytest.raises(errors.UserError, match='Step 6: not finite: total_loss'):
+    _run(tmp_path, 9, weights=(1.0, 1.0, 1.0, 1.0, 1.0, np.nan))
+  assert _saved(tmp_path) == [0, 4]
+  model = stand_ins.trainer(stand_ins.dataset())[1]
+  restore.restore_model(model, str(tmp_path))
+  assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+def test_tags_in_tensorboard(tmp_path):
+  _run(tmp_path, 4)
+  (file,) = (tmp_path / 'train').iterdir()
+  events = [event for event in tf.compat.v1.train.summary_iterator(str(file)) if event.step]
+  assert {event.step for event in events} == {2, 4}
+  tags = {value.tag for event in events for value in event.summary.value}
+  assert tags == {'losses/train_total_loss', 'losses/train_semantic_loss',
+                  'losses/train_size_loss', 'gradient_norm', 'learning_rate',
+                  'learning_rate_backbone', 'steps_per_second', 'images_per_second'}
+
+
+def test_progress_goes_to_the_log_where_there_is_no_terminal(tmp_path, caplog):
+  with gin.unlock_config():
+    gin.bind_parameter('Lines.seconds_between', 0.0)
+  try:
+    with caplog.at_level(logging.INFO):
+      _run(tmp_path, 6)
+  finally:
+    gin.clear_config()
+  lines = [line for line in caplog.messages if line.startswith('train: step')]
+  assert lines[0].startswith('train: step 2/6, ')
+  assert 'steps/s' in lines[0] and ' left' in lines[0] and 'total_loss' in lines[0]
+  assert lines[-1].startswith('train: step 6/6')
+
+
+def test_errors_of_the_input_are_explained(tmp_path):
+  def explain(error):
+    assert isinstance(error, tf.errors.InvalidArgumentError)
+    return errors.UserError(f'somewhere: {"GetNext" in error.message}')
+
+  def refuse(sample):
+    with tf.control_dependencies([tf.debugging.Assert(False, ['bad record'])]):
+      return sample._replace(image=tf.identity(sample.image))
+
+  batches = stand_ins.dataset().map(refuse)
+  with pytest.raises(errors.UserError, match='somewhere: True'):
+    _run(tmp_path, 2, batches=batches, explain=explain)
+
+
+class _Counter:
+  """Stands for an EvalLoop; notes the steps at which it runs."""
+
+  def __init__(self):
+    self.steps = []
+
+  def run(self):
+    self.steps.append(self.step())
+
+
+def test_evaluation_at_multiples_of_the_interval_and_at_the_end():
+  class Train:
+    step = 0
+    total = None
+
+    def run(self, until, total):
+      self.step, self.total = until, total
+
+  train, counter = Train(), _Counter()
+  counter.step = lambda: train.step
+  train.step = 3  # Resumed.
+  loop.train_and_evaluate(train, counter, total=11, interval=4)
+  assert counter.steps == [4, 8, 11]
+  assert train.total == 11
+
+
+def test_continuous_evaluation_sees_the_newest_then_newer_ones_then_gives_up(tmp_path):
+  _run(tmp_path, 6)
+  model, step = stand_ins.trainer(stand_ins.dataset())[1:]
+  checkpoints = restore.Checkpoints(str(tmp_path), model=model, global_step=step)
+  counter = _Counter()
+
+  def step_now():
+    if len(counter.steps) == 0:
+      _run(tmp_path, 8)  # Another process goes on meanwhile.
+    return int(step.numpy())
+
+  counter.step = step_now
+  assert loop.evaluate_continuously(counter, checkpoints, timeout=1) == 2
+  assert counter.steps == [6, 8]
