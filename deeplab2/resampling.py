@@ -50,7 +50,7 @@ def map_resized(function, image, size, signature, rows=8):
     return function(resized[0, :-1])
 
   bands = tf.map_fn(band, tf.range(num_bands) * (steps * step_in), fn_output_signature=signature,
-                    parallel_iterations=2)
+                    parallel_iterations=1 if tf.executing_eagerly() else 2)
   return tf.nest.map_structure(
       lambda t: tf.reshape(t, tf.concat([[-1], tf.shape(t)[2:]], 0))[:height], bands)
 

@@ -14,7 +14,6 @@ one made picture; `eval` one update of panoptic quality; `matching` one assignme
 `wall_ms` does. `first_call_s` holds tracing and the first run. `peak_mb` is the peak resident
 memory of the process, TensorFlow itself (about 500 MB) included.
 """
-import argparse
 import json
 import resource
 import statistics
@@ -25,12 +24,15 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab2 import assemble
+from deeplab2 import command_line
 from deeplab2 import errors
 from deeplab2 import structures
 from deeplab2.config import load
-from deeplab2.data import targets as data_targets
-from deeplab2.loss import matching
+from deeplab2.data import targets
+from deeplab2.loss import assignment
 from deeplab2.metrics import panoptic_quality
+from deeplab2.trainer import experiment
+from deeplab2.trainer import trainer
 
 
 def measure(run, repeats: int) -> dict:
@@ -70,3 +72,132 @@ def made_labels(label_space: structures.LabelSpace, size, segments: int, seed: i
     else:
       ids.append(int(generator.choice(label_space.stuff_ids)) * label_space.label_divisor)
   return np.asarray(ids, np.int32)[cell]
+
+
+def made_sample(config, field: str) -> structures.Sample:
+  """Returns a training batch of the config's size: noise, with about 20 segments a picture."""
+  options = config.value(field)
+  height, width = options.crop_size
+  space = assemble.dataset_info(config).label_space
+  target_options = targets.TargetOptions(max_thing_id=options.max_thing_id)
+  pictures, maps = [], []
+  for index in range(options.batch_size):
+    label = made_labels(space, (height, width), segments=20, seed=index)
+    maps.append(targets.make_targets(tf.constant(label), tf.constant('made'), space,
+                                     target_options))
+    pictures.append(np.random.default_rng(index).uniform(0, 255, (height, width, 3)))
+  stacked = structures.Targets(*(tf.stack(parts) for parts in zip(*maps, strict=True)))
+  return structures.Sample(tf.constant(np.stack(pictures), tf.float32), stacked)
+
+
+def benchmark_input(config, options) -> dict:
+  """Measures one picture through the training pipeline, pipeline threads included."""
+  if not options.records:
+    raise errors.UserError('--records is missing: the TFRecord files to read.')
+  del config.options.train_dataset_options.file_pattern[:]
+  config.options.train_dataset_options.file_pattern.append(options.records)
+  batches = iter(assemble.train_dataset(config))
+  size = config.options.train_dataset_options.batch_size
+  result = measure(lambda: [next(batches) for _ in range(-(-20 // size))], options.repeats)
+  pictures = size * -(-20 // size)
+  for name in ('wall_ms_median', 'wall_ms_min', 'cpu_ms_median'):
+    result[name] = round(result[name] / pictures, 3)
+  return result
+
+
+def benchmark_train(config, options) -> dict:
+  """Measures a training step: forward, all losses, backward, update."""
+  model = assemble.model(config)
+  sample = made_sample(config, 'train_dataset_options')
+  step = trainer.Trainer(
+      tf.data.Dataset.from_tensors(sample).repeat(), model=model, loss=assemble.loss(config),
+      groups=tuple(experiment.optimizer_groups(config, model).values()),
+      global_step=tf.Variable(0, dtype=tf.int64),
+      batch_size=config.options.train_dataset_options.batch_size)
+  return measure(lambda: step.train(tf.constant(1)), options.repeats)
+
+
+def benchmark_infer(config, options) -> dict:
+  """Measures the network; `postprocessing` and `both` hold the other two parts."""
+  model = assemble.model(config)
+  merge = assemble.post_processing(config)
+  (height, width), _ = assemble.eval_fit(config)
+  image = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, height, width, 3)), tf.float32)
+  network = tf.function(model.infer)
+  both = tf.function(lambda x: merge(*model.infer(x)[:2]))
+  logits = made_logits(network(image), confident=30)
+  merging = tf.function(lambda: merge(*logits))
+  # `both` goes first, so that its first call holds all tracing.
+  together = measure(lambda: both(image).panoptic.numpy(), options.repeats)
+  result = measure(lambda: network(image).mask_logits.numpy(), options.repeats)
+  return result | {'postprocessing': measure(lambda: merging().panoptic.numpy(), options.repeats),
+                   'both': together}
+
+
+def made_logits(prediction, confident: int):
+  """Returns logits of `prediction`'s shapes with `confident` compact masks of a sure class."""
+  _, height, width, slots = prediction.mask_logits.shape
+  generator = np.random.default_rng(0)
+  centers = generator.uniform(size=(confident, 2)) * (height, width)
+  rows, columns = np.mgrid[:height, :width]
+  distance = np.hypot(rows[..., None] - centers[:, 0], columns[..., None] - centers[:, 1])
+  masks = generator.normal(size=(1, height, width, slots))
+  masks[..., :confident] += 12.0 - distance / max(height, width) * 100
+  classes = generator.normal(size=prediction.class_logits.shape)
+  classes[..., -1] += 8.0
+  classes[:, np.arange(confident),
+          generator.integers(0, classes.shape[-1] - 1, confident)] += 20.0
+  return tf.constant(masks, tf.float32), tf.constant(classes, tf.float32)
+
+
+def benchmark_eval(config, options) -> dict:
+  """Measures one update of panoptic quality: a picture of 28 segments, half of them moved."""
+  space = assemble.dataset_info(config).label_space
+  (height, width), _ = assemble.eval_fit(config)
+  truth = made_labels(space, (height, width), segments=28, seed=0)
+  prediction = np.roll(truth, 5, axis=1)
+  metric = panoptic_quality.PanopticQuality(space)
+  return measure(lambda: metric.update(truth, prediction), options.repeats)
+
+
+def benchmark_matching(config, options) -> dict:
+  """Measures one assignment of a batch with 20 valid rows a picture."""
+  size = config.options.train_dataset_options.batch_size
+  rows = config.options.train_dataset_options.max_thing_id + len(
+      assemble.dataset_info(config).label_space.stuff_ids)
+  slots = config.options.model_options.kmax.num_mask_slots
+  generator = np.random.default_rng(0)
+  cost = tf.constant(-generator.uniform(size=(size, rows, slots))**2, tf.float32)
+  is_valid = tf.constant(generator.permuted(
+      np.tile(np.arange(rows) < 20, [size, 1]), axis=1))
+  assign = tf.function(assignment.assign)
+  return measure(lambda: assign(cost, is_valid).numpy(), options.repeats)
+
+
+PARTS = {
+    'input': benchmark_input, 'train': benchmark_train, 'infer': benchmark_infer,
+    'eval': benchmark_eval, 'matching': benchmark_matching,
+}
+
+
+def main(arguments) -> int:
+  """Runs the command line; returns its exit code."""
+  parser = command_line.Parser(__doc__)
+  parser.add_argument('part', choices=PARTS)
+  parser.add_argument('--config_file', required=True)
+  parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
+  parser.add_argument('--records', help='input: TFRecord files to read, a pattern.')
+  parser.add_argument('--repeats', type=int, default=10, help='Measured calls after the first.')
+
+  def run():
+    options = parser.parse_args(arguments)
+    config = load.load(options.config_file, options.set)
+    result = PARTS[options.part](config, options)
+    print(json.dumps({'part': options.part, 'config': options.config_file, 'set': options.set,
+                      **result}))
+
+  return command_line.run(run)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

@@ -19,10 +19,10 @@ _OPACITY = 0.55
 _GREY = 0.5  # Brightness of what belongs to no class.
 _PAPER, _INK = (255, 255, 255), (32, 32, 32)
 # How much of a name must lie on its segment.
-_NAME_INSIDE = 0.6
+_NAME_INSIDE = 0.5
 
 
-class Classes(NamedTuple):
+class _Classes(NamedTuple):
   """What there is to know about the classes of a map."""
   label_space: structures.LabelSpace
   names: Sequence[str]  # By dataset id.
@@ -52,7 +52,7 @@ def overlay(picture: np.ndarray, panoptic: np.ndarray, label_space: structures.L
   Returns:
     [H', W', 3] uint8, the map at a whole multiple of its size and the legend.
   """
-  classes = Classes(label_space, class_names, colors)
+  classes = _Classes(label_space, class_names, colors)
   scale = _scale(panoptic.shape)
   segments, index = _segments(panoptic, classes)
   painted = _painted(_enlarged(picture, panoptic.shape, scale), index, segments, scale)
@@ -75,7 +75,7 @@ def panel(picture: np.ndarray, prediction: np.ndarray, truth: np.ndarray | None,
   Returns:
     [H', W', 3] uint8.
   """
-  classes = Classes(label_space, class_names, colors)
+  classes = _Classes(label_space, class_names, colors)
   scale = _scale(prediction.shape)
   base = _enlarged(picture, prediction.shape, scale)
   font = _font(base.size)
@@ -97,7 +97,7 @@ def paint(panoptic: np.ndarray, label_space: structures.LabelSpace,
           colors: Sequence[Sequence[int]]) -> np.ndarray:
   """Returns a panoptic map [H, W] as flat colours [H, W, 3] uint8, black where it has no class."""
   names = [''] * len(colors)
-  segments, index = _segments(panoptic, Classes(label_space, names, colors))
+  segments, index = _segments(panoptic, _Classes(label_space, names, colors))
   palette = np.array([segment.color for segment in segments] + [np.zeros(3)])
   return palette[index].round().astype(np.uint8)
 
@@ -131,7 +131,7 @@ def _shade(color, order):
   hue, lightness, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in color))
   # Multiples of the golden ratio spread evenly however many there are.
   spread = order * 0.618034 % 1
-  hue += 0.16 * (order * 0.754878 % 1 - 0.5)
+  hue += 0.1 * (order * 0.754878 % 1 - 0.5)
   lightness = 0.3 + 0.5 * ((lightness - 0.3) / 0.5 + spread) % 0.5
   return 255 * np.array(colorsys.hls_to_rgb(hue % 1, lightness, max(saturation, 0.35)))
 
@@ -156,12 +156,11 @@ def _font(size):
 def _painted(image, index, segments, scale):
   """Returns `image` with segments painted, outlined and named."""
   index = index.repeat(scale, 0).repeat(scale, 1)
-  pixels = np.asarray(image, np.float32)
-  grey = np.repeat(pixels.mean(-1, keepdims=True), 3, -1) * _GREY
+  # Only light and shade of the picture: its own colours would mix with those of the classes.
+  grey = np.asarray(image.convert('L'), np.float32)[..., np.newaxis]
   palette = np.array([segment.color for segment in segments] + [np.zeros(3)], np.float32)
-  # The colour lies on the picture's own light and shade, which a coloured picture would drown.
-  paints = _OPACITY * palette[index] + (1 - _OPACITY) * pixels
-  painted = np.where((index >= 0)[..., np.newaxis], paints, grey)
+  opacities = np.where(index >= 0, _OPACITY, 1 - _GREY).astype(np.float32)[..., np.newaxis]
+  painted = opacities * palette[index] + (1 - opacities) * grey
   painted[_outlines(index, max(1, round(max(image.size) / 640)))] = 255
   drawn = PIL.Image.fromarray(painted.round().astype(np.uint8))
   _write_names(drawn, index, segments)
@@ -189,9 +188,7 @@ def _write_names(image, index, segments):
   # Small segments have little choice, so they come first.
   for number in sorted(range(len(segments)), key=lambda n: segments[n].area):
     segment = segments[number]
-    left, top, right, bottom = draw.textbbox((0, 0), segment.name, font=font)
-    pad = max(2, (bottom - top) // 4)
-    width, height = right - left + 2 * pad, bottom - top + 2 * pad
+    width, height = round(font.getlength(segment.name) + 0.6 * font.size), round(1.4 * font.size)
     box = (-(-height // step), -(-width // step))
     if box[0] > coarse.shape[0] or box[1] > coarse.shape[1]:
       continue
@@ -202,8 +199,8 @@ def _write_names(image, index, segments):
       continue
     taken[row:row + box[0], column:column + box[1]] = True
     x, y = column * step, row * step
-    draw.rounded_rectangle((x, y, x + width, y + height), pad, (*_INK, 150))
-    draw.text((x + pad - left, y + pad - top), segment.name, (255, 255, 255), font)
+    draw.rounded_rectangle((x, y, x + width, y + height), height // 5, (*_INK, 150))
+    draw.text((x + width // 2, y + height // 2), segment.name, (255, 255, 255), font, anchor='mm')
 
 
 def _best_place(inside):

@@ -4,9 +4,9 @@ Two passes share one upsampling of the mask logits. The panoptic pass, maskwise 
 what is not confident; the semantic pass takes every pixel's strongest mask as it is. Their class
 maps may therefore differ, and published mIoU uses the latter.
 
-Maskwise merging follows kMaX-DeepLab (Yu et al., "k-means Mask Transformer", ECCV 2022, appendix)
-and PanopticFPN's way of pasting masks from the most to the least confident one; pixelwise merging
-is that of MaX-DeepLab (Wang et al., CVPR 2021, section 3).
+Maskwise merging, mask by mask from the most confident one, is that of kMaX-DeepLab (Yu et al.,
+"k-means Mask Transformer", ECCV 2022); pixelwise merging is that of MaX-DeepLab (Wang et al.,
+"MaX-DeepLab: End-to-End Panoptic Segmentation with Mask Transformers", CVPR 2021).
 """
 from typing import NamedTuple
 
@@ -123,8 +123,7 @@ class MaskwisePostprocess(_Postprocess):
     needed = tf.where(ranked.channel < len(self._space.thing_ids),
                       self._options.thing_confidence, self._options.stuff_confidence)
     passing = tf.where(ranked.confidence >= needed)[:, 0]  # Ranks of the masks that may be pasted.
-    maps = self._pixels(logits_hwn, tf.gather(ranking, passing))
-    winner, probability, columns = maps
+    winner, probability, columns = self._pixels(logits_hwn, tf.gather(ranking, passing))
 
     patterns, counts, pattern_of_pixel = _distinct(tf.reshape(columns, [-1, tf.shape(columns)[2]]))
     canvas = _paste(patterns, counts, tf.cast(passing, tf.int32), self._options.overlap)

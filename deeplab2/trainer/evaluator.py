@@ -1,5 +1,6 @@
 """Evaluation: the segmenter on every picture of a dataset, and what is made of its maps."""
 from collections.abc import Callable, Mapping, Sequence
+import time
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -28,7 +29,8 @@ class Evaluator(orbit.StandardEvaluator):
 
   def __init__(self, dataset, *, model: tf_keras.Model, segmenter: segmenter_lib.Segmenter,
                loss: Optional[Callable], sinks: Sequence[Callable[[int, Picture], None]],
-               begin: Callable[[], None], end: Callable[[], Mapping[str, float]],
+               begin: Callable[[], None],
+               end: Callable[[Mapping[str, float]], Mapping[str, float]],
                num_pictures: Optional[int] = None):
     """Creates an evaluator inside the strategy's scope.
 
@@ -39,7 +41,7 @@ class Evaluator(orbit.StandardEvaluator):
       loss: (Prediction, Targets) -> {name: [B]}; None where the dataset has no labels.
       sinks: called with (index, Picture) for every picture, in order.
       begin: called before the first picture of every evaluation.
-      end: called after the last one; returns scalars by tag.
+      end: called with the mean losses by tag after the last one; returns more scalars by tag.
       num_pictures: in the dataset, if known, for the progress shown.
     """
     super().__init__(dataset)
@@ -64,6 +66,7 @@ class Evaluator(orbit.StandardEvaluator):
     """Starts an evaluation; returns the sums of losses, empty."""
     self._begin()
     self._done = 0
+    self._started = time.monotonic()
     self._progress = progress.create('eval', self._num_pictures, 'picture')
     return {}
 
@@ -89,16 +92,18 @@ class Evaluator(orbit.StandardEvaluator):
     return state
 
   def eval_end(self, state):
-    """Returns the scalars: mean losses, and what `end` returns."""
+    """Returns the scalars: mean losses, throughput, and what `end` returns."""
     self._progress.close()
+    speed = self._done / (time.monotonic() - self._started)
     losses = {f'losses/eval_{name}': total / self._done for name, total in state.items()}
-    return {**losses, **self._end()}
+    return {**losses, 'images_per_second': speed, **self._end(losses)}
 
   def _replica_step(self, images, targets):
     """Returns (maps at crop size, losses [B] by name) of one replica's part of a batch."""
     prediction = self._model(images, training=False)
     losses = {}
     if self._loss is not None:
+      # Auxiliary outputs serve training alone.
       losses = self._loss(prediction._replace(auxiliary=()), targets)
     return self._segmenter.maps(prediction.final), losses
 

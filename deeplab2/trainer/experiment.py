@@ -10,7 +10,9 @@ from deeplab2 import errors
 from deeplab2.checkpoint import restore
 from deeplab2.config import checks
 from deeplab2.config.experiment import Config
+from deeplab2.data import datasets
 from deeplab2.data import pipeline
+from deeplab2.inference import raw_predictions
 from deeplab2.inference import segmenter
 from deeplab2.trainer import evaluator as evaluator_lib
 from deeplab2.trainer import loop
@@ -159,16 +161,40 @@ def _restore(config, model, checkpoints):
 def _eval_loop(config, directory, model, global_step):
   """Creates the evaluation loop."""
   checks.check_batch(config, _EVAL, tf.distribute.get_strategy().num_replicas_in_sync)
-  has_labels = config.options.eval_dataset_options.decode_groundtruth_label
-  report = reports.create(config, directory, global_step)
+  has_labels = config.value(f'{_EVAL}.decode_groundtruth_label')
+  options, info = config.options.evaluator_options, assemble.dataset_info(config)
+  eval_directory = os.path.join(directory, 'eval')
+  sinks = _picture_sinks(config, directory, info, global_step)
+  begin, end = lambda: None, lambda losses: {}
+  if has_labels:
+    report = reports.Report(info, eval_directory, global_step, with_ap=options.instance_ap,
+                            detailed_ap=options.detailed_ap_metrics)
+    begin, end = report.begin, report.end
+    sinks.append(report.add)
+  elif not sinks:
+    raise config.error(f'{_EVAL}.decode_groundtruth_label', 'without labels there is nothing to '
+                       'measure; set evaluator_options.save_raw_predictions or save_predictions.')
   evaluator = evaluator_lib.Evaluator(
       runtime.distribute(assemble.eval_dataset(config), fetch_to_device=False), model=model,
-      segmenter=segmenter.create(config, model),
-      loss=assemble.loss(config) if has_labels else None, sinks=report.sinks, begin=report.begin,
-      end=report.end)
-  return loop.EvalLoop(evaluator, os.path.join(directory, 'eval'), global_step=global_step,
-                       num_steps=config.options.evaluator_options.eval_steps,
-                       explain=_explain(config, _EVAL))
+      segmenter=assemble.segmenter(config, model),
+      loss=assemble.loss(config) if has_labels else None, sinks=sinks, begin=begin, end=end)
+  return loop.EvalLoop(evaluator, eval_directory, global_step=global_step,
+                       num_steps=options.eval_steps, explain=_explain(config, _EVAL))
+
+
+def _picture_sinks(config, directory, info, global_step):
+  """Returns what is done with every evaluated picture beside measuring."""
+  options = config.options.evaluator_options
+  folder = config.resolved('evaluator_options.override_save_dir') or os.path.join(directory, 'vis')
+  sinks = []
+  if options.save_predictions and options.num_vis_samples:
+    sinks.append(reports.Painter(info, folder, global_step, options.num_vis_samples).add)
+  if options.save_raw_predictions:
+    raw = raw_predictions.RawPredictions(
+        folder, info.label_space, panoptic_format=options.raw_panoptic_format, instance_files=True,
+        class_table=datasets.original_id_table(info) if options.convert_raw_to_eval_ids else None)
+    sinks.append(lambda index, picture: raw.add(picture.name, picture.maps))
+  return sinks
 
 
 def _explain(config, field):

@@ -26,7 +26,7 @@ def _evaluator(dataset, loss=stand_ins.loss):
       segmenter=segmenter_lib.Segmenter(model, stand_ins.post_process, crop_size=crop,
                                         resize=geometry.Resize()),
       sinks=[lambda index, picture: collected.append((index, picture))],
-      begin=collected.clear, end=lambda: {'count': float(len(collected))})
+      begin=collected.clear, end=lambda losses: {'count': float(len(collected))})
   return created, model, collected
 
 
@@ -68,7 +68,8 @@ def test_first_batches_only():
 
 def test_pictures_without_labels():
   evaluator, _, collected = _evaluator(stand_ins.eval_dataset(labels=False), loss=None)
-  assert evaluator.evaluate(tf.constant(-1)) == {'count': 3.0}
+  assert set(evaluator.evaluate(tf.constant(-1))) == {'count', 'images_per_second'}
+  assert len(collected) == 3
   assert collected[0][1].truth is None and collected[0][1].crop_truth is None
   assert collected[0][1].maps.panoptic.shape == stand_ins.RAW_SIZES[0]
 
@@ -106,4 +107,6 @@ def test_two_replicas_evaluate_what_one_does():
   (two, two_pictures), (one, one_pictures) = json.loads(result.stdout.splitlines()[-1])
   assert two_pictures == one_pictures
   assert len(two_pictures) == 3
+  for scalars in (two, one):
+    assert scalars.pop('images_per_second') > 0
   assert two == pytest.approx(one)

@@ -44,9 +44,13 @@ def test_gpus_that_do_not_exist_are_refused(two_gpus, asked):
     runtime.create_strategy(asked, None)
 
 
-def test_a_tpu_that_cannot_be_reached_is_named():
-  with pytest.raises(errors.UserError, match="--master='grpc://': no such TPU"):
-    runtime.create_strategy(None, 'grpc://')
+def test_a_tpu_that_cannot_be_reached_is_named(monkeypatch):
+  def refuse(tpu):
+    raise ValueError(f'Could not look up {tpu}\nand more')
+
+  monkeypatch.setattr(tf.distribute.cluster_resolver, 'TPUClusterResolver', refuse)
+  with pytest.raises(errors.UserError, match="--master='pod': no such TPU.*look up pod$"):
+    runtime.create_strategy(None, 'pod')
 
 
 def test_gin_binds_seed(tmp_path):
@@ -54,6 +58,7 @@ def test_gin_binds_seed(tmp_path):
   file.write_text('set_up.seed = 5\n')
   draws = []
   for _ in range(2):
+    gin.clear_config()
     runtime.bind_gin([str(file)], [])
     runtime.set_up()
     draws.append((np.random.rand(), float(tf.random.uniform([]))))

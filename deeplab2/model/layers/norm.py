@@ -30,7 +30,7 @@ class BatchNorm(tf_keras.layers.Layer):
       gamma_initializer: initial scale.
       **kwargs: passed on to the Keras layer.
     """
-    super().__init__(**kwargs)
+    super().__init__(autocast=False, **kwargs)  # The result has the dtype of the input.
     self._settings = settings
     self._shape = tuple(shape)
     self._axis = axis
@@ -115,7 +115,7 @@ class LayerNorm(tf_keras.layers.Layer):
 
   def __init__(self, epsilon: float = 1e-6, **kwargs):
     """Creates a norm; `epsilon` is added to the variance."""
-    super().__init__(**kwargs)
+    super().__init__(autocast=False, **kwargs)  # The result has the dtype of the input.
     self._epsilon = epsilon
 
   def build(self, input_shape):
