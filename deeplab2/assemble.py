@@ -157,22 +157,21 @@ def loss(config: Config) -> panoptic_loss.PanopticLoss:
 def post_processing(config: Config):
   """Builds the merging rule: mask and class logits -> PanopticMap at the evaluation crop."""
   options = config.options.evaluator_options
+  maskwise = options.maskwise_postprocessing
   space = dataset_info(config).label_space
-  shared = {
-      'pixel_confidence': options.pixel_confidence_threshold,
-      'thing_area_limit': options.thing_area_limit,
-      'stuff_area_limit': options.stuff_area_limit,
-  }
   crop = _crop(config, _EVAL)
   if options.transformer_post_processing == 'pixelwise':
     return postprocess.PixelwisePostprocess(
-        space, crop, class_confidence=options.transformer_class_confidence_threshold, **shared)
-  maskwise = options.maskwise_postprocessing
+        space, crop, pixel_confidence=options.pixel_confidence_threshold,
+        class_confidence=options.transformer_class_confidence_threshold,
+        thing_area_limit=options.thing_area_limit, stuff_area_limit=options.stuff_area_limit)
   return postprocess.MaskwisePostprocess(
-      space, crop, options=postprocess.MaskwiseOptions(
+      space, crop, pixel_confidence=options.pixel_confidence_threshold,
+      options=postprocess.MaskwiseOptions(
           maskwise.transformer_class_confidence_threshold_thing,
           maskwise.transformer_class_confidence_threshold_stuff, maskwise.overlapping_threshold,
-          maskwise.reorder_class_weight, maskwise.reorder_mask_weight), **shared)
+          maskwise.reorder_class_weight, maskwise.reorder_mask_weight),
+      thing_area_limit=options.thing_area_limit, stuff_area_limit=options.stuff_area_limit)
 
 
 def eval_fit(config: Config) -> tuple[tuple[int, int], geometry.Resize]:

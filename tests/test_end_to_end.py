@@ -132,7 +132,7 @@ def test_evaluation_export_and_prediction_give_the_same_map(run, restored):
   assert len(content['images']) == 3
   for sample in assemble.eval_dataset(config):
     name = sample.name[0].numpy().decode()
-    picture = tf.io.decode_image((run.folder / 'val' / f'{name}.png').read_bytes(), channels=3)
+    picture = tf.io.decode_image((run.folder / 'val' / f'{name}.jpg').read_bytes(), channels=3)
     from_evaluator = segment.restore(evaluated(sample.image), sample.placement, 0)
     from_export = exported(picture)
     for key, wanted in zip(('panoptic_pred', 'instance_pred', 'semantic_pred', 'instance_scores',
@@ -177,7 +177,7 @@ def test_predict_keeps_the_good_pictures_and_names_the_bad_one(run):
   log = run.call('-m', 'deeplab2.inference.predict', f'--model={run.folder / "exported"}',
                  f'--input={mixed}', f'--output_dir={run.folder / "mixed_out"}', code=2)
   assert 'broken.png' in log and 'Traceback' not in log
-  assert (run.folder / 'mixed_out' / 'panoptic' / good.name).exists()
+  assert (run.folder / 'mixed_out' / 'panoptic' / f'{good.stem}.png').exists()
   assert (run.folder / 'mixed_out' / 'panoptic.json').exists()
 
 

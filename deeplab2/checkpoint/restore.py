@@ -2,12 +2,12 @@
 
 A native checkpoint holds `model`, `global_step`, and the optimizers by name. Whatever is restored
 is accounted for both ways: every variable must be in the file, and every tensor of the file must
-have its variable. Nothing is changed before that is known; only a file that turns out to be damaged while
-it is read may leave a part restored.
+have its variable. Nothing is changed before that is known; only a file that turns out to be damaged
+while it is read may leave a part restored.
 """
 from collections import deque
+from collections.abc import Mapping
 import re
-from typing import Dict, Mapping, Optional
 
 from absl import logging
 import tensorflow as tf
@@ -99,7 +99,7 @@ class Checkpoints:
   """The checkpoints of one run, in its work directory."""
 
   def __init__(self, directory: str, *, model: tf.Module, global_step: tf.Variable,
-               optimizers: Optional[Mapping[str, tf.Module]] = None, keep: int = 5):
+               optimizers: Mapping[str, tf.Module] | None = None, keep: int = 5):
     """Creates the keeper; reads and writes nothing yet.
 
     Args:
@@ -116,9 +116,9 @@ class Checkpoints:
     self._whole = optimizers is not None
     self._keep = keep
     self._manager = None
-    self.last_saved: Optional[int] = None  # The step of the newest checkpoint.
+    self.last_saved: int | None = None  # The step of the newest checkpoint.
 
-  def resume(self) -> Optional[str]:
+  def resume(self) -> str | None:
     """Restores the newest checkpoint of the directory; returns its prefix, None without one.
 
     Raises:
@@ -148,7 +148,7 @@ class Checkpoints:
     _restore_parts(prefix, reader, self._parts, whole=self._whole)
     self.last_saved = int(self._global_step.numpy())
 
-  def save(self) -> Optional[str]:
+  def save(self) -> str | None:
     """Saves all parts under the step's number; returns the prefix, None if it is saved already.
 
     Raises:
@@ -198,7 +198,7 @@ def _is_native(reader):
   return any(key.startswith(_MODEL) for key in reader.get_variable_to_shape_map())
 
 
-def variable_keys(parts: Mapping[str, object]) -> Dict[str, tf.Variable]:
+def variable_keys(parts: Mapping[str, object]) -> dict[str, tf.Variable]:
   """Returns the variables below `parts` by the keys that a tf.train.Checkpoint(**parts) uses.
 
   Optimizer slots, whose keys are those of their variables with an ending, are left out.

@@ -16,9 +16,9 @@ from deeplab2 import structures
 _SIDES = (112, 160)  # Smallest and largest height and width.
 _REGIONS = (2, 4)
 _SMALLEST_REGION = 0.05  # Share of the picture.
-_FIGURES = (2, 7)
-_RADII = (9.0, 32.0)
-_VISIBLE = 0.4  # No figure is covered beyond this share of its pixels.
+_FIGURES = (1, 4)
+_RADII = (15.0, 40.0)
+_VISIBLE = 0.6  # No figure is covered beyond this share of its pixels.
 _VOID_RATE = 0.25
 _CROWD_RATE = 0.1
 

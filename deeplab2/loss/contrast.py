@@ -11,7 +11,7 @@ from deeplab2.loss.ground_truth import GroundTruth
 
 TEMPERATURE = 0.3
 _INVALID = -99999.0
-# The k x k products of k pixels are made in about this many rows at a time.
+# The k x k products of k pixels are made in squares of about this side, which stay in the cache.
 _BLOCK = 1024
 
 
@@ -30,14 +30,9 @@ def sampled_pixels(truth: GroundTruth, feature_bpd: tf.Tensor, index_bk: tf.Tens
   """
   feature_bkd = tf.gather(feature_bpd, index_bk, batch_dims=1)
   row_bk = tf.gather(truth.row_bp, index_bk, batch_dims=1)
-  rows_bkr = tf.one_hot(row_bk, truth.num_rows)
-  count_br = tf.reduce_sum(rows_bkr, axis=1)
-  sum_brd = tf.matmul(rows_bkr, feature_bkd, transpose_a=True)
-  mean_brd = sum_brd / tf.maximum(count_br, 1.0)[:, :, tf.newaxis]
-  mean_bkd = tf.matmul(rows_bkr, mean_brd)
+  mean_bkd = _mean_of_own_row(feature_bkd, row_bk, truth.num_rows)
   pull_bk = tf.reduce_sum(feature_bkd * mean_bkd, axis=2) / TEMPERATURE
-  loss_bk = log_sum_exp_of_products(feature_bkd, 1.0 / TEMPERATURE) - pull_bk
-  return terms.top_k_mean(tf.where(row_bk >= 0, loss_bk, 0.0), top_k)
+  return mean_contrast(feature_bkd, pull_bk, row_bk >= 0, top_k)
 
 
 def mask_centers(truth: GroundTruth, feature_bpd: tf.Tensor, top_k: float = 1.0) -> tf.Tensor:
@@ -58,29 +53,67 @@ def mask_centers(truth: GroundTruth, feature_bpd: tf.Tensor, top_k: float = 1.0)
   return terms.top_k_mean(tf.where(truth.is_instance_bp, loss_bp, 0.0), top_k)
 
 
-def log_sum_exp_of_products(feature_bkd: tf.Tensor, scale: float) -> tf.Tensor:
-  """Returns log sum_j exp(scale f_i f_j) for each i, [B, k].
+def mean_contrast(feature_bkd: tf.Tensor, pull_bk: tf.Tensor, is_scored_bk: tf.Tensor,
+                  top_k: float = 1.0) -> tf.Tensor:
+  """Returns the mean over scored pixels of log sum_j exp(f_i f_j / t) - pull_i, [B].
 
-  The k x k products are symmetric: only the blocks on and above the diagonal are computed, one at
-  a time, and none is kept for the gradient, which computes them again. The largest norm bounds
-  the exponents, so any features are safe.
+  The gradient is computed along with the value: both need the same k x k exponentials, which are
+  too many to keep until the backward pass (64 MB a picture for k = 4096) and too dear to make
+  twice. Exponents are not shifted: they are at most |f|^2 / t, 3.3 for unit vectors, and the sum
+  is finite up to |f| = 4.8; it is at least 1, for each holds the pixel's product with itself.
+
+  Args:
+    feature_bkd: [B, k, D] float32.
+    pull_bk: [B, k] float32.
+    is_scored_bk: [B, k] bool.
+    top_k: share of the hardest pixels that count.
   """
-  @tf.custom_gradient
-  def of_picture(feature_kd):
+  def of_picture(picture):
+    feature_kd, pull_k, is_scored_k = picture
     blocks = tf.split(feature_kd, _block_sizes(feature_kd.shape[0]))
-    # |f_i f_j| <= bound: exp(scale (f_i f_j - bound)) cannot overflow.
-    bound = tf.reduce_max(tf.reduce_sum(tf.square(feature_kd), axis=1))
-    sums = _row_sums(blocks, scale, bound)
-    value_k = scale * bound + tf.math.log(tf.concat(sums, axis=0))
+    products = _exponentials(blocks, 1.0 / TEMPERATURE)
+    sum_k = tf.concat(_row_sums(products, len(blocks)), axis=0)
+    mean, weight_k = _mean_and_weights(tf.math.log(sum_k) - pull_k, is_scored_k, top_k)
+    slopes = _slopes(products, blocks, tf.split(weight_k / sum_k, [b.shape[0] for b in blocks]))
+    return mean, weight_k, tf.concat(slopes, axis=0) / TEMPERATURE
 
-    def gradient(upstream_k):
-      weights = tf.split(upstream_k / tf.concat(sums, axis=0), [b.shape[0] for b in blocks])
-      return scale * tf.concat(_pull_back(blocks, weights, scale, bound), axis=0)
+  @tf.custom_gradient
+  def mean(feature_bkd, pull_bk):
+    # One picture after the other, so that only one has its products in memory.
+    mean_b, weight_bk, slope_bkd = tf.map_fn(
+        of_picture, (feature_bkd, pull_bk, is_scored_bk), parallel_iterations=1,
+        fn_output_signature=(tf.float32, tf.float32, tf.float32))
 
-    return value_k, gradient
+    def gradient(upstream_b):
+      return (upstream_b[:, tf.newaxis, tf.newaxis] * slope_bkd,
+              -upstream_b[:, tf.newaxis] * weight_bk)
 
-  # One picture after the other: the blocks of one fit into the cache.
-  return tf.map_fn(of_picture, feature_bkd, parallel_iterations=1)
+    return mean_b, gradient
+
+  return mean(feature_bkd, pull_bk)
+
+
+def _mean_of_own_row(feature_bkd, row_bk, num_rows):
+  """Returns [B, k, D], the mean feature of all pixels of the same row; any for pixels without."""
+  batch, count, depth = tf.shape(feature_bkd)[0], *feature_bkd.shape[1:]
+  first_b1 = num_rows * tf.range(batch)[:, tf.newaxis]
+  # Negative segments are left out of the sums.
+  segment_n = tf.reshape(tf.where(row_bk >= 0, first_b1 + row_bk, -1), [-1])
+  sum_sd = tf.math.unsorted_segment_sum(
+      tf.reshape(feature_bkd, [-1, depth]), segment_n, batch * num_rows)
+  size_s = tf.math.unsorted_segment_sum(
+      tf.ones_like(segment_n, tf.float32), segment_n, batch * num_rows)
+  mean_sd = sum_sd / tf.maximum(size_s, 1.0)[:, tf.newaxis]
+  return tf.reshape(tf.gather(mean_sd, tf.maximum(segment_n, 0)), [-1, count, depth])
+
+
+def _mean_and_weights(loss_k, is_scored_k, top_k):
+  """Returns the mean of the losses that count, and the weight of each loss in it."""
+  with tf.GradientTape() as tape:
+    tape.watch(loss_k)
+    mean = terms.top_k_mean(tf.where(is_scored_k, loss_k, 0.0)[tf.newaxis], top_k)[0]
+  # A mean is linear in its elements: its derivatives are their weights.
+  return mean, tape.gradient(mean, loss_k)
 
 
 def _block_sizes(count):
@@ -90,32 +123,32 @@ def _block_sizes(count):
   return [small + 1] * larger + [small] * (num_blocks - larger)
 
 
-def _pairs(count):
-  return [(i, j) for i in range(count) for j in range(i, count)]
+def _exponentials(blocks, scale):
+  """Returns {(i, j): exp(scale F_i F_j^T)} of the blocks on and above the diagonal.
+
+  The whole is symmetric: the others are transposes.
+  """
+  scaled = [scale * block for block in blocks]
+  return {(i, j): tf.exp(tf.matmul(scaled[i], blocks[j], transpose_b=True))
+          for i in range(len(blocks)) for j in range(i, len(blocks))}
 
 
-def _exp_products(left, right, scale, bound):
-  return tf.exp(scale * (tf.matmul(left, right, transpose_b=True) - bound))
-
-
-def _row_sums(blocks, scale, bound):
-  """Returns, block by block, the sums over all columns of exp(scale (F F^T - bound))."""
-  sums = [0.0] * len(blocks)
-  for i, j in _pairs(len(blocks)):
-    values = _exp_products(blocks[i], blocks[j], scale, bound)
-    sums[i] += tf.reduce_sum(values, axis=1)
+def _row_sums(products, num_blocks):
+  """Returns, block by block, the sum of each row of the whole symmetric matrix."""
+  sums = [[] for _ in range(num_blocks)]
+  for (i, j), product in products.items():
+    sums[i].append(tf.reduce_sum(product, axis=1))
     if i != j:
-      sums[j] += tf.reduce_sum(values, axis=0)
-  return sums
+      sums[j].append(tf.reduce_sum(product, axis=0))
+  return [tf.add_n(parts) for parts in sums]
 
 
-def _pull_back(blocks, weights, scale, bound):
-  """Returns, block by block, sum_j E_ij (w_i + w_j) f_j with E = exp(scale (F F^T - bound))."""
-  gradients = [0.0] * len(blocks)
-  for i, j in _pairs(len(blocks)):
-    values = _exp_products(blocks[i], blocks[j], scale, bound)
-    values *= weights[i][:, tf.newaxis] + weights[j]
-    gradients[i] += tf.matmul(values, blocks[j])
+def _slopes(products, blocks, weights):
+  """Returns, block by block, sum_j E_ij (w_i + w_j) f_j for the whole symmetric matrix E."""
+  slopes = [[] for _ in blocks]
+  for (i, j), product in products.items():
+    weighted = product * (weights[i][:, tf.newaxis] + weights[j])
+    slopes[i].append(tf.matmul(weighted, blocks[j]))
     if i != j:
-      gradients[j] += tf.matmul(values, blocks[i], transpose_a=True)
-  return gradients
+      slopes[j].append(tf.matmul(weighted, blocks[i], transpose_a=True))
+  return [tf.add_n(parts) for parts in slopes]

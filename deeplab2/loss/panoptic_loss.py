@@ -45,8 +45,8 @@ class PanopticLoss:
   """Computes every loss of a batch."""
 
   def __init__(self, label_space: structures.LabelSpace, kinds: Terms, *,
-               instance_sampling: sampling.Sampling = sampling.Sampling(),
-               semantic_sampling: sampling.Sampling = sampling.Sampling()):
+               instance_sampling: sampling.Sampling = sampling.ALL_PIXELS,
+               semantic_sampling: sampling.Sampling = sampling.ALL_PIXELS):
     """Creates a loss.
 
     Args:

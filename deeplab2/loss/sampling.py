@@ -21,6 +21,9 @@ class Sampling(NamedTuple):
   temperature: float = 1.0
 
 
+ALL_PIXELS = Sampling()
+
+
 def gumbel(shape, call: int) -> tf.Tensor:
   """Returns fresh Gumbel noise, -log(-log(u)) of uniform u; the same call draws anew each time."""
   del call

@@ -13,7 +13,7 @@ from deeplab2.model.layers import norm as norm_lib
 
 # Kinds of residual blocks. The released models have a dilation of 2 in the decoder's 3x3
 # convolutions.
-BLOCKS = {
+BLOCKS: dict[str, Callable[..., tf_keras.layers.Layer]] = {
     'AXIAL': bottleneck.AxialBottleneck,
     'BOTTLENECK': functools.partial(bottleneck.Bottleneck, dilation=2),
 }

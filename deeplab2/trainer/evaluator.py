@@ -1,7 +1,7 @@
 """Evaluation: the segmenter on every picture of a dataset, and what is made of its maps."""
 from collections.abc import Callable, Mapping, Sequence
 import time
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import orbit
@@ -20,18 +20,18 @@ class Picture(NamedTuple):
   raw_size: tuple[int, int]  # (H0, W0)
   maps: structures.PanopticMap  # [H0, W0]
   crop_maps: structures.PanopticMap  # [H, W]
-  truth: Optional[np.ndarray]  # [H0, W0] int32, None without labels.
-  crop_truth: Optional[np.ndarray]  # [H, W] int32
+  truth: np.ndarray | None  # [H0, W0] int32, None without labels.
+  crop_truth: np.ndarray | None  # [H, W] int32
 
 
 class Evaluator(orbit.StandardEvaluator):
   """Segments every picture and hands the maps on, picture by picture."""
 
   def __init__(self, dataset, *, model: tf_keras.Model, segmenter: segmenter_lib.Segmenter,
-               loss: Optional[Callable], sinks: Sequence[Callable[[int, Picture], None]],
+               loss: Callable | None, sinks: Sequence[Callable[[int, Picture], None]],
                begin: Callable[[], None],
                end: Callable[[Mapping[str, float]], Mapping[str, float]],
-               num_pictures: Optional[int] = None):
+               num_pictures: int | None = None):
     """Creates an evaluator inside the strategy's scope.
 
     Args:

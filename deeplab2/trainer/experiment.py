@@ -176,7 +176,7 @@ def _eval_loop(config, directory, model, global_step):
                        'measure; set evaluator_options.save_raw_predictions or save_predictions.')
   evaluator = evaluator_lib.Evaluator(
       runtime.distribute(assemble.eval_dataset(config), fetch_to_device=False), model=model,
-      segmenter=assemble.segmenter(config, model),
+      segmenter=segmenter.create(config, model),
       loss=assemble.loss(config) if has_labels else None, sinks=sinks, begin=begin, end=end)
   return loop.EvalLoop(evaluator, eval_directory, global_step=global_step,
                        num_steps=options.eval_steps, explain=_explain(config, _EVAL))

@@ -2,7 +2,6 @@
 from collections.abc import Callable, Mapping
 import contextlib
 import os
-from typing import Optional
 
 from absl import logging
 import orbit
@@ -49,7 +48,7 @@ class TrainLoop:
     """Number of updates done."""
     return int(self._global_step.numpy())
 
-  def run(self, until: int, total: Optional[int] = None) -> None:
+  def run(self, until: int, total: int | None = None) -> None:
     """Trains to step `until` of `total`; saves at once, on the way, and (at `total`) at the end.
 
     Raises:
@@ -123,7 +122,7 @@ def train_and_evaluate(train: TrainLoop, evaluate: EvalLoop, *, total: int, inte
 
 
 def evaluate_continuously(evaluate: EvalLoop, checkpoints: restore.Checkpoints,
-                          timeout: Optional[float]) -> int:
+                          timeout: float | None) -> int:
   """Evaluates the newest checkpoint, then each newer one that appears.
 
   Args:

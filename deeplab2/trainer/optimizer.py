@@ -3,7 +3,8 @@
 The optimizers are those of tf_keras with fused update kernels (`optimizers.legacy`), so their
 checkpoint keys are the ones that DeepLab2 writes: `<variable>/.OPTIMIZER_SLOT/<optimizer>/m`.
 """
-from typing import NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 import tf_keras
@@ -103,7 +104,7 @@ OPTIMIZERS = {
 class Group(NamedTuple):
   """Variables that share an optimizer."""
   optimizer: tf_keras.optimizers.legacy.Optimizer
-  variables: Tuple[tf.Variable, ...]
+  variables: tuple[tf.Variable, ...]
 
   def rate(self, step):
     """Returns the learning rate of update number `step`."""
@@ -138,7 +139,7 @@ def split(variables: Sequence[tf.Variable], backbone: Sequence[tf.Variable]):
   return rest, tuple(v for v in variables if v.ref() in members)
 
 
-def clip(gradients, norm, limit: Optional[float]):
+def clip(gradients, norm, limit: float | None):
   """Scales `gradients` of global norm `norm` down to `limit`; as they are without a limit."""
   if limit is None:
     return gradients

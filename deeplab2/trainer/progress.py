@@ -2,7 +2,6 @@
 from collections.abc import Mapping
 import sys
 import time
-from typing import Optional
 
 from absl import logging
 import gin
@@ -12,7 +11,7 @@ import tqdm
 class Bar:
   """A bar with rate, remaining time and values, on a terminal."""
 
-  def __init__(self, task: str, total: Optional[int], unit: str, done: int = 0):
+  def __init__(self, task: str, total: int | None, unit: str, done: int = 0):
     """Creates a bar of `total` units (None: unknown), `done` of them before this run."""
     self._bar = tqdm.tqdm(desc=task, total=total, initial=done, unit=f' {unit}',
                           dynamic_ncols=True, file=sys.stderr)
@@ -33,7 +32,7 @@ class Bar:
 class Lines:
   """Log lines with rate, remaining time and values, not more often than every few seconds."""
 
-  def __init__(self, task: str, total: Optional[int], unit: str, done: int = 0,
+  def __init__(self, task: str, total: int | None, unit: str, done: int = 0,
                seconds_between: float = 10.0):
     """Creates the lines of a task; arguments as of `Bar`."""
     self._task = task
@@ -62,7 +61,7 @@ class Lines:
     """Does nothing: lines need no end."""
 
 
-def create(task: str, total: Optional[int], unit: str, done: int = 0):
+def create(task: str, total: int | None, unit: str, done: int = 0):
   """Returns a Bar on a terminal, Lines elsewhere; arguments as of `Bar`."""
   return (Bar if sys.stderr.isatty() else Lines)(task, total, unit, done)
 

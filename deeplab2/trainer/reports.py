@@ -3,7 +3,6 @@ from collections.abc import Mapping
 import json
 import math
 import os
-from typing import Optional
 
 from absl import logging
 import numpy as np
@@ -38,7 +37,7 @@ class Report:
     self._global_step = global_step
     self._with_ap = with_ap
     self._detailed_ap = detailed_ap
-    self._scores: Optional[scores.Scores] = None
+    self._scores: scores.Scores | None = None
 
   def begin(self) -> None:
     """Forgets the evaluation before."""

@@ -1,7 +1,6 @@
 """Devices, randomness and threads of a run."""
 import logging as python_logging
 import random
-from typing import Optional
 
 from absl import logging
 import gin
@@ -11,7 +10,7 @@ import tensorflow as tf
 from deeplab2 import errors
 
 
-def create_strategy(num_gpus: Optional[int], master: Optional[str]) -> tf.distribute.Strategy:
+def create_strategy(num_gpus: int | None, master: str | None) -> tf.distribute.Strategy:
   """Returns the strategy of the devices that are asked for.
 
   Args:
@@ -67,7 +66,7 @@ def distribute(dataset: tf.data.Dataset, *, fetch_to_device: bool):
 
 
 @gin.configurable
-def set_up(seed: Optional[int] = None, deterministic: bool = False, num_threads: int = 0) -> None:
+def set_up(seed: int | None = None, deterministic: bool = False, num_threads: int = 0) -> None:
   """Sets what the experiment's options do not hold; values come from gin.
 
   Args:
@@ -90,12 +89,13 @@ def set_up(seed: Optional[int] = None, deterministic: bool = False, num_threads:
 
 
 def start_logging() -> None:
-  """Shows the log from INFO on, one plain line each, without TensorFlow's notes on every save."""
+  """Shows the log from INFO on, one plain line each, without what others note on every call."""
   handler = python_logging.StreamHandler()
   handler.setFormatter(python_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
   python_logging.basicConfig(handlers=[handler], force=True)
   logging.set_verbosity(logging.INFO)
-  logging.get_absl_logger().addFilter(lambda record: record.module != 'functional_saver')
+  logging.get_absl_logger().addFilter(
+      lambda record: record.module not in ('functional_saver', 'loop_fns'))
 
 
 def bind_gin(files, bindings) -> None:

@@ -1,6 +1,6 @@
 """The numbers of one evaluation, and how they are shown: dict for JSON, scalars, table."""
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from deeplab2 import structures
 from deeplab2.metrics import instance_ap
@@ -25,7 +25,7 @@ class Numbers(NamedTuple):
   raw: panoptic_quality.PanopticQualityResult  # At the pictures' own size.
   crop: panoptic_quality.PanopticQualityResult
   iou: mean_iou.MeanIoUResult  # Of the semantic pass, at the pictures' own size.
-  ap: Optional[instance_ap.InstanceAPResult]
+  ap: instance_ap.InstanceAPResult | None
 
 
 class Scores:
@@ -99,8 +99,9 @@ def as_scalars(numbers: Numbers, *, detailed_ap: bool) -> Mapping[str, float]:
       scalars[f'evaluation/{group}/{tag}'] = value
   scalars['evaluation/iou/IoU'] = numbers.iou.mean
   if numbers.ap is not None:
-    tags = list(zip(_AP_TAGS, numbers.ap, strict=True))
-    scalars.update({f'evaluation/ap/{tag}': value for tag, value in tags[:12 if detailed_ap else 1]})
+    shown = len(_AP_TAGS) if detailed_ap else 1
+    for tag, value in zip(_AP_TAGS[:shown], numbers.ap[:shown], strict=True):
+      scalars[f'evaluation/ap/{tag}'] = value
   return scalars
 
 

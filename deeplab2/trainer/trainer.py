@@ -1,6 +1,6 @@
 """One training step, and the inner loop that repeats it on the device."""
+from collections.abc import Callable, Sequence
 import time
-from typing import Callable, Optional, Sequence
 
 from absl import logging
 import orbit
@@ -24,7 +24,7 @@ class Trainer(orbit.StandardTrainer):
 
   def __init__(self, dataset, *, model: tf_keras.Model, loss: Callable,
                groups: Sequence[optimizer_lib.Group], global_step: tf.Variable,
-               batch_size: int, clip_norm: Optional[float] = None):
+               batch_size: int, clip_norm: float | None = None):
     """Creates a trainer inside the strategy's scope.
 
     Args:

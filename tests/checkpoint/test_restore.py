@@ -198,7 +198,8 @@ def test_truncated_files_are_refused(run, file, share):
   directory, _ = run
   size = os.path.getsize(directory / file)
   os.truncate(directory / file, int(share * size))
-  _refused(lambda: restore.restore_model(_model(), str(directory)), 'ckpt-5', 'truncated or damaged')
+  _refused(lambda: restore.restore_model(_model(), str(directory)), 'ckpt-5',
+           'truncated or damaged')
 
 
 def test_a_flipped_bit_is_noticed(run):

@@ -1,4 +1,6 @@
 """The assignment against scipy, stored optima, and inputs that used to hang the reference."""
+import itertools
+
 import numpy as np
 import pytest
 from scipy import optimize
@@ -33,6 +35,20 @@ def test_every_matrix_set_is_assigned_exactly(name, cost, golden):
     wanted = np.where(valid, columns, -1)
     if name != 'void_rows_tiny25x16':  # There DeepLab2 rounds costs, and misses the optimum.
       np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize('rows, columns', [(3, 5), (5, 3), (5, 5)])
+def test_no_permutation_is_better(rows, columns):
+  cost = np.random.RandomState(rows).standard_normal((4, rows, columns)).astype(np.float32)
+  found = assignment.assign(tf.constant(cost), tf.ones([4, rows], tf.bool)).numpy()
+  for one_cost, one_found in zip(cost, found, strict=True):
+    square = np.zeros((5, 5))  # Rows or columns that are missing cost the same everywhere: 0.
+    square[:rows, :columns] = one_cost
+    best = min(square[range(5), list(permutation)].sum()
+               for permutation in itertools.permutations(range(5)))
+    total = sum(one_cost[row, column] for row, column in enumerate(one_found) if column >= 0)
+    assert (one_found >= 0).sum() == min(rows, columns)
+    assert total == pytest.approx(best, abs=1e-5)
 
 
 @pytest.mark.parametrize('jit', [False, True])

@@ -6,6 +6,8 @@ assert what is right instead.
 """
 import numpy as np
 import pytest
+from scipy import optimize
+from scipy import special
 import tensorflow as tf
 
 from deeplab2.loss import panoptic_loss
@@ -29,11 +31,11 @@ SAMPLED = {'instance_sampling': sampling.Sampling(24, 1.5),
            'semantic_sampling': sampling.Sampling(24, 2.0)}
 
 
-def losses_and_gradients(inputs, loss):
+def losses_and_gradients(inputs, loss, jit=False):
   """Returns the losses, and gradients of the mean total loss by output and field."""
   variables = [tuple(output[:3]) for output in inputs.outputs] + [(inputs.semantic_logits,)]
 
-  @tf.function
+  @tf.function(jit_compile=jit)
   def run():
     with tf.GradientTape() as tape:
       losses = loss(inputs.prediction, inputs.targets, inputs.noise)
@@ -120,6 +122,65 @@ def test_more_masks_than_slots_leave_the_rest_out():
   assert np.abs(gradients[0][0].numpy()[0][left_over]).max() == 0.0
 
 
+def test_more_masks_than_slots_by_hand():
+  """Picture 0 of `overflow` in float64 from the formulas, rows without a slot left out."""
+  inputs = cases.inputs('overflow')
+  mask_logits, class_logits, _ = (
+      field.numpy()[0].astype(np.float64) for field in inputs.outputs[0][:3])
+  mask_logits = mask_logits.reshape(81, 4)
+  semantic, thing = (labels.numpy()[0, ::4, ::4].ravel() for labels in inputs.targets[:2])
+  order = inputs.space.class_order
+  rows = []  # (mask over pixels, class channel)
+  for number in range(inputs.case.max_thing_id):
+    class_id = int(inputs.targets.thing_id_class[0, number])
+    if (thing == number).any():
+      rows.append((thing == number, order.index(class_id)))
+  for class_id in inputs.space.stuff_ids:
+    if (semantic == class_id).any():
+      rows.append((semantic == class_id, order.index(class_id)))
+  truth = np.stack([mask for mask, _ in rows]).astype(np.float64)
+  channels = np.asarray([channel for _, channel in rows])
+
+  labelled = semantic != inputs.space.ignore_label
+  mask = special.softmax(mask_logits, axis=1)
+  on_labelled = mask * labelled[:, None]
+  sizes = truth.sum(axis=1)[:, None] + on_labelled.sum(axis=0)
+  dice = truth @ on_labelled / (sizes / 2 + 1e-5)
+  right_class = special.softmax(class_logits, axis=1)[:, channels].T
+  matched, slots = optimize.linear_sum_assignment(-dice * right_class)
+  assert len(matched) == 4 < len(rows)
+  dice, right_class = dice[matched, slots], right_class[matched, slots]
+  truth, channels = truth[matched], channels[matched]
+
+  log_class = special.log_softmax(class_logits, axis=1)
+  class_term = -(0.75 * dice * log_class[slots, channels]).mean()
+  has_mask = truth.sum(axis=0)
+  predicted = mask[:, slots].T * has_mask
+  dice_loss = 1 - (2 * (predicted * truth).sum(axis=1) + 1) / (
+      predicted.sum(axis=1) + truth.sum(axis=1) + 1)
+  dice_term = 0.75 / 4 * (right_class * dice_loss).sum()
+  log_mask = special.log_softmax(mask_logits, axis=1)[:, slots].T
+  mask_id = -(truth * log_mask).sum() / has_mask.sum()
+
+  losses, _ = losses_and_gradients(inputs, make_loss(inputs))
+  for name, wanted in ((panoptic_loss.CLASS, 3 * class_term), (panoptic_loss.DICE, 3 * dice_term),
+                       (panoptic_loss.MASK_ID, 0.3 * mask_id)):
+    np.testing.assert_allclose(losses[name][0], wanted, rtol=1e-5, err_msg=name)
+
+
+def test_a_prediction_that_is_not_finite_shows_in_its_losses_only():
+  inputs = cases.inputs('tall')
+  broken = inputs.outputs[0].mask_logits.numpy()
+  broken[0, 4, 4, 2] = np.nan
+  prediction = inputs.prediction._replace(
+      final=inputs.outputs[0]._replace(mask_logits=tf.constant(broken)))
+  loss = make_loss(inputs)
+  whole = loss(inputs.prediction, inputs.targets)[panoptic_loss.TOTAL].numpy()
+  total = loss(prediction, inputs.targets)[panoptic_loss.TOTAL].numpy()
+  assert np.isnan(total[0])
+  np.testing.assert_array_equal(total[1:], whole[1:])
+
+
 def test_names_are_those_of_deeplab2_in_their_order(golden):
   inputs = cases.inputs('wide')
   names = make_loss(inputs).names(6)
@@ -158,10 +219,13 @@ def test_16_bit_predictions_are_scored_in_float32():
 def test_compiles_under_xla():
   inputs = cases.inputs('tall')
   loss = make_loss(inputs, **SAMPLED)
-  compiled = tf.function(
-      lambda: loss(inputs.prediction, inputs.targets, inputs.noise), jit_compile=True)()
-  for name, value in loss(inputs.prediction, inputs.targets, inputs.noise).items():
+  compiled, compiled_gradients = losses_and_gradients(inputs, loss, jit=True)
+  losses, gradients = losses_and_gradients(inputs, loss)
+  for name, value in losses.items():
     np.testing.assert_allclose(compiled[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
+  for actual, wanted in zip(tf.nest.flatten(compiled_gradients), tf.nest.flatten(gradients),
+                            strict=True):
+    cases.assert_gradient(actual, wanted.numpy())
 
 
 def test_a_model_without_semantic_branch_is_named():

@@ -65,7 +65,8 @@ def test_gin_binds_seed(tmp_path):
   assert draws[0] == draws[1]
 
 
-@pytest.mark.parametrize('binding', ['set_up.sed = 1', 'trainer.learning_rate = 1', 'set_up.seed ='])
+@pytest.mark.parametrize('binding', [
+    'set_up.sed = 1', 'trainer.learning_rate = 1', 'set_up.seed ='])
 def test_wrong_bindings_are_refused(binding):
   with pytest.raises(errors.UserError, match='--gin_file/--gin_param') as caught:
     runtime.bind_gin([], [binding])

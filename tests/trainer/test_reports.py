@@ -1,0 +1,87 @@
+"""Files that an evaluation leaves behind."""
+import json
+import logging
+import os
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from deeplab2 import errors
+from deeplab2.data import datasets
+from deeplab2.trainer import reports
+from tests.trainer import test_scores
+
+INFO = datasets.DatasetInfo('made', test_scores.SPACE, test_scores.NAMES,
+                            ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)), (0, 1, 2, 3), 0,
+                            {1: 1, 2: 2, 3: 3}, {})
+TRUTH = [[20, 20, 30, 0]]
+PREDICTION = [[20, 20, 20, 11]]
+
+
+def _step(value):
+  return tf.Variable(value, dtype=tf.int64, trainable=False)
+
+
+def _report(directory, step=7):
+  report = reports.Report(INFO, str(directory), _step(step), with_ap=True, detailed_ap=False)
+  report.begin()
+  report.add(0, test_scores.picture(TRUTH, PREDICTION))
+  return report
+
+
+def test_json_is_written_whole_and_afresh(tmp_path, caplog):
+  report = _report(tmp_path / 'eval')
+  with caplog.at_level(logging.INFO):
+    scalars = report.end({'losses/eval_total_loss': 2.5, 'losses/eval_bad_loss': float('nan')})
+  content = json.loads((tmp_path / 'eval' / 'metrics-7.json').read_text())
+  assert {'step', 'PQ', 'SQ', 'RQ', 'PQ_things', 'PQ_stuff', 'per_class', 'protocol',
+          'crop'} <= set(content)
+  assert content['step'] == 7
+  # Class 2: IoU 2/3; class 3 missed; class 1 on void, so not counted.
+  assert content['PQ'] == pytest.approx(100 * (2 / 3) / 2)
+  assert scalars['evaluation/pq/PQ'] == pytest.approx(1 / 3)
+  assert content['losses'] == {'total_loss': 2.5, 'bad_loss': None}
+  assert 'Not finite' in caplog.text and 'Evaluation of step 7' in caplog.text
+  report.begin()  # A second evaluation knows nothing of the first.
+  report.add(0, test_scores.picture(TRUTH, TRUTH))
+  report.end({})
+  assert json.loads((tmp_path / 'eval' / 'metrics-7.json').read_text())['PQ'] == 100
+  assert os.listdir(tmp_path / 'eval') == ['metrics-7.json']
+
+
+def test_unwritable_folder_is_named(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(errors.UserError, match='file/eval/metrics-7.json cannot be written'):
+    _report(tmp_path / 'file' / 'eval').end({})
+  painter = reports.Painter(INFO, str(tmp_path / 'file' / 'vis'), _step(0), 1)
+  with pytest.raises(errors.UserError, match='000000_panel.png cannot be written'):
+    painter.add(0, test_scores.picture(TRUTH, PREDICTION))
+
+
+def test_first_pictures_are_painted_and_go_to_tensorboard(tmp_path):
+  painter = reports.Painter(INFO, str(tmp_path / 'vis'), _step(3), 2)
+  with tf.summary.create_file_writer(str(tmp_path / 'log')).as_default():
+    for index in range(4):
+      painter.add(index, test_scores.picture(TRUTH, PREDICTION))
+  names = sorted(os.listdir(tmp_path / 'vis'))
+  assert len(names) == 2 * 7 and names[7].startswith('000001')
+  label = np.asarray(PIL.Image.open(tmp_path / 'vis' / '000000_panoptic_label.png'))
+  np.testing.assert_array_equal(label, [[[0, 255, 0], [0, 255, 0], [0, 0, 255], [0, 0, 0]]])
+  prediction = np.asarray(PIL.Image.open(tmp_path / 'vis' / '000000_semantic_prediction.png'))
+  np.testing.assert_array_equal(prediction[0, :3], [[0, 255, 0]] * 3)
+  error = np.asarray(PIL.Image.open(tmp_path / 'vis' / '000000_semantic_error.png'))
+  np.testing.assert_array_equal(error, [[0, 0, 255, 0]])
+  (file,) = (tmp_path / 'log').iterdir()
+  events = list(tf.compat.v1.train.summary_iterator(str(file)))
+  tags = [value.tag for event in events for value in event.summary.value]
+  assert tags == ['pictures/000000', 'pictures/000001']
+  assert events[-1].step == 3
+
+
+def test_pictures_without_labels_are_painted_too(tmp_path):
+  painter = reports.Painter(INFO, str(tmp_path), _step(0), 1)
+  painter.add(0, test_scores.picture(TRUTH, PREDICTION)._replace(truth=None))
+  assert sorted(name.partition('_')[2] for name in os.listdir(tmp_path)) == [
+      'image.png', 'panel.png', 'panoptic_prediction.png', 'semantic_prediction.png']
