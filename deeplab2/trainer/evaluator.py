@@ -31,7 +31,7 @@ class Evaluator(orbit.StandardEvaluator):
                loss: Callable | None, sinks: Sequence[Callable[[int, Picture], None]],
                begin: Callable[[], None],
                end: Callable[[Mapping[str, float]], Mapping[str, float]],
-               num_pictures: int | None = None):
+               num_pictures: int | None = None, use_tf_function: bool = True):
     """Creates an evaluator inside the strategy's scope.
 
     Args:
@@ -42,9 +42,11 @@ class Evaluator(orbit.StandardEvaluator):
       sinks: called with (index, Picture) for every picture, in order.
       begin: called before the first picture of every evaluation.
       end: called with the mean losses by tag after the last one; returns more scalars by tag.
-      num_pictures: in the dataset, if known, for the progress shown.
+      num_pictures: how many there will be, if known, for the progress shown.
+      use_tf_function: False runs model and loss op by op, to look into them.
     """
-    super().__init__(dataset)
+    # Only the replicas' part of a step is a graph; the rest handles pictures of any size.
+    super().__init__(dataset, orbit.StandardEvaluatorOptions(use_tf_function=False))
     self._strategy = tf.distribute.get_strategy()
     self._model = model
     self._segmenter = segmenter
@@ -53,14 +55,9 @@ class Evaluator(orbit.StandardEvaluator):
     self._begin = begin
     self._end = end
     self._num_pictures = num_pictures
-
-  def create_eval_loop_fn(self, has_state):
-    """Returns the loop over batches; only the replicas' part of a step is a graph."""
-    del has_state
-    run = tf.function(lambda args: self._strategy.run(self._replica_step, args=args),
-                      autograph=False)
-    self._run = run
-    return orbit.utils.create_loop_fn(self.eval_step)
+    self._run = self._run_replicas
+    if use_tf_function:
+      self._run = tf.function(self._run_replicas, autograph=False)
 
   def eval_begin(self):
     """Starts an evaluation; returns the sums of losses, empty."""
@@ -74,7 +71,7 @@ class Evaluator(orbit.StandardEvaluator):
     """Segments one global batch; returns ([Sample], [(maps, losses)]), one entry per replica."""
     sample = next(iterator)
     targets = sample.targets if self._loss is not None else None
-    results = self._run((sample.image, targets))
+    results = self._run(sample.image, targets)
     return self._per_replica(sample), self._per_replica(results)
 
   def eval_reduce(self, state, step_outputs):
@@ -97,6 +94,10 @@ class Evaluator(orbit.StandardEvaluator):
     speed = self._done / (time.monotonic() - self._started)
     losses = {f'losses/eval_{name}': total / self._done for name, total in state.items()}
     return {**losses, 'images_per_second': speed, **self._end(losses)}
+
+  def _run_replicas(self, images, targets):
+    """Returns what `_replica_step` does on every replica."""
+    return self._strategy.run(self._replica_step, args=(images, targets))
 
   def _replica_step(self, images, targets):
     """Returns (maps at crop size, losses [B] by name) of one replica's part of a batch."""

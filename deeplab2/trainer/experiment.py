@@ -177,7 +177,10 @@ def _eval_loop(config, directory, model, global_step):
   evaluator = evaluator_lib.Evaluator(
       runtime.distribute(assemble.eval_dataset(config), fetch_to_device=False), model=model,
       segmenter=segmenter.create(config, model),
-      loss=assemble.loss(config) if has_labels else None, sinks=sinks, begin=begin, end=end)
+      loss=assemble.loss(config) if has_labels else None, sinks=sinks, begin=begin, end=end,
+      num_pictures=None if options.eval_steps == -1 else (
+          options.eval_steps * config.value(f'{_EVAL}.batch_size')),
+      use_tf_function=options.use_tf_function)
   return loop.EvalLoop(evaluator, eval_directory, global_step=global_step,
                        num_steps=options.eval_steps, explain=_explain(config, _EVAL))
 
