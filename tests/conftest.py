@@ -1,6 +1,7 @@
 """Shared fixtures: seeds, the golden files, and the determinism that tests rely on."""
 import pathlib
 
+from absl import logging
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,10 +10,11 @@ GOLDENS = pathlib.Path(__file__).parent / 'goldens'
 
 
 @pytest.fixture(autouse=True)
-def _seeds():
-  """Every test starts from the same random state."""
+def _same_start():
+  """Every test starts from the same random state, and sees the log from INFO on."""
   np.random.seed(0)
   tf.random.set_seed(0)
+  logging.set_verbosity(logging.INFO)
 
 
 @pytest.fixture(scope='session')

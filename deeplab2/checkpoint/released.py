@@ -5,8 +5,9 @@ A released checkpoint names every tensor by the attribute path of the object tha
 such as `backbone/stages/0/0/reduce/kernel`, to those keys. Nothing here knows the model's classes:
 any tf.Module or Keras model with such paths will do.
 """
+from collections.abc import Mapping
 import re
-from typing import Dict, Mapping, NamedTuple, Tuple, Union
+from typing import NamedTuple, Union
 
 import numpy as np
 import tensorflow as tf
@@ -43,7 +44,8 @@ _PLACES = (
     (r'^predictor/', ''),
     (r'^semantic_branch/decoder/pyramid_pooling/', 'semantic_decoder/_aspp/'),
     (r'^semantic_branch/decoder/low_level/(\d+)/', 'semantic_decoder/_low_level_conv{1+1}/'),
-    (r'^semantic_branch/decoder/fusion/(\d+)/', 'semantic_decoder/_fusion_conv{1+1}/_conv1_bn_act/'),
+    (r'^semantic_branch/decoder/fusion/(\d+)/',
+     'semantic_decoder/_fusion_conv{1+1}/_conv1_bn_act/'),
     (r'^semantic_branch/hidden/', 'semantic_head_without_last_layer/_conv1_bn_act/'),
     (r'^semantic_branch/final/', 'semantic_last_layer/'),
 )
@@ -105,13 +107,13 @@ _LEAVES = (
 
 class Report(NamedTuple):
   """What became of every tensor, by released key."""
-  loaded: Tuple[str, ...]
-  skipped: Tuple[str, ...]  # Left out on purpose: class heads, and what only a trainer reads.
-  missing: Tuple[str, ...]  # Variables of the model that the checkpoint does not have.
-  unexpected: Tuple[str, ...]  # Tensors of the checkpoint that the model has no variable for.
+  loaded: tuple[str, ...]
+  skipped: tuple[str, ...]  # Left out on purpose: class heads, and what only a trainer reads.
+  missing: tuple[str, ...]  # Variables of the model that the checkpoint does not have.
+  unexpected: tuple[str, ...]  # Tensors of the checkpoint that the model has no variable for.
 
 
-def keys(model: tf.Module, place: str = '') -> Dict[str, tf.Variable]:
+def keys(model: tf.Module, place: str = '') -> dict[str, tf.Variable]:
   """Returns every variable of `model` by its key in DeepLab2's public checkpoints.
 
   Args:
@@ -259,7 +261,7 @@ def _check_backbone(missing, name):
         f'first is {backbone[0]}.')
 
 
-def _check_shapes(shapes: Mapping[str, Tuple[tuple, tuple]], name):
+def _check_shapes(shapes: Mapping[str, tuple[tuple, tuple]], name):
   wrong = {key: pair for key, pair in shapes.items() if pair[0] != pair[1]}
   if not wrong:
     return

@@ -1,6 +1,7 @@
 """Heads: masks and classes from pixel features and cluster centers; semantic logits from pixels."""
+from collections.abc import Sequence
 import math
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 import tensorflow as tf
 import tf_keras
@@ -79,7 +80,7 @@ class MaskPredictor(tf_keras.layers.Layer):
     return structures.MaskPrediction(mask_logits, self.classes(class_feature), normalized)
 
   def masks(self, pixel: tf.Tensor, mask_feature: tf.Tensor,
-            training: bool = False) -> Tuple[tf.Tensor, tf.Tensor]:
+            training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns mask logits [B, h, w, N] and unit pixel vectors [B, h, w, D], both float32."""
     normalized = self.pixel_head(pixel, training=training)
     slots = tf.cast(self.mask_head(mask_feature, training=training), tf.float32)
@@ -207,7 +208,7 @@ class SemanticBranch(tf_keras.layers.Layer):
   """Auxiliary semantic segmentation: backbone features -> logits by dataset id."""
 
   def __init__(self, num_classes: int, *, norm: norm_lib.NormSettings, head_channels: int = 256,
-               decoder: Optional[tf_keras.layers.Layer] = None,
+               decoder: tf_keras.layers.Layer | None = None,
                head_conv=conv.SeparableConvNorm, **kwargs):
     """Creates a branch.
 

@@ -1,5 +1,6 @@
 """The k-means mask transformer decoder (Yu et al. 2022, "k-means Mask Transformer")."""
-from typing import Callable, NamedTuple, Sequence, Tuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 import tf_keras
@@ -96,7 +97,7 @@ class KMaXLayer(tf_keras.layers.Layer):
                                               name='feed_forward_out')
 
   def call(self, pixel_bhwd: tf.Tensor, centers_bsd: tf.Tensor,
-           training: bool = False) -> Tuple[tf.Tensor, LayerMasks]:
+           training: bool = False) -> tuple[tf.Tensor, LayerMasks]:
     """Returns the new centers [B, N, channels] and the masks that assigned the pixels.
 
     Args:
@@ -199,7 +200,7 @@ class KMaXDecoder(tf_keras.layers.Layer):
         initializer=conv.truncated_normal(1.0), experimental_autocast=False)
     self.built = True
 
-  def call(self, features: Tuple[tf.Tensor, ...], training: bool = False):
+  def call(self, features: tuple[tf.Tensor, ...], training: bool = False):
     """Refines the centers.
 
     Args:
@@ -218,7 +219,7 @@ class KMaXDecoder(tf_keras.layers.Layer):
     return (self.class_projection(centers, training=training),
             self.mask_projection(centers, training=training), tuple(masks))
 
-  def predictions(self, masks: Sequence[LayerMasks]) -> Tuple[structures.MaskPrediction, ...]:
+  def predictions(self, masks: Sequence[LayerMasks]) -> tuple[structures.MaskPrediction, ...]:
     """Completes the masks of every layer, at its own resolution, by its class logits."""
     return tuple(
         structures.MaskPrediction(m.mask_logits, layer.predictor.classes(m.class_feature),

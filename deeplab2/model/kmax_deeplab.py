@@ -1,5 +1,4 @@
 """kMaX-DeepLab (Yu et al. 2022): images in, masks with classes out."""
-from typing import Optional
 
 import tensorflow as tf
 import tf_keras
@@ -24,7 +23,7 @@ class KMaXDeepLab(tf_keras.Model):
   def __init__(self, *, backbone: tf_keras.layers.Layer,
                pixel_decoder: pixel_decoder_lib.PixelDecoder,
                kmax_decoder: kmax_decoder_lib.KMaXDecoder, predictor: heads.MaskPredictor,
-               semantic_branch: Optional[heads.SemanticBranch] = None, **kwargs):
+               semantic_branch: heads.SemanticBranch | None = None, **kwargs):
     """Joins the parts.
 
     Args:

@@ -1,6 +1,7 @@
 """The pixel decoder: from the backbone's features to decoded ones, stride by stride."""
+from collections.abc import Callable, Sequence
 import functools
-from typing import Callable, NamedTuple, Sequence, Tuple
+from typing import NamedTuple
 
 import tensorflow as tf
 import tf_keras
@@ -88,7 +89,7 @@ class PixelDecoder(tf_keras.layers.Layer):
                     name=f'stage{i}_block{j}') for j in range(stage.num_blocks)]
         for i, stage in enumerate(stages)]
 
-  def call(self, pyramid: structures.Pyramid, training: bool = False) -> Tuple[tf.Tensor, ...]:
+  def call(self, pyramid: structures.Pyramid, training: bool = False) -> tuple[tf.Tensor, ...]:
     """Returns one feature per stage, from stride 32 to the highest resolution."""
     backbone = (pyramid.stage5, pyramid.stage4, pyramid.stage3, pyramid.stage2, pyramid.stage1)
     decoded = []

@@ -1,5 +1,6 @@
 """One training step, and the inner loop that repeats it on the device."""
 from collections.abc import Callable, Sequence
+import functools
 import time
 
 from absl import logging
@@ -49,37 +50,41 @@ class Trainer(orbit.StandardTrainer):
     self._statistics = list(model.non_trainable_variables)
     self._names = ()
     self._trained = ()  # For every variable, whether the loss depends on it.
-    self._sums = None  # [names] float32, sums over the loop's good steps.
-    self._latest = None  # [names] float32, of the last step.
+    self._outcome = None  # Steps, whether finite, sums of the values, values of the last step.
     self._started = None
 
   def create_train_loop_fn(self):
     """Returns the inner loop: up to `num_steps` steps, fewer if one is not finite."""
-    def loop(iterator, num_steps):
-      return tf.while_loop(
-          lambda step, finite: finite & (step < num_steps),
-          lambda step, finite: (step + 1, self.train_step(iterator)),
-          (tf.constant(0), tf.constant(True)))
+    def body(iterator, step, sums):
+      values, finite = self.train_step(iterator)
+      return step + 1, finite, sums + values, values
 
     # Without autograph, which would translate the source of the whole model first.
-    return tf.function(loop, autograph=False)
+    @functools.partial(tf.function, autograph=False)
+    def loop(iterator, num_steps):
+      # The number of values is known once a step is traced; one zero broadcasts to it.
+      some = tf.TensorShape([None])
+      return tf.while_loop(
+          lambda step, finite, sums, latest: finite & (step < num_steps),
+          lambda step, finite, sums, latest: body(iterator, step, sums),
+          (tf.constant(0), tf.constant(True), tf.zeros([1]), tf.zeros([1])),
+          shape_invariants=(tf.TensorShape([]), tf.TensorShape([]), some, some))
+
+    def run(iterator, num_steps):
+      self._outcome = loop(iterator, num_steps)
+
+    return run
 
   def train_step(self, iterator):
-    """Does one step; returns whether everything was finite (scalar bool)."""
+    """Does one step; returns (values [names], whether all are finite)."""
     values, finite = self._strategy.run(self._replica_step, args=(next(iterator),))
     values, finite = (self._strategy.experimental_local_results(v)[0] for v in (values, finite))
-    self._create_accumulators()
-    self._latest.assign(values)
-    self._sums.assign_add(tf.where(finite, values, 0.0))
     self._global_step.assign_add(tf.cast(finite, tf.int64))
-    return finite
+    return values, finite
 
   def train_loop_begin(self):
-    """Starts the clock and forgets the sums of the loop before."""
-    self._first_step = int(self._global_step.numpy())
+    """Starts the clock."""
     self._started = time.monotonic()
-    if self._sums is not None:
-      self._sums.assign(tf.zeros_like(self._sums))
 
   def train_loop_end(self):
     """Returns the logs of the loop: name -> float.
@@ -87,17 +92,17 @@ class Trainer(orbit.StandardTrainer):
     Raises:
       UserError: naming step and terms, if one was not finite.
     """
-    done = int(self._global_step.numpy())
+    steps, _, sums, latest = (value.numpy() for value in self._outcome)
     seconds = time.monotonic() - self._started
-    latest = dict(zip(self._names, self._latest.numpy(), strict=True))
+    done = int(self._global_step.numpy())
+    latest = dict(zip(self._names, latest, strict=True))
     bad = {name: value for name, value in latest.items() if not _is_finite(value)}
     if bad:
       raise errors.UserError(
           f'Step {done + 1}: not finite: {_listed(bad)}; all terms: {_listed(latest)}. Training '
           f'stopped with the variables of step {done}; a lower learning rate, a longer warm-up or '
           'gradient clipping may help.')
-    steps = done - self._first_step
-    means = dict(zip(self._names, self._sums.numpy() / steps, strict=True))
+    means = dict(zip(self._names, sums / steps, strict=True))
     logs = {f'losses/train_{name}': float(means[name]) for name in self._names[:-1]}
     logs[GRADIENT_NORM] = float(means[GRADIENT_NORM])
     for group, tag in zip(self._groups, ('learning_rate', 'learning_rate_backbone'), strict=False):
@@ -164,13 +169,6 @@ class Trainer(orbit.StandardTrainer):
     for variable, value in zip(self._statistics, kept, strict=True):
       variable.assign(value)
     return tf.constant(False)
-
-  def _create_accumulators(self):
-    """Creates the accumulators once the names of the losses are known."""
-    if self._sums is None:
-      with tf.init_scope():
-        self._sums = tf.Variable(tf.zeros([len(self._names)]), trainable=False)
-        self._latest = tf.Variable(tf.zeros([len(self._names)]), trainable=False)
 
 
 def _is_finite(value):

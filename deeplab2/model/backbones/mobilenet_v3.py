@@ -1,5 +1,6 @@
 """MobileNetV3 (Howard et al. 2019), Small and Large, as pixel encoders."""
-from typing import NamedTuple, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 import tf_keras
@@ -27,11 +28,11 @@ class Inverted(NamedTuple):
   stride: int
   filters: int
   activation: conv.Activation
-  squeeze: Optional[float]  # Width of squeeze-and-excite, relative to the expanded width.
+  squeeze: float | None  # Width of squeeze-and-excite, relative to the expanded width.
   expansion: float  # Expanded width, relative to the input's.
 
 
-Row = Union[Conv, Inverted]
+Row = Conv | Inverted
 
 SMALL = (
     Conv(3, 2, 16, _HS),

@@ -1,5 +1,5 @@
 """ResNet (He et al. 2016) as kMaX-DeepLab's pixel encoder: no pooling, sums without activation."""
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 import tf_keras

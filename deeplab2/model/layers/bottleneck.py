@@ -54,7 +54,7 @@ class Bottleneck(_Residual):
 
   def __init__(self, filters: int, *, norm: norm_lib.NormSettings, activation: conv.Activation,
                stride: int = 1, dilation: int = 1, drop_path_keep_prob: float = 1.0, **kwargs):
-    """Creates a block with 4 * `filters` output channels; the 3x3 has `stride` and `dilation`."""
+    """Creates a block with 4 * `filters` output channels; the 3x3 has `stride` or `dilation`."""
     super().__init__(filters, middle_filters=filters, norm=norm, activation=activation,
                      stride=stride, drop_path_keep_prob=drop_path_keep_prob, **kwargs)
     self.conv = conv.ConvNorm(filters, 3, norm=norm, stride=stride, dilation=dilation,

@@ -3,13 +3,14 @@
 At inference the norm is folded into kernel and bias: `norm(conv(x, k)) = conv(x, k * scale) +
 offset`, so that no feature map is normalised on its own.
 """
-from typing import Callable
+from collections.abc import Callable
 
 import tensorflow as tf
 import tf_keras
 
 from deeplab2 import resampling
 from deeplab2.model.layers import activations
+from deeplab2.model.layers import dilated
 from deeplab2.model.layers import norm as norm_lib
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
@@ -64,9 +65,9 @@ def linear_norm(x, kernel, norm, linear, scale_shape, training):
 class ConvNorm(_LinearNorm):
   """Convolution, batch norm, activation, on [B, H, W, C].
 
-  Strides above 1 pad by `dilation * (kernel_size - 1)` zeros, half of them (rounded down) before,
-  whatever the input size: the output has ceil(size / stride) samples, the first one centered on
-  the first of the input.
+  Strides above 1 pad by `kernel_size - 1` zeros, half of them (rounded down) before, whatever the
+  input size: the output has ceil(size / stride) samples, the first one centered on the first of
+  the input.
   """
 
   def __init__(self, filters: int, kernel_size: int, *, norm: norm_lib.NormSettings,
@@ -74,6 +75,9 @@ class ConvNorm(_LinearNorm):
                kernel_initializer='he_normal', gamma_initializer='ones', **kwargs):
     super().__init__(norm=norm, activation=activation, kernel_initializer=kernel_initializer,
                      gamma_initializer=gamma_initializer, **kwargs)
+    if stride > 1 and dilation > 1:
+      raise ValueError(f'A convolution has a stride ({stride}) or a dilation ({dilation}), not '
+                       'both.')
     self._filters = filters
     self._kernel_size = kernel_size
     self._stride = stride
@@ -89,10 +93,10 @@ class ConvNorm(_LinearNorm):
     return self._finish(x, self.kernel, self._convolve, None, training)
 
   def _convolve(self, x, kernel):
-    x, padding = _pad(x, self._kernel_size, self._stride, self._dilation)
-    if self._stride == 1:
-      kernel = _reachable(kernel, x, self._dilation)
-    return tf.nn.conv2d(x, kernel, self._stride, padding, dilations=self._dilation)
+    if self._dilation > 1:
+      return dilated.conv2d(x, dilated.reachable(kernel, x, self._dilation), self._dilation)
+    x, padding = _pad(x, self._kernel_size, self._stride)
+    return tf.nn.conv2d(x, kernel, self._stride, padding)
 
 
 class DepthwiseConvNorm(_LinearNorm):
@@ -114,7 +118,7 @@ class DepthwiseConvNorm(_LinearNorm):
     return self._finish(x, self.depthwise_kernel, self._convolve, [-1, 1], training)
 
   def _convolve(self, x, kernel):
-    x, padding = _pad(x, self._kernel_size, self._stride, dilation=1)
+    x, padding = _pad(x, self._kernel_size, self._stride)
     return tf.nn.depthwise_conv2d(x, kernel, [1, self._stride, self._stride, 1], padding)
 
 
@@ -203,30 +207,15 @@ def resize_like(x: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
   return tf.cast(resampling.resize_bilinear(x, norm_lib.sizes(other)[1:3]), x.dtype)
 
 
-def _pad(x, kernel_size, stride, dilation):
+def _pad(x, kernel_size, stride):
   """Returns (`x`, padded where TensorFlow's own padding would differ; which of its own to use)."""
   if stride == 1:
     return x, 'SAME'
-  total = (kernel_size - 1) * dilation
   height, width = x.shape[1:3]
-  if total and stride == 2 and height and width and height % 2 and width % 2:
+  if kernel_size > 1 and stride == 2 and height and width and height % 2 and width % 2:
     return x, 'SAME'  # The same for odd sizes, and without a copy.
-  if total:
+  if kernel_size > 1:
     # Not as explicit padding of the convolution: TF 2.20's fused depthwise kernel aborts on it.
-    sides = [total // 2, total - total // 2]
+    sides = [(kernel_size - 1) // 2, kernel_size // 2]
     x = tf.pad(x, [[0, 0], sides, sides, [0, 0]])
   return x, 'VALID'
-
-
-def _reachable(kernel, x, dilation):
-  """Cuts off the outer taps that lie on the padding wherever the kernel is put."""
-  size = kernel.shape[0]
-  cuts = [0, 0]
-  for axis in range(2):
-    side = x.shape[1 + axis]
-    if side is not None:
-      reach = min((side - 1) // dilation, size // 2)
-      cuts[axis] = size // 2 - reach
-  if cuts == [0, 0]:
-    return kernel
-  return kernel[cuts[0]:size - cuts[0], cuts[1]:size - cuts[1]]

@@ -1,5 +1,5 @@
 """Batch normalisation, synchronised over replicas, and layer normalisation."""
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 import tensorflow as tf
 import tf_keras
@@ -19,7 +19,7 @@ class BatchNorm(tf_keras.layers.Layer):
   statistics are synchronised.
   """
 
-  def __init__(self, settings: NormSettings, shape: Tuple[int, ...], *,
+  def __init__(self, settings: NormSettings, shape: tuple[int, ...], *,
                axis: int = -1, gamma_initializer='ones', **kwargs):
     """Creates a batch norm.
 
@@ -53,7 +53,7 @@ class BatchNorm(tf_keras.layers.Layer):
     self.moving_variance = statistic('moving_variance', 'ones')
     self.built = True
 
-  def affine(self) -> Tuple[tf.Tensor, tf.Tensor]:
+  def affine(self) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns (scale, offset), float32 of one axis: inference computes `x * scale + offset`."""
     scale = self.gamma * tf.math.rsqrt(self.moving_variance + self._settings.epsilon)
     return self._flat(scale), self._flat(self.beta - self.moving_mean * scale)
