@@ -14,7 +14,7 @@ mkdir -p "$work"
 export SHAPES_TFRECORDS="$work/tfrecords"
 
 echo '== 1/5 data'
-python scripts/build_tfrecords.py --dataset=shapes --split=train --num_images=1200 --num_shards=4 \
+python scripts/build_tfrecords.py --dataset=shapes --split=train --num_images=2000 --num_shards=4 \
   --output_dir="$SHAPES_TFRECORDS"
 python scripts/build_tfrecords.py --dataset=shapes --split=val --num_images=100 --num_shards=2 \
   --output_dir="$SHAPES_TFRECORDS" --pictures_dir="$work/held_out"
