@@ -1,5 +1,6 @@
 """Shows how far a task is: a bar on a terminal, lines in a log elsewhere."""
 from collections.abc import Mapping
+import logging as python_logging
 import sys
 import time
 
@@ -59,6 +60,14 @@ class Lines:
 
   def close(self) -> None:
     """Does nothing: lines need no end."""
+
+
+class LogHandler(python_logging.Handler):
+  """Writes log lines above a bar that is being shown, on standard error."""
+
+  def emit(self, record):
+    """Writes one record."""
+    tqdm.tqdm.write(self.format(record), file=sys.stderr)
 
 
 def create(task: str, total: int | None, unit: str, done: int = 0):

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab2 import errors
+from deeplab2.trainer import progress
 
 
 def create_strategy(num_gpus: int | None, master: str | None) -> tf.distribute.Strategy:
@@ -90,7 +91,7 @@ def set_up(seed: int | None = None, deterministic: bool = False, num_threads: in
 
 def start_logging() -> None:
   """Shows the log from INFO on, one plain line each, without what others note on every call."""
-  handler = python_logging.StreamHandler()
+  handler = progress.LogHandler()
   handler.setFormatter(python_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
   python_logging.basicConfig(handlers=[handler], force=True)
   logging.set_verbosity(logging.INFO)

@@ -17,16 +17,22 @@ class RelativePositions(tf_keras.layers.Layer):
     super().__init__(**kwargs)
     self._channels = channels
 
-  def build(self, input_shape):
+  def build(self, input_shape=None):
+    del input_shape  # The constructor knows the shape.
     self.embeddings = self.add_weight(
         'embeddings', (2 * MAX_DISTANCE + 1, self._channels),
         initializer=conv.truncated_normal(1.0), experimental_autocast=False)
     self.built = True
 
-  def call(self, positions: tf.Tensor) -> tf.Tensor:
-    """Returns the vectors [l, m, channels] of `positions` int32 [l, m], m - l."""
-    rows = tf.clip_by_value(positions + MAX_DISTANCE, 0, 2 * MAX_DISTANCE)
-    return tf.cast(tf.gather(self.embeddings, rows), self.compute_dtype)
+  def between(self, length: int | tf.Tensor) -> tf.Tensor:
+    """Returns the vectors [l, m, channels] from every position l to every m of `length`."""
+    reach = (min(length - 1, MAX_DISTANCE) if isinstance(length, int) else
+             tf.minimum(length - 1, MAX_DISTANCE))
+    # The slice makes the gradient dense: sparse ones would count a row once per use in a norm.
+    near = self.embeddings[MAX_DISTANCE - reach:MAX_DISTANCE + reach + 1]
+    offsets = tf.range(length)[tf.newaxis, :] - tf.range(length)[:, tf.newaxis]
+    vectors = tf.gather(near, tf.clip_by_value(offsets, -reach, reach) + reach)
+    return tf.cast(vectors, self.compute_dtype)
 
 
 class AxialAttention1D(tf_keras.layers.Layer):
@@ -78,19 +84,19 @@ class AxialAttention1D(tf_keras.layers.Layer):
     self.qkv_kernel = self.add_weight(
         'qkv_kernel', (channels, 2 * self._key_channels + self._value_channels),
         initializer=conv.truncated_normal(channels**-0.5), experimental_autocast=False)
-    with tf.name_scope('norm_qkv'):
-      self.norm_qkv.build()
+    for part in (self.norm_qkv, self.query_positions, self.key_positions, self.value_positions):
+      with tf.name_scope(part.name):
+        part.build()
     self.built = True
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Attends along the axis: [B, h, w, C] -> [B, h, w, value_channels]."""
     q, k, v = self.project(x, training)
     length = norm_lib.sizes(x)[self._axis]
-    positions = tf.range(length)[tf.newaxis, :] - tf.range(length)[:, tf.newaxis]
-    similarity = self.norm_similarity(self.similarities(q, k, positions), training=training)
+    similarity = self.norm_similarity(self.similarities(q, k, length), training=training)
     similarity = tf.add_n(tf.split(tf.cast(similarity, tf.float32), 3, axis=1))
     weights = tf.cast(tf.nn.softmax(similarity), x.dtype)
-    content, position = self.retrieve(weights, v, positions)
+    content, position = self.retrieve(weights, v, length)
     retrieved = tf.concat(
         [self._merge_heads(content, x), self._merge_heads(position, x)], axis=-1)
     return tf.add_n(tf.split(self.norm_retrieved(retrieved, training=training), 2, axis=-1))
@@ -102,17 +108,17 @@ class AxialAttention1D(tf_keras.layers.Layer):
     parts = tf.split(qkv, [self._key_channels] * 2 + [self._value_channels], axis=-1)
     return tuple(self._split_heads(part) for part in parts)
 
-  def similarities(self, q, k, positions):
+  def similarities(self, q, k, length):
     """Returns the three terms of the similarity before their norm, [n, 3 * heads, l, m]."""
     return tf.concat([
         tf.matmul(q, k, transpose_b=True),
-        tf.einsum('nhld,lmd->nhlm', q, self.query_positions(positions)),
-        tf.einsum('nhmd,lmd->nhlm', k, self.key_positions(positions))], axis=1)
+        tf.einsum('nhld,lmd->nhlm', q, self.query_positions.between(length)),
+        tf.einsum('nhmd,lmd->nhlm', k, self.key_positions.between(length))], axis=1)
 
-  def retrieve(self, weights, v, positions):
+  def retrieve(self, weights, v, length):
     """Returns the two terms of the result before their norm, each [n, heads, l, d]."""
     return (tf.matmul(weights, v),
-            tf.einsum('nhlm,lmd->nhld', weights, self.value_positions(positions)))
+            tf.einsum('nhlm,lmd->nhld', weights, self.value_positions.between(length)))
 
   def _split_heads(self, x):
     """[B, h, w, C] -> [n, heads, length, C / heads], the other axis folded into n."""
