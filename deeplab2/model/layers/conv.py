@@ -182,12 +182,9 @@ class Projection(tf_keras.layers.Layer):
     self.built = True
 
   def call(self, x: tf.Tensor) -> tf.Tensor:
-    kernel, bias = (tf.cast(variable, x.dtype) for variable in self.matrix())
+    kernel = tf.cast(tf.reshape(self.kernel, self.kernel.shape[-2:]), x.dtype)
+    bias = tf.cast(self.bias, x.dtype)
     return per_position(x, lambda rows: tf.nn.bias_add(tf.matmul(rows, kernel), bias))
-
-  def matrix(self):
-    """Returns (matrix [C, filters], bias [filters])."""
-    return tf.reshape(self.kernel, self.kernel.shape[-2:]), self.bias
 
 
 def per_position(x: tf.Tensor, function) -> tf.Tensor:

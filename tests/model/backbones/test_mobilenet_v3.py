@@ -1,0 +1,56 @@
+"""MobileNetV3 against goldens of every block."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab2.model.backbones import mobilenet_v3
+from tests.goldens import fill
+from tests.model import builders
+
+_VARIANTS = {
+    'small': (mobilenet_v3.small, (16, 16, 24, 48, 576), (939_120, 927_008)),
+    'large': (mobilenet_v3.large, (16, 24, 40, 112, 960), (2_996_352, 2_971_952)),
+}
+
+
+@pytest.mark.parametrize('name', list(_VARIANTS))
+def test_golden(golden, name):
+  make, channels, (parameters, trainable) = _VARIANTS[name]
+  golden = golden('model_mobilenet')
+  backbone = make(norm=builders.NORM)
+  image = tf.constant(fill.image(65, 65) / 127.5 - 1.0, tf.float32)
+  backbone(image)
+  variables = builders.fill_by_key(backbone, 'backbone')
+
+  keys = sorted(f'{key} {"x".join(map(str, v.shape))}' for key, v in variables.items())
+  assert keys == sorted(golden[f'{name}/keys'])
+  assert backbone.count_params() == parameters
+  assert sum(int(tf.size(v)) for v in backbone.trainable_variables) == trainable
+
+  for number, (output, _) in enumerate(backbone.block_outputs(image), start=1):
+    stored = golden[f'{name}/block_samples/{number:02}']
+    error = np.abs(builders.samples(output, stored.size) - stored).max()
+    assert error / golden[f'{name}/block_stats/{number:02}'][1] < 1e-4
+
+  pyramid = backbone(image)
+  assert [stage.shape[-1] for stage in pyramid[:5]] == list(channels)
+  assert [stage.shape[1] for stage in pyramid] == [33, 17, 9, 5, 3] * 2
+  for number, activated in enumerate(pyramid[5:], start=1):
+    stored = golden[f'{name}/res{number}']
+    activated = activated if activated.shape == stored.shape else activated[:, ::4, ::4]
+    error = np.abs(activated - stored).max() / golden[f'{name}/res{number}_stats'][1]
+    assert error < 1e-4
+
+
+def test_stages_are_the_last_rows_of_their_strides():
+  backbone = mobilenet_v3.small(norm=builders.NORM)
+  image = tf.random.normal([1, 65, 65, 3])
+  outputs, pyramid = backbone.block_outputs(image), backbone(image)
+  for stage, block in zip(pyramid[:5], (1, 2, 4, 9, 13), strict=True):
+    np.testing.assert_array_equal(stage, outputs[block - 1][0])
+
+
+@pytest.mark.parametrize('channels, rounded', [(8, 8), (3, 8), (4.0, 8), (17.28, 16), (72.0, 72),
+                                               (88.0, 88), (18.0, 24), (200.0, 200), (184.0, 184)])
+def test_round_to_eight(channels, rounded):
+  assert mobilenet_v3.round_to_eight(channels) == rounded

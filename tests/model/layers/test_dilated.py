@@ -1,0 +1,55 @@
+"""The dilated convolution against sums over taps, and its gradient against finite differences."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab2.model.layers import dilated
+
+
+def _brute_force(x, kernel, dilation):
+  batch, height, width, _ = x.shape
+  result = np.zeros((batch, height, width, kernel.shape[-1]))
+  for row in range(kernel.shape[0]):
+    for column in range(kernel.shape[1]):
+      for y in range(height):
+        for z in range(width):
+          source_y = y + (row - kernel.shape[0] // 2) * dilation
+          source_z = z + (column - kernel.shape[1] // 2) * dilation
+          if 0 <= source_y < height and 0 <= source_z < width:
+            result[:, y, z] += x[:, source_y, source_z] @ kernel[row, column]
+  return result
+
+
+@pytest.mark.parametrize('size, dilation', [((6, 7), 2), ((5, 9), 6), ((4, 4), 18)])
+def test_values_and_gradients(size, dilation):
+  generator = np.random.RandomState(0)
+  x = generator.normal(size=(2, *size, 3))
+  kernel = generator.normal(size=(3, 3, 3, 4))
+  upstream = generator.normal(size=(2, *size, 4))
+  expected = _brute_force(x, kernel, dilation)
+
+  variables = [tf.constant(value, tf.float32) for value in (x, kernel)]
+  with tf.GradientTape() as tape:
+    tape.watch(variables)
+    cut = dilated.reachable(variables[1], variables[0], dilation)
+    result = dilated.conv2d(variables[0], cut, dilation)
+  np.testing.assert_allclose(result, expected, atol=1e-5)
+
+  # The result is linear in both: gradients are inner products with one-hot inputs.
+  x_gradient, kernel_gradient = tape.gradient(result, variables, upstream.astype(np.float32))
+  for index in [(0, 0, 0, 0), (1, 1, 1, 2), (2, 0, 2, 1), (1, 2, 0, 3)]:
+    unit = np.zeros_like(kernel)
+    unit[index] = 1.0
+    assert kernel_gradient.numpy()[index] == pytest.approx(
+        np.sum(upstream * _brute_force(x, unit, dilation)), abs=1e-4)
+  for index in [(0, 0, 0, 0), (1, 3, 2, 1)]:
+    unit = np.zeros_like(x)
+    unit[index] = 1.0
+    assert x_gradient.numpy()[index] == pytest.approx(
+        np.sum(upstream * _brute_force(unit, kernel, dilation)), abs=1e-4)
+
+
+def test_taps_out_of_reach_are_cut_off():
+  kernel = tf.zeros([3, 3, 1, 1])
+  assert dilated.reachable(kernel, tf.zeros([1, 5, 9, 1]), 6).shape[:2] == (1, 3)
+  assert dilated.reachable(kernel, tf.zeros([1, 7, 7, 1]), 6).shape[:2] == (3, 3)
