@@ -25,6 +25,7 @@ python -m deeplab2.trainer.train --config_file="$config" --mode=train --model_di
 echo '== 3/5 evaluate'
 python -m deeplab2.trainer.train --config_file="$config" --mode=eval --model_dir="$work/model"
 run="$work/model/shapes_kmax_mobilenet_v3_small"
+python scripts/plot_run.py --run="$run" --output="$work/curves.png"
 
 echo '== 4/5 export'
 python -m deeplab2.inference.export --config_file="$config" --checkpoint_path="$run" \
