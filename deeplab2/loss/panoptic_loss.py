@@ -114,16 +114,16 @@ class PanopticLoss:
     """Scores one output: name without prefix -> [B]."""
     losses = {}
     pq_style, mask_id, instance = self._kinds[:3]
-    log_mask_bps = tf.nn.log_softmax(flat(output.mask_logits))
+    # Computed again for the gradient: little work, against several [B, P, N] kept per output.
+    dice_b, mask_id_b = tf.recompute_grad(
+        lambda logits_bps: _mask_terms(logits_bps, matched, mask_id))(flat(output.mask_logits))
     if pq_style is not None:
       losses[CLASS] = _weighted(pq_style, lambda: terms.class_term(
           matched.class_target_bsk, matched.class_weight_bs, matched.is_matched_bs,
           float32(output.class_logits)), truth)
-      losses[DICE] = _weighted(pq_style, lambda: terms.dice_term(
-          matched.one_hot_bps, matched.dice_weight_bs, tf.exp(log_mask_bps)), truth)
+      losses[DICE] = _weighted(pq_style, lambda: dice_b, truth)
     if mask_id is not None:
-      losses[MASK_ID] = _weighted(mask_id, lambda: terms.mask_id_cross_entropy(
-          matched.one_hot_bps, log_mask_bps, mask_id.top_k), truth)
+      losses[MASK_ID] = _weighted(mask_id, lambda: mask_id_b, truth)
     if instance is not None:
       losses[INSTANCE] = _weighted(instance, lambda: self._instance_loss(
           output, truth, noise, number), truth)
@@ -170,6 +170,15 @@ def flat(maps: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
 def float32(tensor: tf.Tensor) -> tf.Tensor:
   """Losses are computed in float32, whatever the model computes in."""
   return tf.cast(tensor, tf.float32)
+
+
+def _mask_terms(mask_logits_bps, matched, mask_id):
+  """Returns the dice term and the mask-id cross entropy of one output, each [B]."""
+  truth_bps = matched.one_hot_bps
+  log_mask_bps = tf.nn.log_softmax(mask_logits_bps)
+  top_k = 1.0 if mask_id is None else mask_id.top_k
+  return (terms.dice_term(truth_bps, matched.dice_weight_bs, tf.exp(log_mask_bps)),
+          terms.mask_id_cross_entropy(truth_bps, log_mask_bps, top_k))
 
 
 def _weighted(kind, score, truth):
