@@ -1,4 +1,5 @@
 """Devices, randomness and threads of a run."""
+import ctypes
 import logging as python_logging
 import random
 
@@ -87,6 +88,13 @@ def set_up(seed: int | None = None, deterministic: bool = False, num_threads: in
   if num_threads:
     tf.config.threading.set_intra_op_parallelism_threads(num_threads)
     logging.info('At most %d threads per operation', num_threads)
+
+
+def release_freed_memory() -> None:
+  """Gives memory that was freed back to the system, where the C library can (glibc)."""
+  library = ctypes.CDLL(None)
+  if hasattr(library, 'malloc_trim'):
+    library.malloc_trim(0)
 
 
 def start_logging() -> None:

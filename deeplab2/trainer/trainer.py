@@ -10,6 +10,7 @@ import tf_keras
 
 from deeplab2 import errors
 from deeplab2.trainer import optimizer as optimizer_lib
+from deeplab2.trainer import runtime
 
 TOTAL = 'total_loss'
 GRADIENT_NORM = 'gradient_norm'
@@ -71,6 +72,10 @@ class Trainer(orbit.StandardTrainer):
           shape_invariants=(tf.TensorShape([]), tf.TensorShape([]), some, some))
 
     def run(iterator, num_steps):
+      if self._outcome is None:
+        # No step yet: builds and optimises the graph, which takes more memory than it then keeps.
+        loop(iterator, tf.constant(0))
+        runtime.release_freed_memory()
       self._outcome = loop(iterator, num_steps)
 
     return run
