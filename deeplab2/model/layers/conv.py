@@ -39,12 +39,11 @@ class _LinearNorm(tf_keras.layers.Layer):
     return kernel
 
   def _finish(self, x, kernel, linear, scale_shape, training):
-    normalized = linear_norm(x, kernel, self.norm, linear, scale_shape, training)
-    return self._activation(normalized)
+    return linear_norm(x, kernel, self.norm, linear, scale_shape, training, self._activation)
 
 
-def linear_norm(x, kernel, norm, linear, scale_shape, training):
-  """Returns `norm(linear(x, kernel))`, with the norm folded into the kernel at inference.
+def linear_norm(x, kernel, norm, linear, scale_shape, training, activation=activations.linear):
+  """Returns `activation(norm(linear(x, kernel)))`, the norm folded into the kernel at inference.
 
   Args:
     x: input in the compute dtype.
@@ -53,13 +52,15 @@ def linear_norm(x, kernel, norm, linear, scale_shape, training):
     linear: function of input and kernel.
     scale_shape: shape with which the norm's scale broadcasts against the kernel.
     training: whether batch statistics are used.
+    activation: of the normalised result.
   """
   if training:
-    return norm(linear(x, tf.cast(kernel, x.dtype)), training=True)
+    return norm(linear(x, tf.cast(kernel, x.dtype)), training=True, activation=activation)
   scale, offset = norm.affine()
   if scale_shape is not None:
     scale = tf.reshape(scale, scale_shape)
-  return tf.nn.bias_add(linear(x, tf.cast(kernel * scale, x.dtype)), tf.cast(offset, x.dtype))
+  return activation(
+      tf.nn.bias_add(linear(x, tf.cast(kernel * scale, x.dtype)), tf.cast(offset, x.dtype)))
 
 
 class ConvNorm(_LinearNorm):

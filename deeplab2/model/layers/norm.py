@@ -4,6 +4,8 @@ from typing import NamedTuple
 import tensorflow as tf
 import tf_keras
 
+from deeplab2.model.layers import activations
+
 
 class NormSettings(NamedTuple):
   """How every batch norm of a model behaves."""
@@ -58,13 +60,15 @@ class BatchNorm(tf_keras.layers.Layer):
     scale = self.gamma * tf.math.rsqrt(self.moving_variance + self._settings.epsilon)
     return self._flat(scale), self._flat(self.beta - self.moving_mean * scale)
 
-  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+  def call(self, x: tf.Tensor, training: bool = False,
+           activation=activations.linear) -> tf.Tensor:
+    """Returns `activation` of the normalised `x`, in its dtype."""
     if not training:
       scale, offset = self.affine()
-      return self._scaled(tf.cast(x, tf.float32), scale, offset, x.dtype)
+      return activation(self._scaled(tf.cast(x, tf.float32), scale, offset, x.dtype))
     if self._axis == -1 and not self._across_replicas():
-      return self._fused(x)
-    return self._unfused(x)
+      return self._fused(x, activation)
+    return activation(self._unfused(x))
 
   def _flat(self, value):
     return value if len(self._shape) == 1 else tf.reshape(value, [-1])
@@ -78,14 +82,22 @@ class BatchNorm(tf_keras.layers.Layer):
   def _across_replicas(self) -> bool:
     return self._settings.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1
 
-  def _fused(self, x):
+  def _fused(self, x, activation):
     shape = sizes(x)
     maps = x if len(shape) == 4 else tf.reshape(x, [-1, 1, 1, shape[-1]])
     y, mean, variance, _, _, _ = tf.raw_ops.FusedBatchNormV3(
         x=maps, scale=self._flat(self.gamma), offset=self._flat(self.beta), mean=[], variance=[],
         epsilon=self._settings.epsilon, is_training=True)
     rows = x.shape[:-1].num_elements() or tf.cast(tf.size(x) // shape[-1], tf.float32)
-    self._move(mean, variance * ((rows - 1.0) / rows))  # The op returns the unbiased variance.
+    variance *= (rows - 1.0) / rows  # The op returns the unbiased variance.
+    self._move(mean, variance)
+    if activation is activations.gelu:
+      scale = self._flat(self.gamma) * tf.math.rsqrt(variance + self._settings.epsilon)
+      scale, offset = (tf.stop_gradient(part) for part in (
+          scale, self._flat(self.beta) - mean * scale))
+      y = activations.gelu_of_affine(y, maps, scale, offset)
+    else:
+      y = activation(y)
     return y if len(shape) == 4 else tf.reshape(y, shape)
 
   def _unfused(self, x):
