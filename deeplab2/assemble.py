@@ -2,28 +2,42 @@
 
 Everything below this module takes plain arguments; everything above it asks here.
 """
+import functools
+
 from absl import logging
 import tensorflow as tf
+import tf_keras
 
+from deeplab2.config import loss_checks
+from deeplab2.config import trainer_pb2
 from deeplab2.config.experiment import Config
 from deeplab2.data import augment
 from deeplab2.data import datasets
 from deeplab2.data import geometry
 from deeplab2.data import pipeline
 from deeplab2.data import targets
+from deeplab2.loss import mask_terms
 from deeplab2.loss import panoptic_loss
+from deeplab2.loss import relaxation
 from deeplab2.loss import sampling
+from deeplab2.loss import terms
 from deeplab2.model import heads
 from deeplab2.model import kmax_decoder
 from deeplab2.model import kmax_deeplab
 from deeplab2.model import pixel_decoder
 from deeplab2.model import postprocess
+from deeplab2.model import remask
 from deeplab2.model.backbones import registry
 from deeplab2.model.layers import norm as norm_lib
 
 _TRAIN = 'train_dataset_options'
 _EVAL = 'eval_dataset_options'
 _MAX_DEEPLAB = 'model_options.max_deeplab'
+_LOSSES = 'trainer_options.loss_options'
+_ACTIVATIONS = {trainer_pb2.LossOptions.SIGMOID: tf.sigmoid,
+                trainer_pb2.LossOptions.SOFTMAX: tf.nn.softmax}
+_MASK_TERMS = {trainer_pb2.LossOptions.SIGMOID: mask_terms.SIGMOID,
+               trainer_pb2.LossOptions.SOFTMAX: mask_terms.SOFTMAX}
 _BACKBONE_PREFIX = 'kmax_'
 
 
@@ -57,9 +71,7 @@ def model(config: Config) -> kmax_deeplab.KMaXDeepLab:
   """
   options = config.options
   info = dataset_info(config)
-  solver = options.trainer_options.solver_options
-  norm = norm_lib.NormSettings(solver.use_sync_batchnorm, solver.batchnorm_momentum,
-                               solver.batchnorm_epsilon)
+  norm = _norm(config)
   kmax = options.model_options.kmax
   head = config.value(f'{_MAX_DEEPLAB}.pixel_space_head')
 
@@ -84,6 +96,25 @@ def model(config: Config) -> kmax_deeplab.KMaXDeepLab:
       semantic_branch=_semantic_branch(config, info, norm))
   built.create_variables()
   return built
+
+
+def training_model(config: Config, built: kmax_deeplab.KMaXDeepLab) -> tf_keras.Model:
+  """Returns what the trainer calls: `built` itself, or with ReMask, `built` and semantic heads."""
+  options = config.value(f'{_LOSSES}.remask')
+  if not options.enable:
+    return built
+  num_classes = dataset_info(config).label_space.num_classes
+  return remask.ReMaskModel(built, remask.SemanticHeads([
+      remask.SemanticHead(
+          num_classes, norm=_norm(config), channels=options.head_channels,
+          rates=config.value('model_options.decoder.atrous_rates'), name=f'head{layer}')
+      for layer in range(options.num_relaxed_layers)]))
+
+
+def _norm(config):
+  solver = config.options.trainer_options.solver_options
+  return norm_lib.NormSettings(solver.use_sync_batchnorm, solver.batchnorm_momentum,
+                               solver.batchnorm_epsilon)
 
 
 def _check_slots(config, info):
@@ -134,8 +165,18 @@ def _semantic_decoder(decoder, max_deeplab, norm):
 
 
 def loss(config: Config) -> panoptic_loss.PanopticLoss:
-  """Builds the training objective."""
-  options = config.value('trainer_options.loss_options')
+  """Builds the training objective, relaxed as the config says."""
+  space = dataset_info(config).label_space
+  return _loss(config, remask=_remask(config, space), reclass=_reclass(config))
+
+
+def evaluation_loss(config: Config) -> panoptic_loss.PanopticLoss:
+  """Builds the objective that evaluations report: without ReMask, with hard targets."""
+  return _loss(config, remask=None, reclass=None)
+
+
+def _loss(config, **relaxations):
+  options = config.value(_LOSSES)
   max_deeplab = config.value(_MAX_DEEPLAB)
 
   def term(name):
@@ -151,7 +192,38 @@ def loss(config: Config) -> panoptic_loss.PanopticLoss:
           max_deeplab.instance_discrimination_sample_k,
           max_deeplab.instance_discrimination_sample_temperature),
       semantic_sampling=sampling.Sampling(
-          max_deeplab.semantic_sample_k, max_deeplab.semantic_sample_temperature))
+          max_deeplab.semantic_sample_k, max_deeplab.semantic_sample_temperature),
+      masks=_MASK_TERMS[options.mask_loss_activation], **relaxations)
+
+
+def _remask(config, space):
+  options = config.value(f'{_LOSSES}.remask')
+  if not options.enable:
+    return None
+  semantic_losses = {
+      'softmax_cross_entropy': terms.semantic_cross_entropy,
+      'sigmoid_cross_entropy': functools.partial(
+          terms.semantic_binary_cross_entropy, class_order=space.class_order)}
+  semantic = options.semantic_loss
+  return relaxation.ReMask(
+      num_layers=options.num_relaxed_layers, identity_mapping=options.identity_mapping,
+      stop_gradient=options.stop_gradient,
+      semantic_activation=_ACTIVATIONS[options.semantic_activation],
+      class_activation=_ACTIVATIONS[options.class_activation],
+      semantic_loss=semantic_losses[semantic.name or loss_checks.SEMANTIC_LOSSES[0]],
+      semantic_weight=semantic.weight, semantic_top_k=semantic.top_k_percent,
+      semantic_sampling=sampling.Sampling(
+          options.semantic_sample_k, options.semantic_sample_temperature))
+
+
+def _reclass(config):
+  options = config.value(f'{_LOSSES}.reclass')
+  if not options.enable:
+    return None
+  return relaxation.ReClass(
+      eta=options.eta, mask_activation=_ACTIVATIONS[options.mask_activation],
+      by_mask_area=options.normalization == options.MASK_AREA,
+      apply_to_unmatched=options.apply_to_unmatched, renormalize=options.renormalize_target)
 
 
 def post_processing(config: Config):

@@ -2,13 +2,15 @@
 
   python scripts/benchmark.py input    --config_file=CONFIG --records='FILES*' [--set a.b=c ...]
   python scripts/benchmark.py train    --config_file=CONFIG [--set a.b=c ...]
+  python scripts/benchmark.py remax    --config_file=CONFIG [--set a.b=c ...]
   python scripts/benchmark.py infer    --config_file=CONFIG [--set a.b=c ...]
   python scripts/benchmark.py eval     --config_file=CONFIG [--set a.b=c ...]
   python scripts/benchmark.py matching --config_file=CONFIG [--set a.b=c ...]
 
 `input` measures a picture through the training pipeline; `train` a whole step (forward, losses,
-backward, update) on a made batch; `infer` the network, the post-processing and both together on
-one made picture; `eval` one update of panoptic quality; `matching` one assignment.
+backward, update) on a made batch; `remax` such steps without and with ReMask and ReClass by turns,
+in one process, and their ratios; `infer` the network, the post-processing and both together on one
+made picture; `eval` one update of panoptic quality; `matching` one assignment.
 
 `cpu_ms` is the process time of all threads and hardly depends on what else the machine does;
 `wall_ms` does. `first_call_s` holds tracing and the first run. `peak_mb` is the peak resident
@@ -107,14 +109,40 @@ def benchmark_input(config, options) -> dict:
 
 def benchmark_train(config, options) -> dict:
   """Measures a training step: forward, all losses, backward, update."""
-  model = assemble.model(config)
+  step = made_trainer(config)
+  return measure(lambda: step.train(tf.constant(1)), options.repeats)
+
+
+def benchmark_remax(config, options) -> dict:
+  """Measures training steps without and with ReMask and ReClass by turns."""
+  times = {}
+  for name, enable in (('plain', False), ('remax', True)):
+    losses = config.options.trainer_options.loss_options
+    losses.remask.enable = losses.reclass.enable = enable
+    times[name] = [made_trainer(config), []]
+    times[name][0].train(tf.constant(2))  # The first steps are slower.
+  for _ in range(options.repeats):
+    for step, durations in times.values():
+      started = time.perf_counter(), time.process_time()
+      step.train(tf.constant(1))
+      durations.append((time.perf_counter() - started[0], time.process_time() - started[1]))
+  result = {}
+  medians = {name: 1e3 * np.median(durations, axis=0) for name, (_, durations) in times.items()}
+  for index, kind in enumerate(('wall_ms_median', 'cpu_ms_median')):
+    result[kind] = {name: round(float(value[index]), 1) for name, value in medians.items()}
+    result[kind]['ratio'] = round(result[kind]['remax'] / result[kind]['plain'], 3)
+  return result
+
+
+def made_trainer(config) -> trainer.Trainer:
+  """Returns a trainer of the config's model from scratch on a made batch."""
+  model = assemble.training_model(config, assemble.model(config))
   sample = made_sample(config, 'train_dataset_options')
-  step = trainer.Trainer(
-      tf.data.Dataset.from_tensors(sample).repeat(), model=model, loss=assemble.loss(config),
+  return trainer.Trainer(
+      tf.data.Dataset.from_tensors(sample).repeat(), model=model, loss=assemble.loss(config).score,
       groups=tuple(experiment.optimizer_groups(config, model).values()),
       global_step=tf.Variable(0, dtype=tf.int64),
       batch_size=config.options.train_dataset_options.batch_size)
-  return measure(lambda: step.train(tf.constant(1)), options.repeats)
 
 
 def benchmark_infer(config, options) -> dict:
@@ -175,7 +203,8 @@ def benchmark_matching(config, options) -> dict:
 
 
 PARTS = {
-    'input': benchmark_input, 'train': benchmark_train, 'infer': benchmark_infer,
+    'input': benchmark_input, 'train': benchmark_train,
+    'remax': benchmark_remax, 'infer': benchmark_infer,
     'eval': benchmark_eval, 'matching': benchmark_matching,
 }
 

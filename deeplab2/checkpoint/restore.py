@@ -1,6 +1,7 @@
 """Checkpoints of a run: save, resume, and initialise a model from those of another run.
 
-A native checkpoint holds `model`, `global_step`, and the optimizers by name. Whatever is restored
+A native checkpoint holds `model`, `global_step`, and by name what training alone has: optimizers,
+and with ReMask `remask_semantic_heads`. Whatever is restored
 is accounted for both ways: every variable must be in the file, and every tensor of the file must
 have its variable. Nothing is changed before that is known; only a file that turns out to be damaged
 while it is read may leave a part restored.
@@ -22,7 +23,8 @@ _STEP = 'global_step'
 # Written by TensorFlow for its own use.
 _OF_TENSORFLOW = re.compile(r'(save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)$')
 # What has an axis of classes.
-_CLASS_HEADS = re.compile(r'(^|/)(class_head|semantic_branch/final)/')
+_CLASS_HEADS = re.compile(
+    r'(^|/)(class_head|semantic_branch/final|remask_semantic_heads/heads/\d+/final)/')
 # What TensorFlow's readers raise for files that are truncated, damaged, or no checkpoints.
 _UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, tf.errors.OpError)
 # Words of TensorFlow's messages that only speak of its own graph.
@@ -70,13 +72,15 @@ def restore_model(model: tf.Module, path: str) -> str:
   return prefix
 
 
-def initialize_model(model: tf.Module, path: str, *, skip_class_heads: bool = False) -> str:
+def initialize_model(model: tf.Module, path: str, *, skip_class_heads: bool = False,
+                     training_parts: Mapping[str, tf.Module] | None = None) -> str:
   """Fills `model` from the checkpoint of another run, to train it further.
 
   Args:
     model: with its variables created.
     path: as of `restore_model`; a checkpoint of the backbone alone will also do.
     skip_class_heads: leave what depends on the number of classes as it was initialised.
+    training_parts: layers by name that are filled as well if the checkpoint has them.
 
   Returns:
     The prefix of the checkpoint that was read.
@@ -88,7 +92,14 @@ def initialize_model(model: tf.Module, path: str, *, skip_class_heads: bool = Fa
   reader = _open(prefix)
   if _is_native(reader):
     skipped = _CLASS_HEADS if skip_class_heads else None
-    _restore_parts(prefix, reader, {'model': model}, skipped)
+    stored = {key.partition('/')[0] for key in reader.get_variable_to_shape_map()}
+    parts = {'model': model}
+    for name, part in (training_parts or {}).items():
+      if name in stored:
+        parts[name] = part
+      else:
+        logging.info('%s has no %s, which start from scratch.', prefix, name)
+    _restore_parts(prefix, reader, parts, skipped)
   else:
     _restore_released(prefix, reader, model, skip_class_heads=skip_class_heads,
                       backbone_alone=True)
@@ -99,21 +110,21 @@ class Checkpoints:
   """The checkpoints of one run, in its work directory."""
 
   def __init__(self, directory: str, *, model: tf.Module, global_step: tf.Variable,
-               optimizers: Mapping[str, tf.Module] | None = None, keep: int = 5):
+               training_parts: Mapping[str, tf.Module] | None = None, keep: int = 5):
     """Creates the keeper; reads and writes nothing yet.
 
     Args:
       directory: work directory, need not exist.
       model: with its variables created.
       global_step: number of updates done, restored and saved along.
-      optimizers: name -> optimizer with its state created. None: this run only evaluates, and
-        optimizer state in checkpoints is passed over.
+      training_parts: name -> optimizer or layer with its state created. None: this run only
+        evaluates, and passes over what checkpoints hold of them.
       keep: number of newest checkpoints that are kept.
     """
     self.directory = directory
     self._global_step = global_step
-    self._parts = {'model': model, _STEP: global_step, **(optimizers or {})}
-    self._whole = optimizers is not None
+    self._parts = {'model': model, _STEP: global_step, **(training_parts or {})}
+    self._whole = training_parts is not None
     self._keep = keep
     self._manager = None
     self.last_saved: int | None = None  # The step of the newest checkpoint.

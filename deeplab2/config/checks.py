@@ -7,6 +7,7 @@ from absl import logging
 import tensorflow as tf
 
 from deeplab2.config import experiment
+from deeplab2.config import loss_checks
 from deeplab2.config import model_checks
 from deeplab2.config import values
 
@@ -28,7 +29,7 @@ def check(config: experiment.Config) -> None:
     UserError: at the first field that is wrong.
   """
   model_checks.check(config)
-  _check_losses(config)
+  loss_checks.check(config)
   _check_solver(config)
   _check_intervals(config)
   _check_evaluator(config)
@@ -79,13 +80,6 @@ def check_batch(config: experiment.Config, dataset_field: str, num_replicas: int
     near = [str(fit) for fit in (lower, lower + num_replicas) if fit]
     raise config.error(
         path, f'cannot be split over {num_replicas} replicas; take {" or ".join(near)}.')
-
-
-def _check_losses(config):
-  for field, _ in config.value(_LOSSES).ListFields():
-    path = f'{_LOSSES}.{field.name}'
-    values.not_negative(config, f'{path}.weight')
-    values.positive_probability(config, f'{path}.top_k_percent')
 
 
 def _check_solver(config):

@@ -1,3 +1,4 @@
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
@@ -39,7 +40,13 @@ class SolverOptions(_message.Message):
     def __init__(self, use_sync_batchnorm: bool = ..., learning_policy: _Optional[str] = ..., base_learning_rate: _Optional[float] = ..., poly_learning_power: _Optional[float] = ..., poly_end_learning_rate: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., optimizer: _Optional[str] = ..., weight_decay: _Optional[float] = ..., use_gradient_clipping: bool = ..., clip_gradient_norm: _Optional[float] = ..., training_number_of_steps: _Optional[int] = ..., batchnorm_momentum: _Optional[float] = ..., batchnorm_epsilon: _Optional[float] = ..., backbone_learning_rate_multiplier: _Optional[float] = ..., adamw_weight_decay: _Optional[float] = ...) -> None: ...
 
 class LossOptions(_message.Message):
-    __slots__ = ("semantic_loss", "center_loss", "regression_loss", "motion_loss", "next_regression_loss", "pq_style_loss", "mask_id_cross_entropy_loss", "instance_discrimination_loss", "depth_loss")
+    __slots__ = ("semantic_loss", "center_loss", "regression_loss", "motion_loss", "next_regression_loss", "pq_style_loss", "mask_id_cross_entropy_loss", "instance_discrimination_loss", "depth_loss", "remask", "reclass", "mask_loss_activation")
+    class Activation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        SIGMOID: _ClassVar[LossOptions.Activation]
+        SOFTMAX: _ClassVar[LossOptions.Activation]
+    SIGMOID: LossOptions.Activation
+    SOFTMAX: LossOptions.Activation
     class SingleLossOptions(_message.Message):
         __slots__ = ("name", "weight", "top_k_percent")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +56,50 @@ class LossOptions(_message.Message):
         weight: float
         top_k_percent: float
         def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., top_k_percent: _Optional[float] = ...) -> None: ...
+    class ReMaskOptions(_message.Message):
+        __slots__ = ("enable", "num_relaxed_layers", "identity_mapping", "stop_gradient", "semantic_activation", "class_activation", "semantic_loss", "semantic_sample_k", "semantic_sample_temperature", "head_channels")
+        ENABLE_FIELD_NUMBER: _ClassVar[int]
+        NUM_RELAXED_LAYERS_FIELD_NUMBER: _ClassVar[int]
+        IDENTITY_MAPPING_FIELD_NUMBER: _ClassVar[int]
+        STOP_GRADIENT_FIELD_NUMBER: _ClassVar[int]
+        SEMANTIC_ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+        CLASS_ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+        SEMANTIC_LOSS_FIELD_NUMBER: _ClassVar[int]
+        SEMANTIC_SAMPLE_K_FIELD_NUMBER: _ClassVar[int]
+        SEMANTIC_SAMPLE_TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+        HEAD_CHANNELS_FIELD_NUMBER: _ClassVar[int]
+        enable: bool
+        num_relaxed_layers: int
+        identity_mapping: bool
+        stop_gradient: bool
+        semantic_activation: LossOptions.Activation
+        class_activation: LossOptions.Activation
+        semantic_loss: LossOptions.SingleLossOptions
+        semantic_sample_k: int
+        semantic_sample_temperature: float
+        head_channels: int
+        def __init__(self, enable: bool = ..., num_relaxed_layers: _Optional[int] = ..., identity_mapping: bool = ..., stop_gradient: bool = ..., semantic_activation: _Optional[_Union[LossOptions.Activation, str]] = ..., class_activation: _Optional[_Union[LossOptions.Activation, str]] = ..., semantic_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., semantic_sample_k: _Optional[int] = ..., semantic_sample_temperature: _Optional[float] = ..., head_channels: _Optional[int] = ...) -> None: ...
+    class ReClassOptions(_message.Message):
+        __slots__ = ("enable", "eta", "mask_activation", "normalization", "apply_to_unmatched", "renormalize_target")
+        class Normalization(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+            __slots__ = ()
+            CLASS_AREA: _ClassVar[LossOptions.ReClassOptions.Normalization]
+            MASK_AREA: _ClassVar[LossOptions.ReClassOptions.Normalization]
+        CLASS_AREA: LossOptions.ReClassOptions.Normalization
+        MASK_AREA: LossOptions.ReClassOptions.Normalization
+        ENABLE_FIELD_NUMBER: _ClassVar[int]
+        ETA_FIELD_NUMBER: _ClassVar[int]
+        MASK_ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+        NORMALIZATION_FIELD_NUMBER: _ClassVar[int]
+        APPLY_TO_UNMATCHED_FIELD_NUMBER: _ClassVar[int]
+        RENORMALIZE_TARGET_FIELD_NUMBER: _ClassVar[int]
+        enable: bool
+        eta: float
+        mask_activation: LossOptions.Activation
+        normalization: LossOptions.ReClassOptions.Normalization
+        apply_to_unmatched: bool
+        renormalize_target: bool
+        def __init__(self, enable: bool = ..., eta: _Optional[float] = ..., mask_activation: _Optional[_Union[LossOptions.Activation, str]] = ..., normalization: _Optional[_Union[LossOptions.ReClassOptions.Normalization, str]] = ..., apply_to_unmatched: bool = ..., renormalize_target: bool = ...) -> None: ...
     SEMANTIC_LOSS_FIELD_NUMBER: _ClassVar[int]
     CENTER_LOSS_FIELD_NUMBER: _ClassVar[int]
     REGRESSION_LOSS_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +109,9 @@ class LossOptions(_message.Message):
     MASK_ID_CROSS_ENTROPY_LOSS_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_DISCRIMINATION_LOSS_FIELD_NUMBER: _ClassVar[int]
     DEPTH_LOSS_FIELD_NUMBER: _ClassVar[int]
+    REMASK_FIELD_NUMBER: _ClassVar[int]
+    RECLASS_FIELD_NUMBER: _ClassVar[int]
+    MASK_LOSS_ACTIVATION_FIELD_NUMBER: _ClassVar[int]
     semantic_loss: LossOptions.SingleLossOptions
     center_loss: LossOptions.SingleLossOptions
     regression_loss: LossOptions.SingleLossOptions
@@ -67,7 +121,10 @@ class LossOptions(_message.Message):
     mask_id_cross_entropy_loss: LossOptions.SingleLossOptions
     instance_discrimination_loss: LossOptions.SingleLossOptions
     depth_loss: LossOptions.SingleLossOptions
-    def __init__(self, semantic_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., center_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., regression_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., motion_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., next_regression_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., pq_style_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., mask_id_cross_entropy_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., instance_discrimination_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., depth_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ...) -> None: ...
+    remask: LossOptions.ReMaskOptions
+    reclass: LossOptions.ReClassOptions
+    mask_loss_activation: LossOptions.Activation
+    def __init__(self, semantic_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., center_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., regression_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., motion_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., next_regression_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., pq_style_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., mask_id_cross_entropy_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., instance_discrimination_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., depth_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., remask: _Optional[_Union[LossOptions.ReMaskOptions, _Mapping]] = ..., reclass: _Optional[_Union[LossOptions.ReClassOptions, _Mapping]] = ..., mask_loss_activation: _Optional[_Union[LossOptions.Activation, str]] = ...) -> None: ...
 
 class TrainerOptions(_message.Message):
     __slots__ = ("num_checkpoints_to_keep", "save_checkpoints_steps", "save_summaries_steps", "steps_per_loop", "loss_options", "solver_options")

@@ -3,6 +3,7 @@
 Ground-truth masks are rows: T things (by thing id), then U stuff classes (ascending id). A pixel
 belongs to at most one row, so one index per pixel says everything; no [B, P, R] array is kept.
 """
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,14 +56,14 @@ def prepare(targets: structures.Targets, size: tuple[int, int],
   thing_bp = _flat(resampling.subsample(targets.thing_id_mask, size))
   num_things = targets.thing_id_class.shape[1]
   is_instance_bp = thing_bp >= 0
-  stuff_row_bp = _lookup(semantic_bp, space.stuff_ids, first=num_things)
+  stuff_row_bp = positions(semantic_bp, space.stuff_ids, first=num_things)
   row_bp = tf.where(is_instance_bp & (thing_bp < num_things), thing_bp, stuff_row_bp)
 
   num_rows = num_things + len(space.stuff_ids)
   area_br = tf.math.bincount(row_bp + 1, minlength=num_rows + 1, maxlength=num_rows + 1, axis=-1,
                              dtype=tf.float32)[:, 1:]
   area_br = tf.ensure_shape(area_br, [row_bp.shape[0], num_rows])
-  thing_channel_bt = _lookup(targets.thing_id_class, space.thing_ids, first=0)
+  thing_channel_bt = positions(targets.thing_id_class, space.thing_ids)
   stuff_channel_u = len(space.thing_ids) + np.arange(len(space.stuff_ids), dtype=np.int32)
   stuff_channel_bu = tf.broadcast_to(
       stuff_channel_u, [tf.shape(row_bp)[0], len(space.stuff_ids)])
@@ -76,13 +77,7 @@ def prepare(targets: structures.Targets, size: tuple[int, int],
       channel_br=tf.where(area_br > 0.5, channel_br, -1))
 
 
-def _flat(maps):
-  """[B, h, w] -> [B, P]."""
-  height, width = maps.shape[1:3]
-  return tf.reshape(maps, [-1, height * width])
-
-
-def _lookup(ids, known, first):
+def positions(ids: tf.Tensor, known: Sequence[int], first: int = 0) -> tf.Tensor:
   """Returns first + (position in `known`) of each dataset id, -1 for the others; int32."""
   size = max(known, default=0) + 2
   table = np.full(size, -1, np.int32)
@@ -90,3 +85,9 @@ def _lookup(ids, known, first):
   # Ids beyond the table, and negative ones, meet its last entry, which is -1.
   outside = (ids < 0) | (ids >= size)
   return tf.gather(table, tf.where(outside, size - 1, ids))
+
+
+def _flat(maps):
+  """[B, h, w] -> [B, P]."""
+  height, width = maps.shape[1:3]
+  return tf.reshape(maps, [-1, height * width])

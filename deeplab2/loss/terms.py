@@ -3,6 +3,8 @@
 Axes: b picture, p pixel, s slot, k class channel, n any. Masks are in slot order: the truth of slot
 s is the mask of the row that it is matched with.
 """
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 # Share of matched slots in the class term; void slots get the rest (Wang et al. 2021, sec. 3.2).
@@ -78,6 +80,26 @@ def mask_id_cross_entropy(truth_bps: tf.Tensor, log_mask_bps: tf.Tensor,
   return top_k_mean(-tf.reduce_sum(truth_bps * log_mask_bps, axis=2), top_k)
 
 
+def mask_id_binary_cross_entropy(truth_bps: tf.Tensor, is_matched_bs: tf.Tensor,
+                                 mask_logits_bps: tf.Tensor) -> tf.Tensor:
+  """Binary cross entropy of sigmoid masks, in the place of the mask-id cross entropy, [B].
+
+  Mean over matched slots and over the pixels that have a true mask; 0 where there are none.
+
+  Args:
+    truth_bps: [B, P, N] true mask of each slot, 0 or 1.
+    is_matched_bs: [B, N] bool, slots that have a true mask.
+    mask_logits_bps: [B, P, N].
+  """
+  has_mask_bp1 = tf.reduce_sum(truth_bps, axis=2, keepdims=True)
+  entropy_bps = tf.nn.sigmoid_cross_entropy_with_logits(truth_bps, mask_logits_bps)
+  entropy_bs = tf.reduce_sum(has_mask_bp1 * entropy_bps, axis=1)
+  is_matched_bs = tf.cast(is_matched_bs, tf.float32)
+  num_pixels_b = tf.maximum(tf.reduce_sum(has_mask_bp1, axis=[1, 2]), 1.0)
+  return tf.math.divide_no_nan(tf.reduce_sum(entropy_bs * is_matched_bs, axis=1),
+                               num_pixels_b * tf.reduce_sum(is_matched_bs, axis=1))
+
+
 def semantic_cross_entropy(label_bn: tf.Tensor, weight_bn: tf.Tensor, logits_bnk: tf.Tensor,
                            top_k: float = 1.0) -> tf.Tensor:
   """Weighted cross entropy of semantic logits, [B].
@@ -90,3 +112,22 @@ def semantic_cross_entropy(label_bn: tf.Tensor, weight_bn: tf.Tensor, logits_bnk
   """
   target_bnk = tf.one_hot(label_bn, logits_bnk.shape[-1])
   return top_k_mean(weight_bn * cross_entropy(target_bnk, logits_bnk), top_k)
+
+
+def semantic_binary_cross_entropy(label_bn: tf.Tensor, weight_bn: tf.Tensor,
+                                  logits_bnk: tf.Tensor, top_k: float = 1.0, *,
+                                  class_order: Sequence[int]) -> tf.Tensor:
+  """Weighted sum over the real classes of binary cross entropies of semantic logits, [B].
+
+  Args:
+    label_bn: [B, n] int32 dataset id of each pixel.
+    weight_bn: [B, n] float32, 0 on the ignore label.
+    logits_bnk: [B, n, channels].
+    top_k: share of the hardest pixels that count.
+    class_order: channels of the real classes; the others have no target and no loss.
+  """
+  target_bnk = tf.gather(tf.one_hot(label_bn, logits_bnk.shape[-1]), class_order, axis=-1)
+  logits_bnk = tf.gather(logits_bnk, class_order, axis=-1)
+  entropy_bn = tf.reduce_sum(
+      tf.nn.sigmoid_cross_entropy_with_logits(target_bnk, logits_bnk), axis=-1)
+  return top_k_mean(weight_bn * entropy_bn, top_k)

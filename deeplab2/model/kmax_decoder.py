@@ -178,12 +178,13 @@ class KMaXDecoder(tf_keras.layers.Layer):
                        f'{2 * NUM_HEADS}.')
     self._num_mask_slots = num_mask_slots
     self.channels = channels
-    self._feature_of_layer = [
-        feature for feature, count in enumerate(layers_per_stride) for _ in range(count)]
+    # Plain python: the index of the feature that each layer reads.
+    self.feature_of_layer = tuple(
+        feature for feature, count in enumerate(layers_per_stride) for _ in range(count))
     self.layers = [
         KMaXLayer(channels, feed_forward_channels, predictor=predictor(name='predictor'),
                   norm=norm, drop_path_keep_prob=drop_path_keep_prob, name=f'layer{i}')
-        for i, _ in enumerate(self._feature_of_layer)]
+        for i, _ in enumerate(self.feature_of_layer)]
     self.class_projection = conv.SequenceNorm(channels, norm=norm, activation=activations.gelu,
                                               name='class_projection')
     self.mask_projection = conv.SequenceNorm(channels, norm=norm, activation=activations.gelu,
@@ -213,7 +214,7 @@ class KMaXDecoder(tf_keras.layers.Layer):
     centers = tf.cast(self.cluster_centers, features[0].dtype)
     centers = tf.tile(centers, [norm_lib.sizes(features[0])[0], 1, 1])
     masks = []
-    for layer, feature in zip(self.layers, self._feature_of_layer, strict=True):
+    for layer, feature in zip(self.layers, self.feature_of_layer, strict=True):
       centers, layer_masks = layer(features[feature], centers, training=training)
       masks.append(layer_masks)
     return (self.class_projection(centers, training=training),

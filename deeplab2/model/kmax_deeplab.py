@@ -14,7 +14,7 @@ from deeplab2.model.layers import norm as norm_lib
 _SMALL_CROP = 65
 
 # All branches and loops of the model are python's; converting them would only slow tracing.
-_trace_as_is = tf.autograph.experimental.do_not_convert
+trace_as_is = tf.autograph.experimental.do_not_convert
 
 
 class KMaXDeepLab(tf_keras.Model):
@@ -41,7 +41,7 @@ class KMaXDeepLab(tf_keras.Model):
     self.predictor = predictor
     self.semantic_branch = semantic_branch
 
-  @_trace_as_is
+  @trace_as_is
   def call(self, images: tf.Tensor, training: bool = False) -> structures.Prediction:
     """Predicts masks, classes and semantic logits.
 
@@ -54,6 +54,13 @@ class KMaXDeepLab(tf_keras.Model):
       Prediction of float32 tensors. In training, `auxiliary` holds the layers' predictions,
       resized to the size of the final ones (which leaves their pixel vectors shorter than 1).
     """
+    return self.predict_with_features(images, training)[0]
+
+  @trace_as_is
+  def predict_with_features(
+      self, images: tf.Tensor,
+      training: bool) -> tuple[structures.Prediction, tuple[tf.Tensor, ...]]:
+    """Returns what `call` does, and the pixel decoder's features from stride 32 on."""
     pyramid, features, (class_feature, mask_feature, masks) = self._decode(images, training)
     final = self.predictor(features[-1], class_feature, mask_feature, training=training)
     auxiliary = ()
@@ -63,9 +70,9 @@ class KMaXDeepLab(tf_keras.Model):
     semantic_logits = None
     if self.semantic_branch is not None:
       semantic_logits = self.semantic_branch(pyramid, training=training)
-    return structures.Prediction(final, auxiliary, semantic_logits)
+    return structures.Prediction(final, auxiliary, semantic_logits), features
 
-  @_trace_as_is
+  @trace_as_is
   def infer(self, images: tf.Tensor) -> structures.MaskPrediction:
     """Predicts the final masks and classes of `images` and computes nothing else."""
     _, features, (class_feature, mask_feature, _) = self._decode(images, training=False)
@@ -73,7 +80,7 @@ class KMaXDeepLab(tf_keras.Model):
 
   def create_variables(self) -> None:
     """Creates all variables, which do not depend on the crop size, by one small call."""
-    self(tf.zeros([1, _SMALL_CROP, _SMALL_CROP, 3]), training=False)
+    self(small_images(), training=False)
     for layer in self.kmax_decoder.layers:
       layer.predictor.classes(tf.zeros([1, 1, self.kmax_decoder.channels]))
 
@@ -81,6 +88,11 @@ class KMaXDeepLab(tf_keras.Model):
     pyramid = self.backbone(normalize(images), training=training)
     features = self.pixel_decoder(pyramid, training=training)
     return pyramid, features, self.kmax_decoder(features, training=training)
+
+
+def small_images() -> tf.Tensor:
+  """Returns the least that creates the variables of a model by a call of it."""
+  return tf.zeros([1, _SMALL_CROP, _SMALL_CROP, 3])
 
 
 def normalize(images: tf.Tensor) -> tf.Tensor:

@@ -10,6 +10,7 @@ import tf_keras
 
 from deeplab2 import structures
 from deeplab2.inference import segmenter as segmenter_lib
+from deeplab2.trainer import diagnostics
 from deeplab2.trainer import progress
 
 
@@ -38,10 +39,12 @@ class Evaluator(orbit.StandardEvaluator):
       dataset: distributed dataset of structures.Sample of an evaluation, on the host.
       model: images, training -> structures.Prediction.
       segmenter: of that model.
-      loss: (Prediction, Targets) -> {name: [B]}; None where the dataset has no labels.
+      loss: (Prediction, Targets) -> (losses {name: [B]}, diagnostics {name: (numerator [B],
+        denominator [B])}); None where the dataset has no labels.
       sinks: called with (index, Picture) for every picture, in order.
       begin: called before the first picture of every evaluation.
-      end: called with the mean losses by tag after the last one; returns more scalars by tag.
+      end: called with mean losses and diagnostics by tag after the last one; returns more scalars
+        by tag.
       num_pictures: how many there will be, if known, for the progress shown.
       use_tf_function: False runs model and loss op by op, to look into them.
     """
@@ -60,30 +63,31 @@ class Evaluator(orbit.StandardEvaluator):
       self._run = tf.function(self._run_replicas, autograph=False)
 
   def eval_begin(self):
-    """Starts an evaluation; returns the sums of losses, empty."""
+    """Starts an evaluation; returns the sums of losses and parts of diagnostics, empty."""
     self._begin()
     self._done = 0
     self._started = time.monotonic()
     self._progress = progress.create('eval', self._num_pictures, 'picture')
-    return {}
+    return {}, {}
 
   def eval_step(self, iterator):
-    """Segments one global batch; returns ([Sample], [(maps, losses)]), one entry per replica."""
+    """Segments one global batch; returns ([Sample], [(maps, sums)]), one entry per replica."""
     sample = next(iterator)
     targets = sample.targets if self._loss is not None else None
     results = self._run(sample.image, targets)
     return self._per_replica(sample), self._per_replica(results)
 
   def eval_reduce(self, state, step_outputs):
-    """Hands the pictures of a batch to the sinks; returns the summed losses."""
-    for sample, (maps, losses) in zip(*step_outputs, strict=True):
+    """Hands the pictures of a batch to the sinks; returns the state with theirs added."""
+    for sample, (maps, scored) in zip(*step_outputs, strict=True):
       raw_size = sample.placement.raw_size.numpy()
       for index in np.flatnonzero(raw_size.all(axis=1)):
         picture = self._picture(sample, maps, int(index))
         for sink in self._sinks:
           sink(self._done, picture)
-        for name, values in losses.items():
-          state[name] = state.get(name, 0.0) + float(values[index])
+        for sums, found in zip(state, scored, strict=True):
+          for name, values in found.items():
+            sums[name] = sums.get(name, 0.0) + np.asarray(values)[..., index]
         self._done += 1
     self._progress.update(self._done, {})
     return state
@@ -92,21 +96,25 @@ class Evaluator(orbit.StandardEvaluator):
     """Returns the scalars: mean losses, throughput, and what `end` returns."""
     self._progress.close()
     speed = self._done / (time.monotonic() - self._started)
-    losses = {f'losses/eval_{name}': total / self._done for name, total in state.items()}
-    return {**losses, 'images_per_second': speed, **self._end(losses)}
+    losses, ratios = state
+    scalars = {f'losses/eval_{name}': float(total) / self._done for name, total in losses.items()}
+    if ratios:
+      numerators, denominators = zip(*ratios.values(), strict=True)
+      scalars.update(diagnostics.scalars(ratios, numerators, denominators))
+    return {**scalars, 'images_per_second': speed, **self._end(scalars)}
 
   def _run_replicas(self, images, targets):
     """Returns what `_replica_step` does on every replica."""
     return self._strategy.run(self._replica_step, args=(images, targets))
 
   def _replica_step(self, images, targets):
-    """Returns (maps at crop size, losses [B] by name) of one replica's part of a batch."""
+    """Returns (maps at crop size, (losses, diagnostics)) of one replica's part of a batch."""
     prediction = self._model(images, training=False)
-    losses = {}
+    scored = {}, {}
     if self._loss is not None:
       # Auxiliary outputs serve training alone.
-      losses = self._loss(prediction._replace(auxiliary=()), targets)
-    return self._segmenter.maps(prediction.final), losses
+      scored = self._loss(prediction._replace(auxiliary=()), targets)
+    return self._segmenter.maps(prediction.final), scored
 
   def _picture(self, sample, maps, index):
     """Returns picture `index` of a batch with its maps at both sizes."""

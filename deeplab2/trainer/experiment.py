@@ -47,7 +47,8 @@ def train_and_evaluate(config: Config, directory: str) -> None:
   """Trains, and evaluates every eval_interval steps and at the end; arguments as of `train`."""
   model, global_step = assemble.model(config), orbit.utils.create_global_step()
   train_loop = _train_loop(config, directory, model, global_step)
-  eval_loop = _eval_loop(config, directory, model, global_step)
+  eval_loop = _eval_loop(config, directory, model, global_step,
+                         training=lambda: train_loop.logs)
   if _has_steps_left(config, train_loop):
     loop.train_and_evaluate(train_loop, eval_loop, total=_num_steps(config),
                             interval=config.options.evaluator_options.eval_interval)
@@ -83,6 +84,8 @@ def evaluate_continuously(config: Config, directory: str) -> None:
 
 def optimizer_groups(config: Config, model):
   """Creates the optimizers: {name in checkpoints: Group}, the head's or only one first.
+
+  `model` is what trains, with the heads that training alone needs.
 
   The backbone has an optimizer of its own iff backbone_learning_rate_multiplier is present.
   """
@@ -121,16 +124,20 @@ def _train_loop(config, directory, model, global_step):
   """Creates the training loop, with the run resumed, or the model initialised."""
   checks.check_batch(config, _TRAIN, tf.distribute.get_strategy().num_replicas_in_sync)
   options = config.options.trainer_options
-  groups = optimizer_groups(config, model)
+  training_model = assemble.training_model(config, model)
+  groups = optimizer_groups(config, training_model)
+  heads = {}
+  if training_model is not model:
+    heads = {'remask_semantic_heads': training_model.remask_semantic_heads}
   checkpoints = restore.Checkpoints(
       directory, model=model, global_step=global_step, keep=options.num_checkpoints_to_keep,
-      optimizers={name: group.optimizer for name, group in groups.items()})
-  _restore(config, model, checkpoints)
+      training_parts={**heads, **{name: group.optimizer for name, group in groups.items()}})
+  _restore(config, model, heads, checkpoints)
   solver = options.solver_options
   trainer = trainer_lib.Trainer(
-      runtime.distribute(assemble.train_dataset(config), fetch_to_device=True), model=model,
-      loss=assemble.loss(config), groups=tuple(groups.values()), global_step=global_step,
-      batch_size=config.options.train_dataset_options.batch_size,
+      runtime.distribute(assemble.train_dataset(config), fetch_to_device=True),
+      model=training_model, loss=assemble.loss(config).score, groups=tuple(groups.values()),
+      global_step=global_step, batch_size=config.options.train_dataset_options.batch_size,
       clip_norm=solver.clip_gradient_norm if solver.use_gradient_clipping else None)
   return loop.TrainLoop(
       trainer, checkpoints, global_step=global_step, steps_per_loop=options.steps_per_loop,
@@ -138,7 +145,7 @@ def _train_loop(config, directory, model, global_step):
       explain=_explain(config, _TRAIN))
 
 
-def _restore(config, model, checkpoints):
+def _restore(config, model, heads, checkpoints):
   """Resumes the run, else starts from initial_checkpoint, else from scratch; says which."""
   prefix = checkpoints.resume()
   if prefix is not None:
@@ -150,7 +157,7 @@ def _restore(config, model, checkpoints):
   if initial:
     options = config.options.model_options
     prefix = restore.initialize_model(
-        model, initial,
+        model, initial, training_parts=heads,
         skip_class_heads=not options.restore_semantic_last_layer_from_initial_checkpoint)
     logging.info('Started from %s', prefix)
   else:
@@ -158,8 +165,8 @@ def _restore(config, model, checkpoints):
                  _INITIAL)
 
 
-def _eval_loop(config, directory, model, global_step):
-  """Creates the evaluation loop."""
+def _eval_loop(config, directory, model, global_step, training=dict):
+  """Creates the evaluation loop; `training` returns the logs of a training beside it, if any."""
   checks.check_batch(config, _EVAL, tf.distribute.get_strategy().num_replicas_in_sync)
   has_labels = config.value(f'{_EVAL}.decode_groundtruth_label')
   options, info = config.options.evaluator_options, assemble.dataset_info(config)
@@ -168,7 +175,7 @@ def _eval_loop(config, directory, model, global_step):
   begin, end = lambda: None, lambda losses: {}
   if has_labels:
     report = reports.Report(info, eval_directory, global_step, with_ap=options.instance_ap,
-                            detailed_ap=options.detailed_ap_metrics)
+                            detailed_ap=options.detailed_ap_metrics, training=training)
     begin, end = report.begin, report.end
     sinks.append(report.add)
   elif not sinks:
@@ -177,7 +184,8 @@ def _eval_loop(config, directory, model, global_step):
   evaluator = evaluator_lib.Evaluator(
       runtime.distribute(assemble.eval_dataset(config), fetch_to_device=False), model=model,
       segmenter=segmenter.create(config, model),
-      loss=assemble.loss(config) if has_labels else None, sinks=sinks, begin=begin, end=end,
+      loss=assemble.evaluation_loss(config).score if has_labels else None,
+      sinks=sinks, begin=begin, end=end,
       num_pictures=None if options.eval_steps == -1 else (
           options.eval_steps * config.value(f'{_EVAL}.batch_size')),
       use_tf_function=options.use_tf_function)

@@ -42,6 +42,7 @@ class TrainLoop:
     self._summaries = orbit.utils.SummaryManager(
         os.path.join(checkpoints.directory, 'train'), tf.summary.scalar, global_step)
     self._last_summary = self.step
+    self.logs: Mapping[str, float] = {}  # Of the newest inner loop, by tag.
 
   @property
   def step(self) -> int:
@@ -61,9 +62,10 @@ class TrainLoop:
     try:
       while self.step < until:
         with _explained(self._explain):
-          logs = self._trainer.train(tf.constant(min(self._steps_per_loop, until - self.step)))
-        shown.update(self.step, _main_losses(logs))
-        self._write(logs, last=self.step == total)
+          self.logs = self._trainer.train(
+              tf.constant(min(self._steps_per_loop, until - self.step)))
+        shown.update(self.step, _main_losses(self.logs))
+        self._write(last=self.step == total)
         if self.step >= self._checkpoints.last_saved + self._save_steps or self.step == total:
           self._save()
     finally:
@@ -74,9 +76,9 @@ class TrainLoop:
     if saved:
       logging.info('Saved %s', saved)
 
-  def _write(self, logs, last):
+  def _write(self, last):
     if last or self.step >= self._last_summary + self._summary_steps:
-      self._summaries.write_summaries(logs)
+      self._summaries.write_summaries(self.logs)
       self._summaries.flush()
       self._last_summary = self.step
 

@@ -1,5 +1,5 @@
 """What an evaluation leaves behind: log, JSON, painted pictures, raw maps."""
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import json
 import math
 import os
@@ -12,6 +12,7 @@ import tensorflow as tf
 from deeplab2 import errors
 from deeplab2.data import datasets
 from deeplab2.inference import drawing
+from deeplab2.trainer import diagnostics
 from deeplab2.trainer import evaluator
 from deeplab2.trainer import scores
 
@@ -22,7 +23,8 @@ class Report:
   """Scores the pictures of an evaluation, logs the result and writes it to a JSON file."""
 
   def __init__(self, info: datasets.DatasetInfo, directory: str, global_step: tf.Variable, *,
-               with_ap: bool, detailed_ap: bool):
+               with_ap: bool, detailed_ap: bool,
+               training: Callable[[], Mapping[str, float]] = dict):
     """Creates a report.
 
     Args:
@@ -31,12 +33,14 @@ class Report:
       global_step: of the model that is evaluated.
       with_ap: whether the average precision of instances is measured.
       detailed_ap: whether all of COCO's twelve numbers go to TensorBoard.
+      training: returns the newest logs of the training that goes on beside, by tag, if any.
     """
     self._info = info
     self._directory = directory
     self._global_step = global_step
     self._with_ap = with_ap
     self._detailed_ap = detailed_ap
+    self._training = training
     self._scores: scores.Scores | None = None
 
   def begin(self) -> None:
@@ -48,8 +52,11 @@ class Report:
     del index
     self._scores.add(picture)
 
-  def end(self, losses: Mapping[str, float]) -> Mapping[str, float]:
+  def end(self, measured: Mapping[str, float]) -> Mapping[str, float]:
     """Logs and writes the result; returns the scalars for TensorBoard.
+
+    Args:
+      measured: mean losses and diagnostics of this evaluation by tag.
 
     Raises:
       UserError: if the file cannot be written.
@@ -57,12 +64,16 @@ class Report:
     numbers, step = self._scores.result(), int(self._global_step.numpy())
     space, names = self._info.label_space, self._info.class_names
     logging.info('Evaluation of step %d: %s', step, scores.as_table(numbers, space, names))
-    bad = [name for name, value in losses.items() if not math.isfinite(value)]
+    bad = [name for name, value in measured.items() if not math.isfinite(value)]
     if bad:
       logging.warning('Not finite, and null in the JSON file: %s', ', '.join(bad))
     content = {'step': step, **scores.as_json(numbers, space, names),
-               'losses': {name.removeprefix(_LOSS): None if name in bad else value
-                          for name, value in losses.items()}}
+               **{key: {name.removeprefix(prefix): None if name in bad else value
+                        for name, value in measured.items() if name.startswith(prefix)}
+                  for key, prefix in (('losses', _LOSS), ('diagnostics', diagnostics.PREFIX))}}
+    training = self._training()
+    if training:
+      content['training'] = dict(training)
     write_json(os.path.join(self._directory, f'metrics-{step}.json'), content)
     return scores.as_scalars(numbers, detailed_ap=self._detailed_ap)
 

@@ -4,11 +4,13 @@ import functools
 import time
 
 from absl import logging
+import numpy as np
 import orbit
 import tensorflow as tf
 import tf_keras
 
 from deeplab2 import errors
+from deeplab2.trainer import diagnostics
 from deeplab2.trainer import optimizer as optimizer_lib
 from deeplab2.trainer import runtime
 
@@ -32,7 +34,8 @@ class Trainer(orbit.StandardTrainer):
     Args:
       dataset: distributed dataset of structures.Sample with targets.
       model: images, training -> structures.Prediction, its variables created.
-      loss: (Prediction, Targets) -> {name: [B]}, `total_loss` among them.
+      loss: (Prediction, Targets) -> (losses {name: [B]}, `total_loss` among them; diagnostics
+        {name: (numerator [B], denominator [B])}).
       groups: the optimizers with their variables; the first one's rate is `learning_rate`.
       global_step: int64, number of updates done.
       batch_size: pictures per step over all replicas.
@@ -49,7 +52,8 @@ class Trainer(orbit.StandardTrainer):
     self._variables = [v for group in groups for v in group.variables]
     # Running statistics, which the forward pass changes before the loss is known.
     self._statistics = list(model.non_trainable_variables)
-    self._names = ()
+    self._names = ()  # Of the losses and the gradient norm.
+    self._diagnostics = ()  # Names.
     self._trained = ()  # For every variable, whether the loss depends on it.
     self._outcome = None  # Steps, whether finite, sums of the values, values of the last step.
     self._started = None
@@ -81,7 +85,7 @@ class Trainer(orbit.StandardTrainer):
     return run
 
   def train_step(self, iterator):
-    """Does one step; returns (values [names], whether all are finite)."""
+    """Does one step; returns (losses, gradient norm, parts of diagnostics; whether finite)."""
     values, finite = self._strategy.run(self._replica_step, args=(next(iterator),))
     values, finite = (self._strategy.experimental_local_results(v)[0] for v in (values, finite))
     self._global_step.assign_add(tf.cast(finite, tf.int64))
@@ -100,16 +104,18 @@ class Trainer(orbit.StandardTrainer):
     steps, _, sums, latest = (value.numpy() for value in self._outcome)
     seconds = time.monotonic() - self._started
     done = int(self._global_step.numpy())
-    latest = dict(zip(self._names, latest, strict=True))
+    latest = dict(zip(self._names, latest[:len(self._names)], strict=True))
     bad = {name: value for name, value in latest.items() if not _is_finite(value)}
     if bad:
       raise errors.UserError(
           f'Step {done + 1}: not finite: {_listed(bad)}; all terms: {_listed(latest)}. Training '
           f'stopped with the variables of step {done}; a lower learning rate, a longer warm-up or '
           'gradient clipping may help.')
+    sums, parts = np.split(sums, [len(self._names)])
     means = dict(zip(self._names, sums / steps, strict=True))
     logs = {f'losses/train_{name}': float(means[name]) for name in self._names[:-1]}
     logs[GRADIENT_NORM] = float(means[GRADIENT_NORM])
+    logs.update(diagnostics.scalars(self._diagnostics, *np.split(parts, 2)))
     for group, tag in zip(self._groups, ('learning_rate', 'learning_rate_backbone'), strict=False):
       logs[tag] = float(group.rate(tf.constant(done - 1)))
     logs['steps_per_second'] = steps / seconds
@@ -117,24 +123,28 @@ class Trainer(orbit.StandardTrainer):
     return logs
 
   def _replica_step(self, sample):
-    """Does one replica's part; returns values [names] of the global batch, and finite."""
+    """Does one replica's part; returns what `train_step` does, of the global batch."""
     context = tf.distribute.get_replica_context()
     kept = [tf.identity(v) for v in self._statistics]
-    losses, gradients = self._gradients(sample)
+    losses, ratios, gradients = self._gradients(sample)
     self._names = (*losses, GRADIENT_NORM)
+    self._diagnostics = tuple(ratios)
     gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
     norm = tf.linalg.global_norm(gradients)
-    values = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack(list(losses.values())))
+    # Numerators of all diagnostics, then denominators.
+    parts = [tf.reduce_sum(ratio[part]) for part in (0, 1) for ratio in ratios.values()]
+    values = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([*losses.values(), *parts]))
+    values, parts = values[:len(losses)], values[len(losses):]
     values = tf.concat([values, norm[tf.newaxis]], axis=0)
     finite = tf.reduce_all(tf.math.is_finite(values))
     self._update_or_undo(finite, optimizer_lib.clip(gradients, norm, self._clip_norm), kept)
-    return values, finite
+    return tf.concat([values, parts], axis=0), finite
 
   def _gradients(self, sample):
-    """Returns this replica's share of the losses {name: scalar} and of the dense gradients."""
+    """Returns this replica's share of the losses {name: scalar}, its ratios, dense gradients."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(self._variables)
-      losses = self._loss(self._model(sample.image, training=True), sample.targets)
+      losses, ratios = self._loss(self._model(sample.image, training=True), sample.targets)
       share = self._strategy.num_replicas_in_sync
       losses = {name: tf.reduce_mean(value) / share for name, value in losses.items()}
     gradients = tape.gradient(losses[TOTAL], self._variables)
@@ -142,7 +152,7 @@ class Trainer(orbit.StandardTrainer):
     if unused:
       logging.warning('No loss depends on these variables, which keep their values: %s', unused)
     self._trained = [g is not None for g in gradients]
-    return losses, [tf.convert_to_tensor(g) for g in gradients if g is not None]
+    return losses, ratios, [tf.convert_to_tensor(g) for g in gradients if g is not None]
 
   def _update_or_undo(self, finite, gradients, kept):
     """Updates if `finite`, else puts back the running statistics."""

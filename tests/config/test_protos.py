@@ -79,6 +79,7 @@ def test_fields_of_this_project_start_at_100():
       'deeplab2.ModelOptions.MaXDeepLabOptions': {'transformer_decoder_drop_path_keep_prob': 100},
       'deeplab2.DatasetOptions': {'shuffle_buffer_size': 102, 'seed': 103},
       'deeplab2.EvaluatorOptions': {'instance_ap': 100},
+      'deeplab2.LossOptions': {'remask': 100, 'reclass': 101, 'mask_loss_activation': 102},
   }
 
 

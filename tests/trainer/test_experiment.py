@@ -1,6 +1,7 @@
 """The modes, with a tiny model and dataset in place of the configured ones."""
 import json
 import logging
+import types
 
 import numpy as np
 import pytest
@@ -45,7 +46,8 @@ def _parts(monkeypatch):
 
   monkeypatch.setattr(assemble, 'model', model)
   monkeypatch.setattr(assemble, 'dataset_info', lambda config: info)
-  monkeypatch.setattr(assemble, 'loss', lambda config: stand_ins.loss)
+  for name in ('loss', 'evaluation_loss'):
+    monkeypatch.setattr(assemble, name, lambda config: types.SimpleNamespace(score=stand_ins.loss))
   monkeypatch.setattr(assemble, 'train_dataset', lambda config: stand_ins.dataset())
   monkeypatch.setattr(assemble, 'eval_dataset', lambda config: stand_ins.eval_dataset())
   monkeypatch.setattr(segmenter, 'create', create_segmenter)
@@ -69,6 +71,8 @@ def test_train_and_eval_then_finished_then_longer(tmp_path, caplog):
   assert len(list((tmp_path / 'vis').glob('*_panel.png'))) == 3
   content = json.loads((tmp_path / 'eval' / 'metrics-6.json').read_text())
   assert content['num_pictures'] == 3 and 'semantic_loss' in content['losses']
+  assert 'logit_of_0' in content['diagnostics']
+  assert {'diagnostics/logit_of_0', 'gradient_norm'} <= set(content['training'])
   before = (tmp_path / 'checkpoint').read_text()
   caplog.clear()
   with caplog.at_level(logging.INFO):

@@ -22,7 +22,7 @@ def _run(directory, until, *, total=None, weights=(1.0,), save_steps=4, model_we
   names = ('optimizer', 'backbone_optimizer')
   checkpoints = restore.Checkpoints(
       str(directory), model=model, global_step=step, keep=3,
-      optimizers={n: g.optimizer for n, g in zip(names, trainer._groups, strict=True)})
+      training_parts={n: g.optimizer for n, g in zip(names, trainer._groups, strict=True)})
   checkpoints.resume()
   train = loop.TrainLoop(trainer, checkpoints, global_step=step, steps_per_loop=2,
                          save_steps=save_steps, summary_steps=2, explain=explain)
@@ -76,7 +76,8 @@ def test_tags_in_tensorboard(tmp_path):
   assert {event.step for event in events} == {2, 4}
   tags = {value.tag for event in events for value in event.summary.value}
   assert tags == {'losses/train_total_loss', 'losses/train_semantic_loss',
-                  'losses/train_size_loss', 'gradient_norm', 'learning_rate',
+                  'losses/train_size_loss', 'gradient_norm', 'diagnostics/logit_of_0',
+                  'learning_rate',
                   'learning_rate_backbone', 'steps_per_second', 'images_per_second'}
 
 

@@ -32,7 +32,7 @@ def test_a_step_is_the_optimizer_s_step_on_the_mean_loss():
 
   sample = stand_ins.sample(0)
   with tf.GradientTape() as tape:
-    losses = stand_ins.loss(twin(sample.image, training=True), sample.targets)
+    losses, ratios = stand_ins.loss(twin(sample.image, training=True), sample.targets)
     total = tf.reduce_mean(losses['total_loss'])
   variables = [v for group in groups for v in group.variables]
   gradients = tape.gradient(total, variables)
@@ -47,6 +47,8 @@ def test_a_step_is_the_optimizer_s_step_on_the_mean_loss():
     assert logs[f'losses/train_{name}'] == pytest.approx(np.mean(value), rel=1e-6)
   norm = np.sqrt(sum(np.sum(np.square(g.numpy())) for g in gradients))
   assert logs['gradient_norm'] == pytest.approx(norm, rel=1e-6)
+  numerator, denominator = (np.sum(part) for part in ratios['logit_of_0'])
+  assert logs['diagnostics/logit_of_0'] == pytest.approx(numerator / denominator, rel=1e-5)
   assert logs['learning_rate'] == pytest.approx(0.01)
   assert logs['learning_rate_backbone'] == pytest.approx(0.001)
   assert logs['images_per_second'] == pytest.approx(4 * logs['steps_per_second'])
@@ -98,9 +100,9 @@ def test_a_gradient_that_is_not_finite_stops_too():
   trainer, model, _ = stand_ins.trainer(stand_ins.dataset())
 
   def square_root_of_zero(prediction, targets):
-    losses = stand_ins.loss(prediction, targets)
+    losses, ratios = stand_ins.loss(prediction, targets)
     nothing = tf.sqrt(tf.reduce_sum(0.0 * prediction.semantic_logits, axis=[1, 2, 3]))
-    return {**losses, 'total_loss': losses['total_loss'] + nothing}
+    return {**losses, 'total_loss': losses['total_loss'] + nothing}, ratios
 
   trainer._loss = square_root_of_zero
   before = _values(model)
@@ -114,7 +116,7 @@ def test_a_variable_without_gradient_keeps_its_value(caplog):
 
   def loss_of_zeroth_class(prediction, targets):
     del targets
-    return {'total_loss': tf.reduce_mean(prediction.final.pixel_feature**2, axis=[1, 2, 3])}
+    return {'total_loss': tf.reduce_mean(prediction.final.pixel_feature**2, axis=[1, 2, 3])}, {}
 
   trainer._loss = loss_of_zeroth_class
   head = [v.numpy() for v in model.head.variables]
