@@ -310,3 +310,116 @@ def test_three_slots_under_gates(golden):
                                            tf.nn.log_softmax(relaxed))
       np.testing.assert_allclose(loss[0], wanted[0], rtol=1e-5, atol=1e-6)
       np.testing.assert_allclose(tape.gradient(loss, mask)[0, 0], wanted[1:], rtol=1e-5, atol=1e-6)
+
+
+def _score(inputs, **settings):
+  """Scores the case with semantic logits in its first two layers; no gradients' sampling."""
+  generator = np.random.default_rng(0)
+  channels = inputs.semantic_logits.shape[-1]
+  auxiliary = [
+      output._replace(semantic_logits=tf.constant(
+          generator.normal(size=[*output.mask_logits.shape[:3], channels]), tf.float32))
+      if index < 2 else output for index, output in enumerate(inputs.outputs[1:])]
+  prediction = inputs.prediction._replace(auxiliary=tuple(auxiliary))
+  one = panoptic_loss.Term()
+  loss = panoptic_loss.PanopticLoss(
+      inputs.space, panoptic_loss.Terms(one, one, one, one), **settings)
+  watched = [tuple(output[:3]) for output in prediction.auxiliary]
+  semantic = [output.semantic_logits for output in prediction.auxiliary[:2]]
+  with tf.GradientTape() as tape:
+    tape.watch((watched, semantic))
+    scored = loss.score(prediction, inputs.targets, inputs.noise)
+    total = tf.reduce_sum(scored.losses[panoptic_loss.TOTAL])
+  return scored, tape.gradient(total, (watched, semantic)), loss
+
+
+REMASK = SIGMOID._replace(num_layers=2)
+
+
+def test_remask_changes_the_mask_terms_of_relaxed_layers_alone():
+  inputs = cases.inputs('wide')
+  plain, (plain_gradients, _), _ = _score(inputs)
+  relaxed, (gradients, _), _ = _score(inputs, remask=REMASK)
+  changed = {name for name, value in plain.losses.items()
+             if not np.array_equal(value, relaxed.losses[name])}
+  assert changed == {panoptic_loss.TOTAL} | {
+      f'aux_{layer}{name}' for layer in (0, 1)
+      for name in (panoptic_loss.DICE, panoptic_loss.MASK_ID)}
+  assert set(relaxed.losses) - set(plain.losses) == {
+      f'aux_{layer}{panoptic_loss.SEMANTIC}' for layer in (0, 1)}
+  for layer, (ours, plains) in enumerate(zip(gradients, plain_gradients, strict=True)):
+    for field, (one, other) in enumerate(zip(ours, plains, strict=True)):
+      same = np.array_equal(one, other)
+      # Mask logits are the first field; class logits and pixel features keep their gradient.
+      assert same == (layer >= 2 or field > 0), (layer, field)
+
+
+def test_no_panoptic_loss_trains_the_semantic_heads():
+  inputs = cases.inputs('wide')
+  _, (_, trained), _ = _score(inputs, remask=REMASK)
+  assert all(np.abs(gradient).max() > 0 for gradient in trained)
+  _, (_, untrained), _ = _score(inputs, remask=REMASK._replace(semantic_weight=0.0))
+  assert untrained == [None, None]
+  _, (_, through), _ = _score(
+      inputs, remask=REMASK._replace(semantic_weight=0.0, stop_gradient=False))
+  assert all(np.abs(gradient).max() > 0 for gradient in through)
+
+
+def test_reclass_changes_class_terms_alone():
+  inputs = cases.inputs('wide')
+  plain, (plain_gradients, _), _ = _score(inputs)
+  soft, (gradients, _), _ = _score(inputs, reclass=relaxation.ReClass())
+  changed = {name for name, value in plain.losses.items()
+             if not np.array_equal(value, soft.losses[name])}
+  assert changed == {panoptic_loss.TOTAL} | {
+      name for name in plain.losses if name.endswith(panoptic_loss.CLASS)}
+  for ours, plains in zip(gradients, plain_gradients, strict=True):
+    assert [np.array_equal(*pair) for pair in zip(ours, plains, strict=True)] == [
+        True, False, True]
+  nothing, _, _ = _score(inputs, reclass=relaxation.ReClass(eta=0.0))
+  for name, value in plain.losses.items():
+    np.testing.assert_array_equal(nothing.losses[name], value, err_msg=name)
+
+
+def test_names_have_the_semantic_losses_of_relaxed_layers_last():
+  scored, _, loss = _score(cases.inputs('wide'), remask=REMASK)
+  assert list(scored.losses) == loss.names(6)
+  assert loss.names(6)[-2:] == ['aux_0semantic_loss', 'aux_1semantic_loss']
+
+
+def test_semantic_loss_with_sigmoids_by_hand():
+  labels, weights = tf.constant([[1, 3, 0]]), tf.constant([[2.0, 1.0, 0.0]])
+  logits = tf.constant([[[9.0, 1.0, 9.0, -1.0], [9.0, 0.5, 9.0, 2.0], [9.0, 9.0, 9.0, 9.0]]])
+  loss = terms.semantic_binary_cross_entropy(labels, weights, logits, class_order=(3, 1))
+  first = 2.0 * (np.log1p(np.exp(-1.0)) + np.log1p(np.exp(-1.0)))
+  second = np.log1p(np.exp(0.5)) + np.log1p(np.exp(-2.0))
+  np.testing.assert_allclose(loss, [(first + second) / 2], rtol=1e-6)
+
+
+def test_drawing_more_pixels_than_there_are_draws_all():
+  inputs = cases.inputs('wide')
+  every, _, _ = _score(inputs, remask=REMASK)
+  drawn, _, _ = _score(inputs, remask=REMASK._replace(
+      semantic_sampling=panoptic_loss.sampling.Sampling(10**6, 2.0)))
+  for layer in (0, 1):
+    name = f'aux_{layer}{panoptic_loss.SEMANTIC}'
+    np.testing.assert_allclose(drawn.losses[name], every.losses[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize('settings, message', [
+    (REMASK._replace(num_layers=7), 'relax 7 layers, and there are 6'),
+    (REMASK._replace(num_layers=3), 'needs the semantic logits of every layer')])
+def test_layers_that_cannot_be_relaxed(settings, message):
+  with pytest.raises(ValueError, match=message):
+    _score(cases.inputs('wide'), remask=settings)
+
+
+def test_diagnostics_of_every_output_that_is_watched():
+  inputs = cases.inputs('wide')
+  scored, _, _ = _score(inputs, remask=REMASK, reclass=relaxation.ReClass())
+  final = {'mask_fp', 'mask_fn', 'mask_fp_fn_ratio', 'matched_dice', 'reclass_relaxed_share',
+           'reclass_added_mass'}
+  layer = final - {'matched_dice'} | {'gate_same_class', 'gate_other_class'}
+  assert set(scored.diagnostics) == final | {f'aux_{i}{name}' for i in (0, 1) for name in layer}
+  for name, ratio in scored.diagnostics.items():
+    assert np.isfinite(ratio).all(), name
