@@ -3,7 +3,6 @@
   python scripts/plot_run.py --run=RUNS/<experiment_name> --output=curves.png
 """
 import glob
-import json
 import os
 import sys
 
@@ -12,6 +11,7 @@ import tensorflow as tf
 
 from deeplab2 import command_line
 from deeplab2 import errors
+from deeplab2.trainer import reports
 
 matplotlib.use('Agg')
 from matplotlib import pyplot  # noqa: E402  The backend is chosen first.
@@ -23,13 +23,9 @@ _QUALITIES = {'PQ': 'all', 'PQ_things': 'things', 'PQ_stuff': 'stuff'}
 
 def read_qualities(run: str) -> dict[str, list[tuple[int, float]]]:
   """Returns for PQ of all, things and stuff the (step, percent) of every evaluation."""
-  curves: dict[str, list[tuple[int, float]]] = {label: [] for label in _QUALITIES.values()}
-  for path in glob.glob(os.path.join(run, 'eval', 'metrics-*.json')):
-    with open(path, encoding='utf-8') as file:
-      content = json.load(file)
-    for key, label in _QUALITIES.items():
-      curves[label].append((content['step'], content[key]))
-  return {label: sorted(points) for label, points in curves.items()}
+  evaluations = reports.read_all(run)
+  return {label: [(step, content[key]) for step, content in evaluations.items()]
+          for key, label in _QUALITIES.items()}
 
 
 def read_losses(run: str) -> dict[str, list[tuple[int, float]]]:

@@ -124,6 +124,16 @@ class Painter:
       _write_png(os.path.join(self._directory, f'{index:06d}_{name}.png'), pixels)
 
 
+def read_all(run: str) -> dict[int, dict]:
+  """Returns what `Report` wrote for every evaluation of a run's folder, by step, in its order."""
+  found = {}
+  for path in tf.io.gfile.glob(os.path.join(run, 'eval', 'metrics-*.json')):
+    with tf.io.gfile.GFile(path) as file:
+      content = json.load(file)
+    found[content['step']] = content
+  return dict(sorted(found.items()))
+
+
 def write_json(path: str, content: Mapping) -> None:
   """Writes a JSON file whole or not at all.
 

@@ -1,0 +1,329 @@
+"""Trains a grid of ReMaX variants over several seeds, and compares them in a table and a picture.
+
+  python scripts/ablation.py --config_file=CONFIG --output_dir=DIR [--set a.b=c ...]
+      [--methods=plain,remask,reclass,remax] [--mask_losses=softmax,sigmoid] [--clips=none,1.0]
+      [--gates=sigmoid,softmax] [--shares=class,mask] [--seeds=0,1,2] [--jobs=2] [--report_only]
+
+One row is one combination; what a method does not have (`gates` without ReMask, `shares` without
+ReClass) does not multiply its rows:
+
+  methods      plain kMaX-DeepLab, ReMask, ReClass, or both (remax)
+  mask_losses  mask_loss_activation
+  clips        largest global gradient norm, or none
+  gates        activations of ReMask's gate: sigmoid (with sigmoid cross entropy for the semantic
+               heads, as the paper) or softmax (with softmax cross entropy)
+  shares       ReClass's overlaps as shares of the class or of the mask
+
+`--set` holds for every run. Runs go on side by side, each with its share of the cores, below
+DIR/runs, their logs below DIR/logs. What is finished is not run again, what was interrupted goes on
+where its newest checkpoint is. DIR/table.md, DIR/results.json and DIR/curves.png are made from what
+is finished.
+"""
+from collections.abc import Sequence
+import concurrent.futures
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+from typing import NamedTuple
+
+import matplotlib
+import tqdm
+
+from deeplab2 import command_line
+from deeplab2 import errors
+from deeplab2.config import load
+from deeplab2.trainer import reports
+
+matplotlib.use('Agg')
+from matplotlib import pyplot  # noqa: E402  The backend is chosen first.
+
+_LOSSES = 'trainer_options.loss_options'
+_SOLVER = 'trainer_options.solver_options'
+_REMASK = {'plain': False, 'remask': True, 'reclass': False, 'remax': True}
+_RECLASS = {'plain': False, 'remask': False, 'reclass': True, 'remax': True}
+_CHOICES = {'methods': tuple(_REMASK), 'mask_losses': ('softmax', 'sigmoid'),
+            'gates': ('sigmoid', 'softmax'), 'shares': ('class', 'mask')}
+# Column of the table -> the number in the last evaluation's JSON file.
+_COLUMNS = {
+    'PQ': ('PQ',), 'PQ things': ('PQ_things',), 'PQ stuff': ('PQ_stuff',),
+    'matched dice': ('diagnostics', 'matched_dice'), 'FP loss': ('diagnostics', 'mask_fp'),
+    'FN loss': ('diagnostics', 'mask_fn'), 'FP/FN': ('diagnostics', 'mask_fp_fn_ratio'),
+    'gradient norm': ('training', 'gradient_norm'),
+}
+_CURVES = ('PQ', 'FP loss', 'FN loss')
+
+
+class Row(NamedTuple):
+  """One variant."""
+  method: str
+  mask_loss: str
+  clip: str  # 'none' or a number.
+  gate: str | None  # None without ReMask.
+  share: str | None  # None without ReClass.
+
+  @property
+  def name(self) -> str:
+    """A name for people and folders."""
+    parts = [self.method, self.mask_loss]
+    parts += [f'gate_{self.gate}'] if self.gate else []
+    parts += [f'share_{self.share}'] if self.share else []
+    parts += [f'clip_{self.clip}'] if self.clip != 'none' else []
+    return '-'.join(parts)
+
+  def overrides(self) -> list[str]:
+    """Returns what sets this variant in a config."""
+    result = [f'{_LOSSES}.remask.enable={_REMASK[self.method]}'.lower(),
+              f'{_LOSSES}.reclass.enable={_RECLASS[self.method]}'.lower(),
+              f'{_LOSSES}.mask_loss_activation={self.mask_loss.upper()}',
+              f'{_SOLVER}.use_gradient_clipping={self.clip != "none"}'.lower()]
+    if self.clip != 'none':
+      result.append(f'{_SOLVER}.clip_gradient_norm={self.clip}')
+    if self.gate:
+      result += [f'{_LOSSES}.remask.semantic_activation={self.gate.upper()}',
+                 f'{_LOSSES}.remask.class_activation={self.gate.upper()}',
+                 f'{_LOSSES}.remask.semantic_loss.name={self.gate}_cross_entropy']
+    if self.share:
+      result.append(f'{_LOSSES}.reclass.normalization={self.share.upper()}_AREA')
+    return result
+
+
+class Run(NamedTuple):
+  """One variant with one seed."""
+  row: Row
+  seed: int
+
+  @property
+  def name(self) -> str:
+    """Name of the run's folder."""
+    return f'{self.row.name}-seed{self.seed}'
+
+
+def rows(methods: Sequence[str], mask_losses: Sequence[str], clips: Sequence[str],
+         gates: Sequence[str], shares: Sequence[str]) -> list[Row]:
+  """Returns every distinct variant, those of one mask loss and clipping together."""
+  found: dict[Row, None] = {}
+  for mask_loss, clip, gate, share, method in itertools.product(
+      mask_losses, clips, gates, shares, methods):
+    row = Row(method, mask_loss, clip, gate if _REMASK[method] else None,
+              share if _RECLASS[method] else None)
+    found.setdefault(row)
+  return list(found)
+
+
+def train(run: Run, options, num_threads: int) -> bool:
+  """Trains one run in a process of its own; returns whether it was successful."""
+  command = [
+      sys.executable, '-m', 'deeplab2.trainer.train', '--mode=train_and_eval',
+      f'--config_file={options.config_file}', f'--model_dir={options.output_dir}/runs',
+      f'--gin_param=set_up.seed = {run.seed}', f'--gin_param=set_up.num_threads = {num_threads}']
+  for override in (*options.set, *run.row.overrides(), f'experiment_name={run.name}',
+                   f'train_dataset_options.seed={run.seed}'):
+    command += ['--set', override]
+  with open(_log(options.output_dir, run), 'w', encoding='utf-8') as log:
+    return subprocess.run(command, stdout=log, stderr=log, check=False).returncode == 0
+
+
+def _log(directory, run):
+  return os.path.join(directory, 'logs', f'{run.name}.log')
+
+
+def train_all(runs: Sequence[Run], steps: int, options) -> list[Run]:
+  """Trains what is not finished; returns the runs that failed, having shown why."""
+  waiting = [run for run in runs if steps not in _evaluations(options.output_dir, run)]
+  num_threads = max(1, (os.cpu_count() or 1) // options.jobs)
+  failed = []
+  with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+    started = {pool.submit(train, run, options, num_threads): run for run in waiting}
+    # Shown on terminals and in logs alike: a line for each run, with the time that is left.
+    bar = tqdm.tqdm(total=len(runs), initial=len(runs) - len(waiting), unit=' run',
+                    file=sys.stderr)
+    for future in concurrent.futures.as_completed(started):
+      run = started[future]
+      bar.update()
+      if future.result():
+        quality = _evaluations(options.output_dir, run)[steps]['PQ']
+        tqdm.tqdm.write(f'{run.name}: PQ {quality:.2f}; {bar}', file=sys.stderr)
+        continue
+      failed.append(run)
+      log = _log(options.output_dir, run)
+      with open(log, encoding='utf-8', errors='replace') as file:
+        last = ''.join(file.readlines()[-3:])
+      tqdm.tqdm.write(f'{run.name} FAILED, see {log}:\n{last}', file=sys.stderr)
+    bar.close()
+  return failed
+
+
+def _evaluations(directory, run):
+  return reports.read_all(os.path.join(directory, 'runs', run.name))
+
+
+def _number(content, path):
+  for key in path:
+    content = (content or {}).get(key)
+  return content
+
+
+def results(runs: Sequence[Run], directory: str, steps: int) -> list[dict]:
+  """Returns for every finished run its row, seed, final numbers and curves."""
+  found = []
+  for run in runs:
+    evaluations = _evaluations(directory, run)
+    if steps not in evaluations:
+      continue
+    found.append({
+        'row': run.row.name, 'seed': run.seed, 'step': steps,
+        'final': {name: _number(evaluations[steps], path) for name, path in _COLUMNS.items()},
+        'curves': {name: [[step, _number(content, _COLUMNS[name])]
+                          for step, content in evaluations.items() if step]
+                   for name in _CURVES}})
+  return found
+
+
+def table(found: Sequence[dict]) -> str:
+  """Returns a table in Markdown: mean and sample standard deviation over seeds of every row."""
+  lines = ['| ' + ' | '.join(['row', 'seeds', *_COLUMNS]) + ' |',
+           '|---' * (len(_COLUMNS) + 2) + '|']
+  for name in dict.fromkeys(result['row'] for result in found):
+    finals = [result['final'] for result in found if result['row'] == name]
+    cells = [name, str(len(finals))]
+    for column in _COLUMNS:
+      values = [final[column] for final in finals if final[column] is not None]
+      cells.append(_spread(values))
+    lines.append('| ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines) + '\n'
+
+
+def _spread(values):
+  if not values:
+    return 'not measured'
+  mean = f'{statistics.mean(values):.3g}' if statistics.mean(values) < 10 else (
+      f'{statistics.mean(values):.1f}')
+  return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.2g}'
+
+
+def plot(found: Sequence[dict], path: str) -> None:
+  """Draws the curves of every row: mean over seeds, and a band from the least to the most."""
+  figure, panels = pyplot.subplots(1, len(_CURVES), figsize=(16, 5), layout='constrained')
+  names = list(dict.fromkeys(result['row'] for result in found))
+  for axes, curve in zip(panels, _CURVES, strict=True):
+    for index, name in enumerate(names):
+      values: dict[int, list[float]] = {}
+      for result in found:
+        for step, value in result['curves'][curve] if result['row'] == name else ():
+          if value is not None:
+            values.setdefault(step, []).append(value)
+      steps = sorted(values)
+      color = pyplot.get_cmap('tab20')(2 * index % 20 + index // 10)
+      axes.plot(steps, [statistics.mean(values[step]) for step in steps], color=color,
+                marker='o', markersize=3, linestyle='--' if 'sigmoid' in name else '-', label=name)
+      axes.fill_between(steps, [min(values[step]) for step in steps],
+                        [max(values[step]) for step in steps], color=color, alpha=0.12)
+    axes.set(xlabel='step', title=f'{curve} of evaluation' + (' [%]' if curve == 'PQ' else ''),
+             yscale='linear' if curve == 'PQ' else 'log')
+    axes.grid(alpha=0.3)
+  panels[0].legend(fontsize='small')
+  figure.savefig(path, dpi=100)
+  pyplot.close(figure)
+
+
+def report(runs: Sequence[Run], directory: str, steps: int) -> None:
+  """Writes table.md, results.json and curves.png of what is finished, and prints the table.
+
+  Raises:
+    UserError: if nothing is.
+  """
+  found = results(runs, directory, steps)
+  if not found:
+    raise errors.UserError(f'--output_dir={directory}: no run of this grid has reached step '
+                           f'{steps}: nothing to report.')
+  with open(os.path.join(directory, 'table.md'), 'w', encoding='utf-8') as file:
+    file.write(table(found))
+  reports.write_json(os.path.join(directory, 'results.json'), {'runs': found})
+  plot(found, os.path.join(directory, 'curves.png'))
+  print(table(found), end='')
+
+
+def _check_settings(options):
+  """Writes down what holds for all runs below a folder, or sees that it is the same.
+
+  Raises:
+    UserError: if the folder holds runs of another config or other overrides.
+  """
+  path = os.path.join(options.output_dir, 'settings.json')
+  settings = {'config_file': options.config_file, 'set': options.set}
+  if os.path.exists(path):
+    with open(path, encoding='utf-8') as file:
+      before = json.load(file)
+    if before != settings:
+      raise errors.UserError(f'{path}: the runs there have {before}; take another --output_dir '
+                             f'for {settings}.')
+  else:
+    reports.write_json(path, settings)
+
+
+def _listed(options, flag):
+  """Returns the values of a flag.
+
+  Raises:
+    UserError: naming a value that is none of its choices.
+  """
+  values = getattr(options, flag).split(',')
+  for value in values:
+    if value not in _CHOICES.get(flag, values):
+      raise errors.UserError(f'--{flag}: {value!r} is none of {", ".join(_CHOICES[flag])}.')
+  return values
+
+
+def _numbers(options, flag, kind):
+  """Returns the values of a flag as texts of numbers, `none` allowed for clips."""
+  values = getattr(options, flag).split(',')
+  for value in values:
+    try:
+      if not (flag == 'clips' and value == 'none') and kind(value) < 0:
+        raise ValueError
+    except ValueError:
+      raise errors.UserError(f'--{flag}: {value!r} is no number from 0 on.') from None
+  return values
+
+
+def main(arguments) -> int:
+  """Runs the command line; returns its exit code."""
+  parser = command_line.Parser(__doc__)
+  parser.add_argument('--config_file', required=True)
+  parser.add_argument('--output_dir', required=True)
+  parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
+  for flag, choices in _CHOICES.items():
+    default = ','.join(choices) if flag == 'methods' else choices[0]
+    parser.add_argument(f'--{flag}', default=default, help=f'Of {", ".join(choices)}.')
+  parser.add_argument('--clips', default='none', help='Gradient norms, or none.')
+  parser.add_argument('--seeds', default='0,1,2')
+  parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='Runs side by side.')
+  parser.add_argument('--report_only', action='store_true', help='Train nothing.')
+
+  def run():
+    options = parser.parse_args(arguments)
+    if options.jobs < 1:
+      raise errors.UserError(f'--jobs={options.jobs}: must be 1 or more.')
+    grid = rows(*(_listed(options, flag) for flag in ('methods', 'mask_losses')),
+                _numbers(options, 'clips', float),
+                *(_listed(options, flag) for flag in ('gates', 'shares')))
+    runs = [Run(row, int(seed)) for seed in _numbers(options, 'seeds', int) for row in grid]
+    for row in grid:
+      config = load.load(options.config_file, [*options.set, *row.overrides()])
+    steps = config.value(f'{_SOLVER}.training_number_of_steps')
+    os.makedirs(os.path.join(options.output_dir, 'logs'), exist_ok=True)
+    _check_settings(options)
+    failed = [] if options.report_only else train_all(runs, steps, options)
+    report(runs, options.output_dir, steps)
+    if failed:
+      raise errors.UserError(f'{len(failed)} of {len(runs)} runs failed: '
+                             f'{", ".join(run.name for run in failed)}.')
+
+  return command_line.run(run)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,134 @@
+"""The grid of the ablation, what is run of it, and the numbers of its table by hand."""
+import importlib.util
+import json
+import pathlib
+import types
+
+import PIL.Image
+import pytest
+
+from deeplab2 import errors
+from deeplab2.config import load
+
+_ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = str(_ROOT / 'configs/shapes/kmax_mobilenet_v3_small.textproto')
+# The decoder of this config has three layers.
+SET = ['trainer_options.loss_options.remask.num_relaxed_layers=2',
+       'model_options.decoder.atrous_rates=1,2,3']
+STEPS = 2200
+
+
+def _script():
+  spec = importlib.util.spec_from_file_location('ablation', _ROOT / 'scripts' / 'ablation.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+ablation = _script()
+
+
+def _made_run(folder, name, quality, step=STEPS, **diagnostics):
+  """Writes the evaluations of a run as the trainer does."""
+  (folder / 'runs' / name / 'eval').mkdir(parents=True)
+  for at, value in ((step // 2, quality / 2), (step, quality)):
+    content = {'step': at, 'PQ': value, 'PQ_things': value - 5, 'PQ_stuff': value + 5,
+               'diagnostics': {'mask_fp': 0.2, 'mask_fn': 0.1, **diagnostics},
+               'training': {'gradient_norm': 3.0}}
+    (folder / 'runs' / name / 'eval' / f'metrics-{at}.json').write_text(json.dumps(content))
+
+
+def test_what_a_method_has_not_does_not_multiply_its_rows():
+  everything = ablation.rows(('plain', 'remask', 'reclass', 'remax'), ('softmax', 'sigmoid'),
+                             ('none', '1.0'), ('sigmoid', 'softmax'), ('class', 'mask'))
+  # 2 mask losses x 2 clips x (1 plain + 2 gates + 2 shares + 2 gates x 2 shares).
+  assert len(everything) == len(set(everything)) == 4 * (1 + 2 + 2 + 4)
+  main = ablation.rows(('plain', 'remask', 'reclass', 'remax'), ('softmax',), ('none',),
+                       ('softmax',), ('class',))
+  assert [row.name for row in main] == [
+      'plain-softmax', 'remask-softmax-gate_softmax', 'reclass-softmax-share_class',
+      'remax-softmax-gate_softmax-share_class']
+
+
+@pytest.mark.parametrize('row, remask, reclass', [
+    (('plain', 'softmax', 'none', None, None), False, False),
+    (('remask', 'sigmoid', '0.5', 'sigmoid', None), True, False),
+    (('reclass', 'softmax', 'none', None, 'mask'), False, True),
+    (('remax', 'sigmoid', '2', 'softmax', 'class'), True, True)])
+def test_overrides_are_what_the_row_says(row, remask, reclass):
+  row = ablation.Row(*row)
+  config = load.load(CONFIG, [*SET, *row.overrides()])
+  losses = config.value('trainer_options.loss_options')
+  solver = config.value('trainer_options.solver_options')
+  assert (losses.remask.enable, losses.reclass.enable) == (remask, reclass)
+  assert losses.mask_loss_activation == losses.Activation.Value(row.mask_loss.upper())
+  assert solver.use_gradient_clipping == (row.clip != 'none')
+  if row.clip != 'none':
+    assert solver.clip_gradient_norm == float(row.clip)
+  if remask:
+    wanted = losses.Activation.Value(row.gate.upper())
+    assert losses.remask.semantic_activation == losses.remask.class_activation == wanted
+    assert losses.remask.semantic_loss.name == f'{row.gate}_cross_entropy'
+  if reclass:
+    area = losses.reclass.Normalization.Name(losses.reclass.normalization)
+    assert area == f'{row.share.upper()}_AREA'
+
+
+def test_table_and_picture(tmp_path, capsys):
+  for seed, quality in enumerate((40.0, 42.0, 47.0)):
+    _made_run(tmp_path, f'plain-softmax-seed{seed}', quality, matched_dice=0.5)
+  _made_run(tmp_path, 'remask-softmax-gate_sigmoid-seed1', 50.0)
+  arguments = [f'--config_file={CONFIG}', f'--output_dir={tmp_path}', '--report_only']
+  for override in SET:
+    arguments += ['--set', override]
+  assert ablation.main(arguments) == 0
+  lines = (tmp_path / 'table.md').read_text().splitlines()
+  assert capsys.readouterr().out.splitlines() == lines
+  # Mean 43; sample standard deviation of 40, 42, 47: sqrt((9 + 1 + 16) / 2) = 3.6.
+  assert lines[2].startswith('| plain-softmax | 3 | 43.0 ± 3.6 | 38.0 ± 3.6 | 48.0 ± 3.6 | 0.5 ±')
+  assert lines[3].startswith('| remask-softmax-gate_sigmoid | 1 | 50.0 | 45.0 | 55.0 | not meas')
+  assert len(lines) == 4
+  stored = json.loads((tmp_path / 'results.json').read_text())['runs']
+  assert stored[0]['curves']['PQ'] == [[STEPS // 2, 20.0], [STEPS, 40.0]]
+  assert PIL.Image.open(tmp_path / 'curves.png').size[0] > 1000
+
+
+def test_finished_runs_are_skipped_and_failed_ones_reported(tmp_path, capfd):
+  done, broken = (ablation.Run(ablation.Row('plain', 'softmax', 'none', None, None), seed)
+                  for seed in (0, 1))
+  _made_run(tmp_path, done.name, 40.0)
+  (tmp_path / 'logs').mkdir()
+  options = types.SimpleNamespace(
+      config_file=str(tmp_path / 'missing.textproto'), output_dir=str(tmp_path), jobs=2, set=[])
+  assert ablation.train_all([done, broken], STEPS, options) == [broken]
+  shown = capfd.readouterr().err
+  assert f'{broken.name} FAILED' in shown and 'missing.textproto' in shown
+  assert not (tmp_path / 'logs' / f'{done.name}.log').exists()
+
+
+def _error(tmp_path, capfd, *arguments):
+  code = ablation.main([f'--config_file={CONFIG}', f'--output_dir={tmp_path}', '--report_only',
+                        *(flag for override in SET for flag in ('--set', override)), *arguments])
+  assert code == 2
+  return capfd.readouterr().err
+
+
+@pytest.mark.parametrize('flag, message', [
+    ('--methods=plain,remix', "--methods: 'remix' is none of plain, remask, reclass, remax"),
+    ('--gates=tanh', "--gates: 'tanh' is none of sigmoid, softmax"),
+    ('--clips=none,x', "--clips: 'x' is no number"), ('--clips=-1', "--clips: '-1' is no number"),
+    ('--seeds=0,1.5', "--seeds: '1.5' is no number"), ('--jobs=0', '--jobs=0: must be 1'),
+    ('--seeds=0', 'nothing to report')])
+def test_mistakes_are_one_line(tmp_path, capfd, flag, message):
+  shown = _error(tmp_path, capfd, flag).strip().splitlines()[-1]
+  assert message in shown
+
+
+def test_a_folder_keeps_to_its_settings(tmp_path, capfd):
+  _error(tmp_path, capfd)
+  assert 'take another --output_dir' in _error(tmp_path, capfd, '--set', 'experiment_name=x')
+
+
+def test_rows_need_a_config_that_allows_them(tmp_path):
+  with pytest.raises(errors.UserError, match='num_relaxed_layers'):
+    load.load(CONFIG, ablation.Row('remask', 'softmax', 'none', 'softmax', None).overrides())
