@@ -232,6 +232,8 @@ def test_hard_targets(layer):
   layer.assert_array(layer.matched.class_target_bsk, 'hard_target')
   layer.assert_array(layer.matched.class_weight_bs, 'class_weight')
   np.testing.assert_array_equal(_target(layer, eta=0.0), layer.matched.class_target_bsk)
+  layer.assert_loss(terms.class_term(layer.matched.class_target_bsk, layer.matched.class_weight_bs,
+                                     layer.matched.is_matched_bs, layer.class_), 'class_term_hard')
 
 
 def test_what_soft_targets_leave_alone(layer):
