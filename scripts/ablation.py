@@ -140,18 +140,23 @@ def train_all(runs: Sequence[Run], steps: int, options) -> list[Run]:
     # Shown on terminals and in logs alike: a line for each run, with the time that is left.
     bar = tqdm.tqdm(total=len(runs), initial=len(runs) - len(waiting), unit=' run',
                     file=sys.stderr)
-    for future in concurrent.futures.as_completed(started):
-      run = started[future]
-      bar.update()
-      if future.result():
-        quality = _evaluations(options.output_dir, run)[steps]['PQ']
-        tqdm.tqdm.write(f'{run.name}: PQ {quality:.2f}; {bar}', file=sys.stderr)
-        continue
-      failed.append(run)
-      log = _log(options.output_dir, run)
-      with open(log, encoding='utf-8', errors='replace') as file:
-        last = ''.join(file.readlines()[-3:])
-      tqdm.tqdm.write(f'{run.name} FAILED, see {log}:\n{last}', file=sys.stderr)
+    try:
+      for future in concurrent.futures.as_completed(started):
+        run = started[future]
+        bar.update()
+        if future.result():
+          quality = _evaluations(options.output_dir, run)[steps]['PQ']
+          tqdm.tqdm.write(f'{run.name}: PQ {quality:.2f}; {bar}', file=sys.stderr)
+          continue
+        failed.append(run)
+        log = _log(options.output_dir, run)
+        with open(log, encoding='utf-8', errors='replace') as file:
+          last = ''.join(file.readlines()[-3:])
+        tqdm.tqdm.write(f'{run.name} FAILED, see {log}:\n{last}', file=sys.stderr)
+    except BaseException:
+      # Leaving the pool would start all that still waits.
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
     bar.close()
   return failed
 
@@ -191,7 +196,9 @@ def table(found: Sequence[dict]) -> str:
     cells = [name, str(len(finals))]
     for column in _COLUMNS:
       values = [final[column] for final in finals if final[column] is not None]
-      cells.append(_spread(values))
+      # A run may lack a number: one that was not finite, or logs of a training cut off at its end.
+      part = f' ({len(values)} of {len(finals)})' if 0 < len(values) < len(finals) else ''
+      cells.append(_spread(values) + part)
     lines.append('| ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines) + '\n'
 
@@ -218,7 +225,7 @@ def plot(found: Sequence[dict], path: str) -> None:
       steps = sorted(values)
       color = pyplot.get_cmap('tab20')(2 * index % 20 + index // 10)
       axes.plot(steps, [statistics.mean(values[step]) for step in steps], color=color,
-                marker='o', markersize=3, linestyle='--' if 'sigmoid' in name else '-', label=name)
+                marker='o', markersize=3, linestyle='--' if '-sigmoid' in name else '-', label=name)
       axes.fill_between(steps, [min(values[step]) for step in steps],
                         [max(values[step]) for step in steps], color=color, alpha=0.12)
     axes.set(xlabel='step', title=f'{curve} of evaluation' + (' [%]' if curve == 'PQ' else ''),
@@ -310,7 +317,8 @@ def main(arguments) -> int:
     grid = rows(*(_listed(options, flag) for flag in ('methods', 'mask_losses')),
                 _numbers(options, 'clips', float),
                 *(_listed(options, flag) for flag in ('gates', 'shares')))
-    runs = [Run(row, int(seed)) for seed in _numbers(options, 'seeds', int) for row in grid]
+    seeds = dict.fromkeys(int(seed) for seed in _numbers(options, 'seeds', int))
+    runs = [Run(row, seed) for seed in seeds for row in grid]
     for row in grid:
       config = load.load(options.config_file, [*options.set, *row.overrides()])
     steps = config.value(f'{_SOLVER}.training_number_of_steps')

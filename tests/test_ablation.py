@@ -2,6 +2,7 @@
 import importlib.util
 import json
 import pathlib
+import time
 import types
 
 import PIL.Image
@@ -104,6 +105,43 @@ def test_finished_runs_are_skipped_and_failed_ones_reported(tmp_path, capfd):
   shown = capfd.readouterr().err
   assert f'{broken.name} FAILED' in shown and 'missing.textproto' in shown
   assert not (tmp_path / 'logs' / f'{done.name}.log').exists()
+
+
+def test_what_is_not_measured_in_every_run_is_counted(tmp_path, capsys):
+  for seed, value in enumerate((0.25, None, 0.75)):
+    _made_run(tmp_path, f'plain-softmax-seed{seed}', 40.0, mask_fp_fn_ratio=value)
+  assert ablation.main([f'--config_file={CONFIG}', f'--output_dir={tmp_path}', '--report_only',
+                        '--methods=plain']) == 0
+  # Mean 0.5 of two; sample standard deviation: sqrt(2 * 0.25^2) = 0.35.
+  assert '| 40.0 ± 0 |' in (text := capsys.readouterr().out)
+  assert '| 0.5 ± 0.35 (2 of 3) |' in text
+
+
+def test_a_seed_given_twice_is_one_run(tmp_path, monkeypatch):
+  asked = []
+  monkeypatch.setattr(ablation, 'train_all', lambda runs, *_: asked.extend(runs) or [])
+  ablation.main([f'--config_file={CONFIG}', f'--output_dir={tmp_path}', '--methods=plain',
+                 '--seeds=1,0,1'])
+  assert [run.seed for run in asked] == [1, 0]
+
+
+def test_an_interruption_starts_nothing_more(tmp_path, monkeypatch):
+  started = []
+
+  def train(run, *_):
+    started.append(run)
+    if len(started) == 1:
+      raise KeyboardInterrupt
+    time.sleep(0.5)
+    return True
+
+  monkeypatch.setattr(ablation, 'train', train)
+  runs = [ablation.Run(ablation.Row('plain', 'softmax', 'none', None, None), seed)
+          for seed in range(6)]
+  options = types.SimpleNamespace(output_dir=str(tmp_path), jobs=1)
+  with pytest.raises(KeyboardInterrupt):
+    ablation.train_all(runs, STEPS, options)
+  assert len(started) <= 2  # The second may have begun before the first was seen to end.
 
 
 def _error(tmp_path, capfd, *arguments):
