@@ -27,6 +27,13 @@ _CLASS_HEADS = re.compile(r'semantic_last_layer/|(.*/_?)?transformer_class_head/
 # is, what it is inside a block, what the variable is. {1+2} stands for group 1 plus 2.
 _PLACES = (
     (r'^backbone/stages/(\d+)/(\d+)/', 'encoder/_stage{1+2}/_block{2+1}/'),
+    (r'^backbone/stem/convs/([01])/', 'encoder/_stem/_conv{1+1}_bn_act/'),
+    (r'^backbone/stem/convs/2/', 'encoder/_stem/_conv3_bn/'),
+    (r'^backbone/downsampling/0/conv/', 'encoder/downsample_layers/0/layer_with_weights-0/'),
+    (r'^backbone/downsampling/0/norm/', 'encoder/downsample_layers/0/layer_with_weights-1/'),
+    (r'^backbone/downsampling/(\d+)/norm/', 'encoder/downsample_layers/{1}/layer_with_weights-0/'),
+    (r'^backbone/downsampling/(\d+)/conv/', 'encoder/downsample_layers/{1}/layer_with_weights-1/'),
+    (r'^backbone/levels/(\d+)/(\d+)/', 'encoder/stages/{1}/layer_with_weights-{2}/'),
     (r'^backbone/', 'encoder/_'),
     (r'^pixel_decoder/stages/(\d+)/(\d+)/', 'pixel_decoder/_stages/{1}/_block{2+1}/'),
     (r'^pixel_decoder/skip_connections/(\d+)/decoded/conv/',
@@ -63,6 +70,10 @@ _PARTS = (
     (r'/attention/(height|width)_axis/(query|key|value)_positions/',
      '/_attention/_{1}_axis/_{2}_rpe/'),
     (r'/attention/(height|width)_axis/', '/_attention/_{1}_axis/'),
+    # ConvNeXt.
+    (r'(/layer_with_weights-\d+/)depthwise/', '{1}depthwise_conv/'),
+    (r'(/layer_with_weights-\d+/)expand/', '{1}pointwise_conv1/'),
+    (r'(/layer_with_weights-\d+/)project/', '{1}pointwise_conv2/'),
     # MobileNetV3.
     (r'(/_blocks/\d+/)expand/', '{1}_conv1_bn_act/'),
     (r'(/_blocks/\d+/)depthwise/', '{1}_conv2_bn_act/'),
@@ -94,6 +105,7 @@ _PARTS = (
     (r'/_aspp/project/', '/_aspp/_proj_conv_bn_act/'),
 )
 _LEAVES = (
+    (r'^(encoder/(?:downsample_layers|stages)/.*)$', '{1}'),
     (r'/(final_conv|semantic_last_layer|_se_reduce|_se_expand)/(kernel|bias)$', '/{1}/{2}'),
     (r'^semantic_last_layer/', 'semantic_last_layer/'),
     (r'/depthwise/depthwise_kernel$', '/_depthwise/_depthwise_conv/depthwise_kernel'),

@@ -20,10 +20,13 @@ def _manifest(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('make, name', [
-    (builders.coco, 'checkpoint_coco_r50'), (builders.cityscapes, 'checkpoint_cityscapes_r50')])
-def test_keys_and_shapes_are_the_manifest(make, name):
-  variables = released.keys(make())
+@pytest.mark.parametrize('make, backbone, name', [
+    (builders.coco, 'resnet50', 'checkpoint_coco_r50'),
+    (builders.coco, 'axial_resnet50', 'checkpoint_coco_axial_r50'),
+    (builders.coco, 'convnext_tiny', 'checkpoint_coco_convnext_tiny'),
+    (builders.cityscapes, 'resnet50', 'checkpoint_cityscapes_r50')])
+def test_keys_and_shapes_are_the_manifest(make, backbone, name):
+  variables = released.keys(make(backbone))
   manifest = _manifest(name)
   assert {manifest.pop('global_step'), manifest.pop('save_counter')} == {()}
   assert {key: tuple(variable.shape) for key, variable in variables.items()} == manifest

@@ -20,17 +20,21 @@ def _named(predictions):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('make, name', [
-    (builders.coco, 'model_coco_r50'), (builders.cityscapes, 'model_cityscapes_r50')])
-def test_inference_golden(golden, make, name):
-  golden, model = golden(name), make()
+@pytest.mark.parametrize('make, backbone, name', [
+    (builders.coco, 'resnet50', 'model_coco_r50'),
+    (builders.coco, 'axial_resnet50', 'model_coco_axial_r50'),
+    (builders.coco, 'convnext_tiny', 'model_coco_convnext_tiny'),
+    (builders.cityscapes, 'resnet50', 'model_cityscapes_r50')])
+def test_inference_golden(golden, make, backbone, name):
+  golden, model = golden(name), make(backbone)
   builders.fill_by_key(model, golden=golden)
   image = tf.constant(fill.image(*golden['image']), tf.float32)
 
   pyramid = model.backbone(image / 127.5 - 1.0)
   features = model.pixel_decoder(pyramid)
   class_feature, mask_feature, masks = model.kmax_decoder(features)
-  tensors = {f'pix/decoder_stage{i}': feature for i, feature in enumerate(features[:-1], start=1)}
+  tensors = {f'enc/stage{i}': stage for i, stage in enumerate(pyramid[:5], start=1)}
+  tensors |= {f'pix/decoder_stage{i}': feature for i, feature in enumerate(features[:-1], start=1)}
   tensors |= {'pix/decoder_output': features[-1], 'td/class_feature': class_feature,
               'td/mask_feature': mask_feature}
   auxiliary = model.kmax_decoder.predictions(masks)
@@ -106,14 +110,19 @@ def _parameters(*parts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('make, pixel_decoder, kmax_decoder, predictor, semantic, total', [
-    (builders.coco, (21_238_144, 21_151_040), (11_813_116, 11_747_472), (175_114, 173_576),
-     (15_863_270, 15_856_742), (72_650_796, 72_436_862)),
-    (builders.cityscapes, (21_268_480, 21_180_608), (11_670_096, 11_604_452), (109_336, 108_054),
-     (589_587, 584_979), (57_198_651, 56_986_125))])
-def test_parameters_and_initial_values(make, pixel_decoder, kmax_decoder, predictor, semantic,
-                                       total):
-  model = make()
+@pytest.mark.parametrize('make, backbone, pixel_decoder, kmax_decoder, predictor, semantic, '
+                         'total', [
+    (builders.coco, 'resnet50', (21_238_144, 21_151_040), (11_813_116, 11_747_472),
+     (175_114, 173_576), (15_863_270, 15_856_742), (72_650_796, 72_436_862)),
+    (builders.coco, 'axial_resnet50', (21_238_144, 21_151_040), (11_813_116, 11_747_472),
+     (175_114, 173_576), (15_863_270, 15_856_742), (90_577_452, 90_272_254)),
+    (builders.coco, 'convnext_tiny', (21_288_640, 21_197_440), (11_813_116, 11_747_472),
+     (175_114, 173_576), (6_334_950, 6_328_422), (67_430_412, 67_265_502)),
+    (builders.cityscapes, 'resnet50', (21_268_480, 21_180_608), (11_670_096, 11_604_452),
+     (109_336, 108_054), (589_587, 584_979), (57_198_651, 56_986_125))])
+def test_parameters_and_initial_values(make, backbone, pixel_decoder, kmax_decoder, predictor,
+                                       semantic, total):
+  model = make(backbone)
   assert _parameters(model.pixel_decoder) == pixel_decoder
   assert _parameters(model.kmax_decoder) == kmax_decoder
   assert _parameters(model.predictor) == predictor
@@ -128,10 +137,12 @@ def _check_initial_value(key, value):
   leaf = key.rsplit('/', 1)[-1]
   if leaf in ('beta', 'bias', 'moving_mean'):
     expected = 0.0, 0.0
+  elif leaf == 'layer_scale':
+    expected = 1e-6, 0.0
   elif leaf == 'moving_variance':
     expected = 1.0, 0.0
   elif leaf == 'gamma':
-    zero = re.search(r'(_conv3_bn|_memory_ffn_conv2_bn)/', key)
+    zero = '/_stem/' not in key and re.search(r'(_conv3_bn|_memory_ffn_conv2_bn)/', key)
     small = 'pixel_space_mask_batch_norm' in key
     expected = (0.0 if zero else 0.1 if small else 1.0), 0.0
   else:
@@ -154,6 +165,8 @@ def _initial_deviation(key, leaf, shape):
     return cut * shape[-2]**-0.5
   if re.search(r'final_conv|semantic_last_layer|transformer_class_head', key):
     return cut * 0.01
+  if key.startswith(('encoder/stages/', 'encoder/downsample_layers/')):
+    return cut * 0.02
   return np.sqrt(2.0 / np.prod(shape[:-1]))
 
 

@@ -2,6 +2,7 @@
 import tf_keras
 
 from deeplab2 import errors
+from deeplab2.model.backbones import convnext
 from deeplab2.model.backbones import mobilenet_v3
 from deeplab2.model.backbones import resnet
 from deeplab2.model.layers import norm as norm_lib
@@ -20,7 +21,19 @@ def _without_drop_path(make):
   return create_backbone
 
 
+def _without_batch_norm(make):
+  """Wraps the maker of a backbone that has no batch norm."""
+
+  def create_backbone(*, norm, drop_path_keep_prob):
+    del norm  # Says how batch norms behave.
+    return make(drop_path_keep_prob=drop_path_keep_prob)
+
+  return create_backbone
+
+
 BACKBONES = {
+    **{name: _without_batch_norm(make) for name, make in convnext.CONVNEXTS.items()},
+    'axial_resnet50': resnet.axial_resnet50,
     'mobilenet_v3_large': _without_drop_path(mobilenet_v3.large),
     'mobilenet_v3_small': _without_drop_path(mobilenet_v3.small),
     'resnet50': resnet.resnet50,

@@ -5,6 +5,7 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab2 import structures
+from deeplab2.model.layers import activations
 from deeplab2.model.layers import bottleneck
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import norm as norm_lib
@@ -60,6 +61,26 @@ class ResNet(tf_keras.layers.Layer):
     return structures.Pyramid(*stages, *(self._activation(stage) for stage in stages))
 
 
+class InceptionStem(tf_keras.layers.Layer):
+  """Three 3x3 convolutions, the first of stride 2 (Szegedy et al. 2016); not activated."""
+
+  def __init__(self, filters: Sequence[int], *, norm: norm_lib.NormSettings,
+               activation: conv.Activation, **kwargs):
+    """Creates a stem whose convolutions have the three numbers of `filters`."""
+    super().__init__(**kwargs)
+    first, second, third = filters
+    self.convs = [
+        conv.ConvNorm(first, 3, norm=norm, stride=_STEM_STRIDE, activation=activation),
+        conv.ConvNorm(second, 3, norm=norm, activation=activation),
+        conv.ConvNorm(third, 3, norm=norm)]
+
+  def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+    x = images
+    for layer in self.convs:
+      x = layer(x, training=training)
+    return x
+
+
 def keep_prob(input_stride: int, last: float) -> float:
   """Returns the drop path keep probability of a block whose input has `input_stride`.
 
@@ -82,3 +103,17 @@ def resnet50(*, norm: norm_lib.NormSettings, drop_path_keep_prob: float = 1.0) -
       stem=conv.ConvNorm(64, 7, norm=norm, stride=2, name='stem'), blocks_per_stage=(3, 4, 6, 3),
       block=block, activation=tf.nn.relu, drop_path_keep_prob=drop_path_keep_prob,
       name='resnet50')
+
+
+def axial_resnet50(*, norm: norm_lib.NormSettings, drop_path_keep_prob: float = 1.0) -> ResNet:
+  """MaX-S (Wang et al. 2021, MaX-DeepLab) with gelu: axial attention from stride 16 on."""
+
+  def block(filters, stride, input_stride, keep):
+    kind = bottleneck.AxialBottleneck if input_stride >= 16 else bottleneck.Bottleneck
+    return kind(filters, norm=norm, activation=activations.gelu, stride=stride,
+                drop_path_keep_prob=keep)
+
+  return ResNet(
+      stem=InceptionStem((64, 64, 128), norm=norm, activation=activations.gelu, name='stem'),
+      blocks_per_stage=(3, 4, 6, 3), block=block, activation=activations.gelu,
+      drop_path_keep_prob=drop_path_keep_prob, name='axial_resnet50')

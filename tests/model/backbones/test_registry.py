@@ -1,21 +1,70 @@
-"""Every backbone by name gives a pyramid of the right sizes; wrong names are refused."""
+"""Every backbone by name: sizes, gradients, saving, training and inference; wrong names."""
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from deeplab2 import errors
 from deeplab2 import resampling
 from deeplab2.model.backbones import registry
+from tests.goldens import fill
 from tests.model import builders
 
+_QUICK = ('mobilenet_v3_small', 'mobilenet_v3_large', 'resnet50', 'axial_resnet50',
+          'convnext_tiny')
+_each_backbone = pytest.mark.parametrize('name', [
+    name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name in sorted(registry.BACKBONES)])
 
-@pytest.mark.parametrize('name', sorted(registry.BACKBONES))
+
+def _stride(name, level):
+  return 4 if level == 1 and name.startswith('convnext') else 2**level
+
+
+@_each_backbone
 @pytest.mark.parametrize('size', [(33, 65), (50, 70)])
 def test_sizes(name, size):
-  pyramid = registry.create(name, norm=builders.NORM)(tf.zeros([1, *size, 3]))
-  for level in range(5):
-    expected = resampling.feature_size(size, 2**(level + 1))
-    assert tuple(pyramid[level].shape[1:3]) == expected
-    assert tuple(pyramid[level + 5].shape[1:3]) == expected
+  backbone = registry.create(name, norm=builders.NORM)
+  network = tf.function(backbone, input_signature=[tf.TensorSpec([None, *size, 3])])
+  pyramid = network(tf.zeros([2, *size, 3]))
+  for level in range(1, 6):
+    expected = (2, *resampling.feature_size(size, _stride(name, level)))
+    stage, activated = (getattr(pyramid, f'{kind}{level}') for kind in ('stage', 'res'))
+    assert tuple(stage.shape[:3]) == tuple(activated.shape[:3]) == expected
+
+
+@_each_backbone
+def test_every_variable_trains_and_is_restored(name, tmp_path):
+  backbone = registry.create(name, norm=builders.NORM)
+  images = tf.constant(fill.image(33, 47) / 127.5 - 1.0, tf.float32)
+  backbone(images)
+  builders.fill_by_key(backbone, 'backbone')
+  with tf.GradientTape() as tape:
+    stages = backbone(images, training=True)[:5]
+    loss = tf.add_n([tf.reduce_sum(stage * fill.value(f'loss/{level}', stage.shape))
+                     for level, stage in enumerate(stages)])
+  gradients = tape.gradient(loss, backbone.trainable_variables)
+  for variable, gradient in zip(backbone.trainable_variables, gradients, strict=True):
+    assert gradient is not None, variable.name
+    gradient = np.asarray(tf.convert_to_tensor(gradient))
+    assert np.all(np.isfinite(gradient)) and np.any(gradient), variable.name
+
+  path = tf.train.Checkpoint(backbone=backbone).write(str(tmp_path / 'backbone'))
+  other = registry.create(name, norm=builders.NORM)
+  other(images[:, :, ::-1])
+  status = tf.train.Checkpoint(backbone=other).read(path)
+  status.assert_consumed()
+  for ours, theirs in zip(backbone(images), other(images), strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@_each_backbone
+def test_inference_compiles(name):
+  backbone = registry.create(name, norm=builders.NORM)
+  images = tf.constant(fill.image(33, 47) / 127.5 - 1.0, tf.float32)
+  plain = backbone(images)
+  for ours, theirs in zip(tf.function(backbone, jit_compile=True)(images), plain, strict=True):
+    scale = np.abs(theirs).max()
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * scale)
 
 
 def test_unknown_name():
