@@ -1,292 +1,235 @@
-"""DeepLab2's public checkpoints: their keys, and loading them.
+"""Loading DeepLab2's public checkpoints: whole models, and backbones trained on ImageNet.
 
-A released checkpoint names every tensor by the attribute path of the object that owned it, such as
-`encoder/_stage2/_block1/_conv1_bn_act/_conv/kernel`. The tables below rename our attribute paths,
-such as `backbone/stages/0/0/reduce/kernel`, to those keys. Nothing here knows the model's classes:
-any tf.Module or Keras model with such paths will do.
+Three layouts are understood, by the keys of the backbone: `encoder/...` of models and classifiers
+of DeepLab2, `backbone/_encoder/...` of Model Garden's classifiers, and keys without a place in
+front, as Keras writes the weights of a backbone alone. Every tensor of the file and every variable
+of the model is accounted for before anything is changed.
 """
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import re
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab2 import errors
+from deeplab2.checkpoint import released_keys
 
 _SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
 _ENCODER = 'encoder/'
 _MODEL_GARDEN_ENCODER = 'backbone/_encoder/'
+# Keys of a backbone that was saved alone.
+_BARE_ENCODER = re.compile(r'(downsample_layers/\d+|stages/\d+|_stem|_stage\d+|_blocks/\d+)/')
+# What only a whole kMaX-DeepLab has.
+_WHOLE = ('pixel_decoder/', 'transformer_decoder/')
 # Read by nobody but the trainer that wrote them.
 _BOOKKEEPING = re.compile(
-    r'global_step$|save_counter$|_CHECKPOINTABLE_OBJECT_GRAPH$|(backbone_)?optimizer/|'
+    r'(global_step|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)$|(backbone_)?optimizer/|'
     r'.*/\.OPTIMIZER_SLOT/')
-_CLASS_HEADS = re.compile(r'semantic_last_layer/|(.*/_?)?transformer_class_head/')
-
-# Three tables, applied one after the other, each with its first rule that matches: where a part
-# is, what it is inside a block, what the variable is. {1+2} stands for group 1 plus 2.
-_PLACES = (
-    (r'^backbone/stages/(\d+)/(\d+)/', 'encoder/_stage{1+2}/_block{2+1}/'),
-    (r'^backbone/stem/convs/([01])/', 'encoder/_stem/_conv{1+1}_bn_act/'),
-    (r'^backbone/stem/convs/2/', 'encoder/_stem/_conv3_bn/'),
-    (r'^backbone/downsampling/0/conv/', 'encoder/downsample_layers/0/layer_with_weights-0/'),
-    (r'^backbone/downsampling/0/norm/', 'encoder/downsample_layers/0/layer_with_weights-1/'),
-    (r'^backbone/downsampling/(\d+)/norm/', 'encoder/downsample_layers/{1}/layer_with_weights-0/'),
-    (r'^backbone/downsampling/(\d+)/conv/', 'encoder/downsample_layers/{1}/layer_with_weights-1/'),
-    (r'^backbone/levels/(\d+)/(\d+)/', 'encoder/stages/{1}/layer_with_weights-{2}/'),
-    (r'^backbone/', 'encoder/_'),
-    (r'^pixel_decoder/stages/(\d+)/(\d+)/', 'pixel_decoder/_stages/{1}/_block{2+1}/'),
-    (r'^pixel_decoder/skip_connections/(\d+)/decoded/conv/',
-     'pixel_decoder/_skip_connections/{1}/_resized_conv_bn1/'),
-    (r'^pixel_decoder/skip_connections/(\d+)/skipped/conv/',
-     'pixel_decoder/_skip_connections/{1}/_resized_conv_bn2/'),
-    (r'^pixel_decoder/', 'pixel_decoder/_'),
-    (r'^kmax_decoder/layers/(\d+)/predictor/',
-     'transformer_decoder/_kmax_decoder/{1}/_block1_transformer/'
-     '_auxiliary_clustering_predictor/_'),
-    (r'^kmax_decoder/layers/(\d+)/',
-     'transformer_decoder/_kmax_decoder/{1}/_block1_transformer/'),
-    (r'^kmax_decoder/(class|mask)_projection/', 'transformer_decoder/_{1}_embedding_projection/'),
-    (r'^kmax_decoder/cluster_centers$', 'transformer_decoder/cluster_centers'),
-    (r'^predictor/', ''),
-    (r'^semantic_branch/decoder/pyramid_pooling/', 'semantic_decoder/_aspp/'),
-    (r'^semantic_branch/decoder/low_level/(\d+)/', 'semantic_decoder/_low_level_conv{1+1}/'),
-    (r'^semantic_branch/decoder/fusion/(\d+)/',
-     'semantic_decoder/_fusion_conv{1+1}/_conv1_bn_act/'),
-    (r'^semantic_branch/hidden/', 'semantic_head_without_last_layer/_conv1_bn_act/'),
-    (r'^semantic_branch/final/', 'semantic_last_layer/'),
-)
-_PARTS = (
-    # Residual blocks.
-    (r'(/_block\d+/)reduce/', r'{1}_conv1_bn_act/'),
-    (r'(/_block\d+/)conv/', r'{1}_conv2_bn_act/'),
-    (r'(/_block\d+/)expand/', r'{1}_conv3_bn/'),
-    (r'(/_block\d+/)shortcut/', r'{1}_shortcut/'),
-    (r'/attention/(height|width)_axis/norm_qkv/', '/_attention/_{1}_axis/_batch_norm_qkv/'),
-    (r'/attention/(height|width)_axis/norm_similarity/',
-     '/_attention/_{1}_axis/_batch_norm_similarity/'),
-    (r'/attention/(height|width)_axis/norm_retrieved/',
-     '/_attention/_{1}_axis/_batch_norm_retrieved_output/'),
-    (r'/attention/(height|width)_axis/(query|key|value)_positions/',
-     '/_attention/_{1}_axis/_{2}_rpe/'),
-    (r'/attention/(height|width)_axis/', '/_attention/_{1}_axis/'),
-    # ConvNeXt.
-    (r'(/layer_with_weights-\d+/)depthwise/', '{1}depthwise_conv/'),
-    (r'(/layer_with_weights-\d+/)expand/', '{1}pointwise_conv1/'),
-    (r'(/layer_with_weights-\d+/)project/', '{1}pointwise_conv2/'),
-    # MobileNetV3.
-    (r'(/_blocks/\d+/)expand/', '{1}_conv1_bn_act/'),
-    (r'(/_blocks/\d+/)depthwise/', '{1}_conv2_bn_act/'),
-    (r'(/_blocks/\d+/)squeeze_excite/(reduce|expand)/', '{1}_squeeze_excitation/_se_{2}/'),
-    (r'(/_blocks/\d+/)project/', '{1}_conv3_bn/'),
-    # Layers of the k-means decoder.
-    (r'/slot_in/', '/_memory_conv1_bn_act/'),
-    (r'/pixel_in/', '/_pixel_conv1_bn_act/'),
-    (r'/slot_qkv/', '/_memory_qkv_conv_bn/'),
-    (r'/pixel_value/', '/_pixel_v_conv_bn/'),
-    (r'/update_norm/', '/_kmeans_memory_batch_norm_retrieved_value/'),
-    (r'/update_out/', '/_kmeans_memory_conv3_bn/'),
-    (r'/attention/norm_similarity/', '/_memory_attention/_batch_norm_similarity/'),
-    (r'/attention/norm_retrieved/', '/_memory_attention/_batch_norm_retrieved_value/'),
-    (r'/attention_out/', '/_memory_conv3_bn/'),
-    (r'/feed_forward_in/', '/_memory_ffn_conv1_bn_act/'),
-    (r'/feed_forward_out/', '/_memory_ffn_conv2_bn/'),
-    # Predictors.
-    (r'(^|/_)pixel_head/hidden/', '{1}pixel_space_head/conv_block/_conv1_bn_act/'),
-    (r'(^|/_)pixel_head/final/', '{1}pixel_space_head/final_conv/'),
-    (r'(^|/_)pixel_head/norm/', '{1}pixel_space_feature_batch_norm/'),
-    (r'(^|/_)mask_head/', '{1}transformer_mask_head/'),
-    (r'(^|/_)mask_norm/', '{1}pixel_space_mask_batch_norm/'),
-    (r'(^|/_)class_head/', '{1}transformer_class_head/'),
-    # Atrous spatial pyramid pooling.
-    (r'/_aspp/conv/', '/_aspp/_conv_bn_act/'),
-    (r'/_aspp/atrous/(\d+)/', '/_aspp/_aspp_conv{1+1}/_conv_bn_act/'),
-    (r'/_aspp/pool/', '/_aspp/_aspp_pool/_conv_bn_act/'),
-    (r'/_aspp/project/', '/_aspp/_proj_conv_bn_act/'),
-)
-_LEAVES = (
-    (r'^(encoder/(?:downsample_layers|stages)/.*)$', '{1}'),
-    (r'/(final_conv|semantic_last_layer|_se_reduce|_se_expand)/(kernel|bias)$', '/{1}/{2}'),
-    (r'^semantic_last_layer/', 'semantic_last_layer/'),
-    (r'/depthwise/depthwise_kernel$', '/_depthwise/_depthwise_conv/depthwise_kernel'),
-    (r'/depthwise_kernel$', '/_depthwise_conv/depthwise_kernel'),
-    (r'/(depthwise|pointwise)/norm/(\w+)$', '/_{1}/_batch_norm/{2}'),
-    (r'/pointwise/kernel$', '/_pointwise/_conv/kernel'),
-    (r'/norm/(\w+)$', '/_batch_norm/{1}'),
-    (r'/(kernel|bias)$', '/_conv/{1}'),
-)
+_LAST_SEMANTIC_LAYER = 'semantic_last_layer/'
+_CLASS_HEADS = re.compile(rf'{_LAST_SEMANTIC_LAYER}|(.*/_?)?transformer_class_head/')
+# (family of a backbone, keys that only it has, keys of a block), the first that has keys.
+_FAMILIES = tuple((family, re.compile(f'encoder/{sign}'), re.compile(f'encoder/{block}'))
+                  for family, sign, block in (
+    ('ConvNeXt', 'stages/', r'stages/\d+/layer_with_weights-\d+/'),
+    ('MOAT', r'_blocks/\d+/\d+/', r'_blocks/\d+/\d+/'),
+    ('MobileNetV3', '_blocks/', r'_blocks/\d+/'),
+    ('Axial-ResNet', r'_stage\d+/_block\d+/_attention/', r'_stage\d+/_block\d+/'),
+    ('ResNet', r'_stage\d+/', r'_stage\d+/_block\d+/')))
+_NUM_EXAMPLES = 3
 
 
 class Report(NamedTuple):
-  """What became of every tensor, by released key."""
-  loaded: tuple[str, ...]
-  skipped: tuple[str, ...]  # Left out on purpose: class heads, and what only a trainer reads.
-  missing: tuple[str, ...]  # Variables of the model that the checkpoint does not have.
-  unexpected: tuple[str, ...]  # Tensors of the checkpoint that the model has no variable for.
+  """What became of every tensor and variable, by released key."""
+  matched: tuple[str, ...]
+  skipped: tuple[str, ...]  # Class heads left as they were initialised, as asked.
+  missing: tuple[str, ...]  # Variables that the checkpoint does not have: left as they were too.
+  unused: tuple[str, ...]  # Tensors of a classifier beside the backbone.
+
+  def summary(self) -> str:
+    """Returns a line for people."""
+    parts = [f'{len(self.matched)} tensors matched']
+    if self.skipped:
+      parts.append(f'skipped, as class heads: {", ".join(self.skipped)}')
+    if self.missing:
+      parts.append(f'{len(self.missing)} variables start from scratch: {_some(self.missing)}')
+    if self.unused:
+      parts.append(f'{len(self.unused)} tensors are of no use here: {_some(self.unused)}')
+    return '; '.join(parts)
 
 
-def keys(model: tf.Module, place: str = '') -> dict[str, tf.Variable]:
-  """Returns every variable of `model` by its key in DeepLab2's public checkpoints.
-
-  Args:
-    model: with its variables created. Walked along the edges that checkpoints save.
-    place: path of `model` if it is only a part, such as 'backbone'.
-
-  Raises:
-    ValueError: if two variables would have one key.
-  """
-  variables = {}
-  for path, variable in _walk(model, place):
-    key = released_key(path)
-    if key in variables:
-      raise ValueError(f'Two variables have the released key {key}; one is {path}.')
-    variables[key] = variable
-  return variables
+class _Stored(NamedTuple):
+  """A checkpoint under the keys of `encoder/...`."""
+  sources: Mapping[str, str]  # Our key -> the checkpoint's own.
+  shapes: Mapping[str, tuple[int, ...]]  # By our key.
+  unused: tuple[str, ...]  # Keys beside a backbone.
+  is_whole: bool  # Not just a backbone.
 
 
-def released_key(path: str) -> str:
-  """Returns the released key of the variable at attribute `path` of a model.
-
-  Raises:
-    ValueError: if no rule says where the path belongs.
-  """
-  placed = _rename(path, _PLACES)
-  if placed is None:
-    raise ValueError(f'No rule gives {path} a key of the released checkpoints.')
-  for table in (_PARTS, _LEAVES):
-    placed = _rename(placed, table) or placed
-  return placed
+def is_released(reader) -> bool:
+  """Says whether a checkpoint, opened by tf.train.load_checkpoint, has a backbone as above."""
+  return _prefix(_stripped(reader)) is not None
 
 
-def load(checkpoint: Union[str, 'tf.train.CheckpointReader'], model: tf.Module, *,
-         skip_class_heads: bool = False) -> Report:
-  """Fills the variables of `model` from a checkpoint with released keys.
-
-  Three kinds of checkpoints are understood: of a whole kMaX-DeepLab; of a backbone alone, under
-  `encoder/`; of a Model Garden classifier, whose backbone is under `backbone/_encoder/`.
+def load(prefix: str, model: tf.Module, *, fresh_class_heads: bool = False,
+         backbone_alone: bool = False) -> Report:
+  """Fills the variables of a whole model.
 
   Args:
-    checkpoint: prefix, folder (its newest checkpoint is taken), or an open reader.
+    prefix: of the checkpoint.
     model: with its variables created.
-    skip_class_heads: leave out everything that depends on the number of classes.
-
-  Returns:
-    An account of every tensor of the checkpoint and every variable of the model.
+    fresh_class_heads: leave the last semantic layer, and the class heads if they have another
+      number of classes, as they were initialised.
+    backbone_alone: whether a checkpoint of the backbone alone will do; all else is left as it was.
 
   Raises:
-    UserError: if the checkpoint cannot be read, does not have all of the model's backbone, or has
-      a tensor of another shape. No variable has been changed then.
+    UserError: if the checkpoint is no whole kMaX-DeepLab (or backbone, if that will do), lacks a
+      variable, has an unknown tensor, or one of another shape. No variable has been changed then.
   """
-  reader, name = _open(checkpoint)
-  shapes = {_strip(key): tuple(shape) for key, shape in reader.get_variable_to_shape_map().items()}
-  garden = any(key.startswith(_MODEL_GARDEN_ENCODER) for key in shapes)
-  variables = keys(model)
-  sources = {key: _source(key, garden) for key in variables}
-
-  skipped = [key for key in variables if skip_class_heads and _CLASS_HEADS.match(key)]
-  wanted = [key for key in variables if key not in set(skipped)]
-  found = [key for key in wanted if sources[key] in shapes]
-  missing = [key for key in wanted if sources[key] not in shapes]
-  _check_backbone(missing, name)
-  _check_shapes({key: (shapes[sources[key]], tuple(variables[key].shape)) for key in found}, name)
-
-  for key in found:
-    value = reader.get_tensor(sources[key] + _SUFFIX)
-    variables[key].assign(np.asarray(value).astype(variables[key].dtype.as_numpy_dtype))
-  bookkeeping = [key for key in shapes if _BOOKKEEPING.match(key)]
-  known = set(sources.values()) | set(bookkeeping)
-  return Report(tuple(found), tuple(skipped + bookkeeping), tuple(missing),
-                tuple(sorted(set(shapes) - known)))
+  reader, stored = _open(prefix)
+  variables = released_keys.of_model(model)
+  if not stored.is_whole:
+    if not backbone_alone:
+      raise errors.UserError(
+          f'{prefix}: holds a backbone alone, {_described(stored.shapes)}, where a whole '
+          'kMaX-DeepLab is expected; training can start from it.')
+    backbone = {key: value for key, value in variables.items() if key.startswith(_ENCODER)}
+    _fill(prefix, reader, stored, backbone)
+    rest = (key for key in variables if key not in backbone)
+    return Report(tuple(backbone), (), tuple(rest), stored.unused)
+  skipped = [key for key, variable in variables.items()
+             if fresh_class_heads and _is_fresh(key, variable, stored)]
+  wanted = {key: value for key, value in variables.items() if key not in set(skipped)}
+  _fill(prefix, reader, _without(stored, skipped), wanted)
+  return Report(tuple(wanted), tuple(skipped), (), ())
 
 
-def is_released(checkpoint: Union[str, 'tf.train.CheckpointReader']) -> bool:
-  """Says whether a checkpoint has a backbone under one of the keys that `load` understands."""
-  reader, _ = _open(checkpoint)
-  return any(key.startswith((_ENCODER, _MODEL_GARDEN_ENCODER))
-             for key in reader.get_variable_to_shape_map())
+def load_backbone(prefix: str, backbone: tf.Module) -> Report:
+  """Fills a backbone from a checkpoint of it alone, a classifier, or a whole model.
+
+  Raises:
+    UserError: if the checkpoint is not of exactly this backbone. No variable has been changed then.
+  """
+  reader, stored = _open(prefix)
+  rest = [key for key in stored.shapes if not key.startswith(_ENCODER)]
+  variables = released_keys.of_model(backbone, 'backbone')
+  _fill(prefix, reader, _without(stored, rest), variables)
+  return Report(tuple(variables), (), (), (*rest, *stored.unused))
 
 
-def _walk(root, place):
-  """Yields (path, variable) for every variable under `root`, each once."""
-  view = tf.train.TrackableView(root)
-  seen = set()
-
-  def visit(node, path):
-    for name, child in view.children(node).items():
-      if id(child) in seen:
-        continue
-      seen.add(id(child))
-      child_path = f'{path}/{name}' if path else name
-      if isinstance(child, tf.Variable):
-        yield child_path, child
-      else:
-        yield from visit(child, child_path)
-
-  yield from visit(root, place)
-
-
-def _rename(path, table):
-  """Applies the first rule of `table` that matches; None if none does."""
-  for pattern, template in table:
-    match = re.search(pattern, path)
-    if match:
-      return path[:match.start()] + _expand(template, match) + path[match.end():]
-  return None
+def _open(prefix):
+  """Returns (reader, what it holds by our keys, bookkeeping left out)."""
+  reader = tf.train.load_checkpoint(prefix)
+  shapes = _stripped(reader)
+  place = _prefix(shapes)
+  shapes = {key: shape for key, shape in shapes.items() if not _BOOKKEEPING.match(key)}
+  if place is None:
+    raise errors.UserError(f'{prefix}: holds no backbone of DeepLab2; it has {_some(shapes)}.')
+  is_whole = place == _ENCODER and any(key.startswith(_WHOLE) for key in shapes)
+  sources, unused = {}, []
+  for key in shapes:
+    if place == '':
+      is_ours, ours = bool(_BARE_ENCODER.match(key)), _ENCODER + key
+    else:
+      is_ours, ours = is_whole or key.startswith(place), re.sub(f'^{place}', _ENCODER, key)
+    if is_ours:
+      sources[ours] = key
+    else:
+      unused.append(key)
+  return reader, _Stored(sources, {ours: shapes[key] for ours, key in sources.items()},
+                         tuple(unused), is_whole)
 
 
-def _expand(template, match):
-  def value(field):
-    group, offset = match[int(field[1])], field[2]
-    return str(int(group) + int(offset)) if offset else group
-  return re.sub(r'\{(\d)(?:\+(\d))?\}', value, template)
+def _stripped(reader):
+  """Returns the shapes of a checkpoint by key without TensorFlow's ending."""
+  return {key.removesuffix(_SUFFIX): tuple(shape)
+          for key, shape in sorted(reader.get_variable_to_shape_map().items())}
 
 
-def _open(checkpoint):
-  """Returns (reader, how to name it in messages)."""
-  if not isinstance(checkpoint, (str, bytes)) and hasattr(checkpoint, 'get_tensor'):
-    return checkpoint, 'The checkpoint'
-  try:
-    return tf.train.load_checkpoint(checkpoint), f'The checkpoint {checkpoint}'
-  except (ValueError, tf.errors.OpError) as error:
+def _prefix(keys):
+  """Returns what is before the keys of the backbone, None if there is none."""
+  for prefix in (_MODEL_GARDEN_ENCODER, _ENCODER):
+    if any(key.startswith(prefix) for key in keys):
+      return prefix
+  return '' if any(_BARE_ENCODER.match(key) for key in keys) else None
+
+
+def _is_fresh(key, variable, stored):
+  """Says whether a class head is left as it was initialised."""
+  if key.startswith(_LAST_SEMANTIC_LAYER):
+    return True
+  return bool(_CLASS_HEADS.match(key)) and stored.shapes.get(key) != tuple(variable.shape)
+
+
+def _without(stored, keys):
+  shapes = dict(stored.shapes)
+  for key in keys:
+    shapes.pop(key, None)
+  return stored._replace(shapes=shapes)
+
+
+def _fill(prefix, reader, stored, variables):
+  """Assigns the checkpoint's values to `variables`, by our keys, once all of them are matched."""
+  _check_backbone(prefix, stored, variables)
+  complaints = _differences(stored.shapes, variables)
+  if complaints:
     raise errors.UserError(
-        f'{checkpoint} is no readable checkpoint: {str(error).splitlines()[0]}') from error
+        f'{prefix}: this checkpoint does not fit the configuration: {complaints}.')
+  _check_shapes(prefix, stored, variables)
+  for key, variable in variables.items():
+    value = reader.get_tensor(stored.sources[key] + _SUFFIX)
+    variable.assign(np.asarray(value).astype(variable.dtype.as_numpy_dtype))
 
 
-def _strip(key):
-  return key[:-len(_SUFFIX)] if key.endswith(_SUFFIX) else key
-
-
-def _source(key, garden):
-  """Returns the checkpoint's name of the released `key`."""
-  if not garden:
-    return key
-  if key.startswith(_ENCODER):
-    return _MODEL_GARDEN_ENCODER + key[len(_ENCODER):]
-  return None
-
-
-def _check_backbone(missing, name):
-  backbone = [key for key in missing if key.startswith(_ENCODER)]
-  if backbone:
+def _check_backbone(prefix, stored, variables):
+  ours, theirs = ([key for key in keys if key.startswith(_ENCODER)]
+                  for keys in (variables, stored.shapes))
+  complaints = _differences(theirs, ours)
+  if complaints:
     raise errors.UserError(
-        f'{name} is not of this backbone: {len(backbone)} of its variables are not in it, the '
-        f'first is {backbone[0]}.')
+        f'{prefix}: holds the backbone {_described(theirs)}, where the configuration has '
+        f'{_described(ours)}: {complaints}.')
 
 
-def _check_shapes(shapes: Mapping[str, tuple[tuple, tuple]], name):
-  wrong = {key: pair for key, pair in shapes.items() if pair[0] != pair[1]}
+def _check_shapes(prefix, stored, variables):
+  wrong = [(key, list(stored.shapes[key]), variable.shape.as_list())
+           for key, variable in variables.items() if stored.shapes[key] != tuple(variable.shape)]
   if not wrong:
     return
-  key, (stored, ours) = min(wrong.items(), key=lambda item: not _CLASS_HEADS.match(item[0]))
+  key, theirs, ours = min(wrong, key=lambda item: not _CLASS_HEADS.match(item[0]))
   if _CLASS_HEADS.match(key):
-    cause = (f'it was trained with {stored[-1]} classes, not {ours[-1]}: restore it with '
+    cause = (f'it was trained with {theirs[-1]} classes, not {ours[-1]}: restore it with '
              'restore_semantic_last_layer_from_initial_checkpoint: false')
   elif key.endswith('cluster_centers'):
-    cause = (f'it has {stored[1]} mask slots, the model {ours[1]}: set '
-             f'model_options.kmax.num_mask_slots: {stored[1]}')
+    cause = (f'it has {theirs[1]} mask slots, the model {ours[1]}: set '
+             f'model_options.kmax.num_mask_slots: {theirs[1]}')
   else:
     cause = 'it is of a model with other widths'
   others = f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''
-  raise errors.UserError(
-      f'{name} does not fit the model: {key} is {list(stored)} there and {list(ours)} '
-      f'here{others}; {cause}.')
+  raise errors.UserError(f'{prefix}: does not fit the model: {key} is {theirs} there and {ours} '
+                         f'here{others}; {cause}.')
+
+
+def _differences(stored: Iterable[str], wanted: Iterable[str]) -> str:
+  """Returns what a checkpoint lacks and has besides, '' if neither."""
+  stored, wanted = set(stored), set(wanted)
+  complaints = []
+  if wanted - stored:
+    complaints.append(f'it lacks {_some(sorted(wanted - stored), 1)}')
+  if stored - wanted:
+    complaints.append(f'it has {_some(sorted(stored - wanted), 1)} besides')
+  return '; '.join(complaints)
+
+
+def _described(keys):
+  """Returns family and depth of the backbone with these keys."""
+  for family, sign, block in _FAMILIES:
+    if any(sign.match(key) for key in keys):
+      return f'{family} with {len({found[0] for found in map(block.match, keys) if found})} blocks'
+  return 'of an unknown family'
+
+
+def _some(keys, count=_NUM_EXAMPLES):
+  keys = list(keys)
+  rest = len(keys) - count
+  return ', '.join(keys[:count]) + (f' and {rest} more' if rest > 0 else '')

@@ -22,13 +22,15 @@ _MODEL = 'model/'
 _STEP = 'global_step'
 # Written by TensorFlow for its own use.
 _OF_TENSORFLOW = re.compile(r'(save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)$')
-# What has an axis of classes.
-_CLASS_HEADS = re.compile(
-    r'(^|/)(class_head|semantic_branch/final|remask_semantic_heads/heads/\d+/final)/')
+# The last semantic layers, and what else has an axis of classes.
+_LAST_SEMANTIC_LAYERS = re.compile(
+    r'(^|/)(semantic_branch/final|remask_semantic_heads/heads/\d+/final)/')
+_CLASS_HEADS = re.compile(r'(^|/)class_head/')
 # What TensorFlow's readers raise for files that are truncated, damaged, or no checkpoints.
 _UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, tf.errors.OpError)
 # Words of TensorFlow's messages that only speak of its own graph.
 _NOISE = re.compile(r'\{\{function_node [^}]*\}\} ?| ?\[Op:\w+\]')
+_ARCHIVES = ('.tar.gz', '.tgz', '.tar', '.zip')
 _FILE_ENDING = re.compile(r'\.(index|data-\d{5}-of-\d{5})$')
 
 
@@ -43,6 +45,9 @@ def newest(path: str) -> str:
     if found is None:
       raise errors.UserError(f'{path}: no checkpoint in this directory.')
     return found
+  if path.endswith(_ARCHIVES):
+    raise errors.UserError(f'{path}: an archive; unpack it, and give the prefix of the checkpoint '
+                           'inside, or its directory.')
   prefix = _FILE_ENDING.sub('', path)
   if not tf.io.gfile.exists(f'{prefix}.index'):
     raise errors.UserError(f'{path}: no such checkpoint; give the prefix of {prefix}.index without '
@@ -68,18 +73,19 @@ def restore_model(model: tf.Module, path: str) -> str:
   if _is_native(reader):
     _restore_parts(prefix, reader, {'model': model})
   else:
-    _restore_released(prefix, reader, model, skip_class_heads=False, backbone_alone=False)
+    _restore_released(prefix, reader, lambda: released.load(prefix, model))
   return prefix
 
 
-def initialize_model(model: tf.Module, path: str, *, skip_class_heads: bool = False,
+def initialize_model(model: tf.Module, path: str, *, fresh_class_heads: bool = False,
                      training_parts: Mapping[str, tf.Module] | None = None) -> str:
-  """Fills `model` from the checkpoint of another run, to train it further.
+  """Fills `model` from the checkpoint of another run, to train it further; logs a report.
 
   Args:
     model: with its variables created.
     path: as of `restore_model`; a checkpoint of the backbone alone will also do.
-    skip_class_heads: leave what depends on the number of classes as it was initialised.
+    fresh_class_heads: leave the last semantic layers, and class heads with another number of
+      classes, as they were initialised.
     training_parts: layers by name that are filled as well if the checkpoint has them.
 
   Returns:
@@ -91,7 +97,6 @@ def initialize_model(model: tf.Module, path: str, *, skip_class_heads: bool = Fa
   prefix = newest(path)
   reader = _open(prefix)
   if _is_native(reader):
-    skipped = _CLASS_HEADS if skip_class_heads else None
     stored = {key.partition('/')[0] for key in reader.get_variable_to_shape_map()}
     parts = {'model': model}
     for name, part in (training_parts or {}).items():
@@ -99,11 +104,49 @@ def initialize_model(model: tf.Module, path: str, *, skip_class_heads: bool = Fa
         parts[name] = part
       else:
         logging.info('%s has no %s, which start from scratch.', prefix, name)
-    _restore_parts(prefix, reader, parts, skipped)
+    _restore_parts(prefix, reader, parts, fresh_class_heads=fresh_class_heads)
   else:
-    _restore_released(prefix, reader, model, skip_class_heads=skip_class_heads,
-                      backbone_alone=True)
+    _restore_released(prefix, reader, lambda: released.load(
+        prefix, model, fresh_class_heads=fresh_class_heads, backbone_alone=True))
   return prefix
+
+
+def initialize_backbone(backbone: tf.Module, path: str) -> str:
+  """Fills a backbone from a checkpoint of it alone, or of a whole model; logs a report.
+
+  Args:
+    backbone: with its variables created.
+    path: as of `restore_model`.
+
+  Returns:
+    The prefix of the checkpoint that was read.
+
+  Raises:
+    UserError: as `restore_model`.
+  """
+  prefix = newest(path)
+  reader = _open(prefix)
+  if _is_native(reader):
+    model = tf.Module()
+    model.backbone = backbone
+    _restore_parts(prefix, reader, {'model': model}, below='model/backbone/')
+  else:
+    _restore_released(prefix, reader, lambda: released.load_backbone(prefix, backbone))
+  return prefix
+
+
+def stored_step(prefix: str) -> int:
+  """Returns the number of updates that a checkpoint was saved after, 0 if it does not say.
+
+  Raises:
+    UserError: if the checkpoint cannot be read.
+  """
+  reader = _open(prefix)
+  key = _STEP + _SUFFIX
+  try:
+    return int(reader.get_tensor(key)) if reader.has_tensor(key) else 0
+  except _UNREADABLE as error:
+    raise _unreadable(prefix, error) from error
 
 
 class Checkpoints:
@@ -232,33 +275,38 @@ def variable_keys(parts: Mapping[str, object]) -> dict[str, tf.Variable]:
   return found
 
 
-def _restore_parts(prefix, reader, parts, skipped=None, whole=False):
-  """Restores native `parts`, leaving out keys that match `skipped`.
+def _restore_parts(prefix, reader, parts, *, fresh_class_heads=False, below='', whole=False):
+  """Restores native `parts`.
 
   Args:
     prefix: the checkpoint.
     reader: of it.
     parts: name -> object.
-    skipped: pattern of keys that are left alone.
+    fresh_class_heads: whether class heads are left alone, as of `initialize_model`.
+    below: start of the keys that matter, all others are left alone.
     whole: whether the checkpoint must hold nothing but `parts`, their optimizer slots included.
   """
   shapes = {key.removesuffix(_SUFFIX): tuple(shape)
             for key, shape in reader.get_variable_to_shape_map().items()}
   stored = {key: shape for key, shape in shapes.items()
-            if _SLOT not in key and not _OF_TENSORFLOW.search(key)
+            if _SLOT not in key and not _OF_TENSORFLOW.search(key) and key.startswith(below)
             and (whole or key.partition('/')[0] in parts)}
   wanted = variable_keys(parts)
-  if skipped is not None:
-    stored = {key: shape for key, shape in stored.items() if not skipped.search(key)}
-    wanted = {key: variable for key, variable in wanted.items() if not skipped.search(key)}
+  fresh = set()
+  if fresh_class_heads:
+    fresh = {key for key, variable in wanted.items() if _LAST_SEMANTIC_LAYERS.search(key) or
+             _CLASS_HEADS.search(key) and stored.get(key) != tuple(variable.shape)}
+    wanted = {key: variable for key, variable in wanted.items() if key not in fresh}
+    stored = {key: shape for key, shape in stored.items() if key not in fresh}
+    logging.info('%s: left as initialised: %s', prefix, ', '.join(sorted(fresh)))
   _check_account(prefix, wanted, stored)
   try:
-    if skipped is None:
-      status = tf.train.Checkpoint(**parts).read(prefix)
-      status.assert_existing_objects_matched().expect_partial()
-    else:
+    if fresh or below:
       for key, variable in wanted.items():
         variable.assign(reader.get_tensor(key + _SUFFIX))
+    else:
+      status = tf.train.Checkpoint(**parts).read(prefix)
+      status.assert_existing_objects_matched().expect_partial()
   except AssertionError as error:
     raise errors.UserError(
         f'{prefix}: does not hold the whole state of the optimizer: {_first_line(error)}'
@@ -291,27 +339,17 @@ def _some(names):
   return names[0] + (f' and {rest} more' if rest else '')
 
 
-def _restore_released(prefix, reader, model, *, skip_class_heads, backbone_alone):
-  """Restores a released checkpoint: all of the model, or if allowed just its backbone."""
+def _restore_released(prefix, reader, load):
+  """Calls `load` of a released checkpoint and logs its report."""
   if not released.is_released(reader):
     some = _some(sorted(reader.get_variable_to_shape_map()))
     raise errors.UserError(
         f'{prefix}: neither a checkpoint of this program nor one of DeepLab2; it holds {some}.')
   try:
-    report = released.load(reader, model, skip_class_heads=skip_class_heads)
-  except errors.UserError as error:
-    raise errors.UserError(f'{prefix}: {error}') from error
+    report = load()
   except _UNREADABLE as error:
     raise _unreadable(prefix, error) from error
-  only_backbone = all(key.startswith('encoder/') for key in report.loaded)
-  if backbone_alone and only_backbone:
-    logging.info('%s has a backbone alone: the other %d variables start from scratch.', prefix,
-                 len(report.missing))
-  elif report.missing or report.unexpected:
-    complaints = [f'it lacks {_some(report.missing)}'] if report.missing else []
-    complaints += [f'it has {_some(report.unexpected)} besides'] if report.unexpected else []
-    raise errors.UserError(f'{prefix}: this checkpoint does not fit the configuration: '
-                           f'{"; ".join(complaints)}.')
+  logging.info('%s, a checkpoint of DeepLab2: %s.', prefix, report.summary())
 
 
 def _remove_partial(prefix):

@@ -151,18 +151,18 @@ def _restore(config, model, heads, checkpoints):
   if prefix is not None:
     logging.info('Resumed %s', prefix)
     return
-  if config.resolved(_PRETRAINED):
-    raise config.error(_PRETRAINED, f'this backbone has none; use {_INITIAL}.')
-  initial = config.resolved(_INITIAL)
+  pretrained, initial = config.resolved(_PRETRAINED), config.resolved(_INITIAL)
+  if pretrained:
+    logging.info('Backbone from %s', restore.initialize_backbone(model.backbone, pretrained))
   if initial:
     options = config.options.model_options
     prefix = restore.initialize_model(
         model, initial, training_parts=heads,
-        skip_class_heads=not options.restore_semantic_last_layer_from_initial_checkpoint)
+        fresh_class_heads=not options.restore_semantic_last_layer_from_initial_checkpoint)
     logging.info('Started from %s', prefix)
-  else:
-    logging.info('Started from scratch: no checkpoint in %s, no %s', checkpoints.directory,
-                 _INITIAL)
+  elif not pretrained:
+    logging.info('Started from scratch: no checkpoint in %s, neither %s nor %s',
+                 checkpoints.directory, _INITIAL, _PRETRAINED)
 
 
 def _eval_loop(config, directory, model, global_step, training=dict):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from deeplab2 import errors
 from deeplab2.checkpoint import released
+from deeplab2.checkpoint import released_keys
 from tests import conftest
 from tests.model import builders
 
@@ -19,14 +20,17 @@ def _manifest(name):
   return {entry['key']: tuple(entry['shape']) for entry in entries}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('make, backbone, name', [
+_RELEASED = [
     (builders.coco, 'resnet50', 'checkpoint_coco_r50'),
     (builders.coco, 'axial_resnet50', 'checkpoint_coco_axial_r50'),
     (builders.coco, 'convnext_tiny', 'checkpoint_coco_convnext_tiny'),
-    (builders.cityscapes, 'resnet50', 'checkpoint_cityscapes_r50')])
+    (builders.cityscapes, 'resnet50', 'checkpoint_cityscapes_r50')]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('make, backbone, name', _RELEASED)
 def test_keys_and_shapes_are_the_manifest(make, backbone, name):
-  variables = released.keys(make(backbone))
+  variables = released_keys.of_model(make(backbone))
   manifest = _manifest(name)
   assert {manifest.pop('global_step'), manifest.pop('save_counter')} == {()}
   assert {key: tuple(variable.shape) for key, variable in variables.items()} == manifest
@@ -34,7 +38,7 @@ def test_keys_and_shapes_are_the_manifest(make, backbone, name):
 
 def _paths(num_stages):
   """Returns the attribute paths of a ResNet-50 model, from those of a tiny one."""
-  paths = [path for path, _ in released._walk(builders.tiny(num_stages), '')
+  paths = [path for path, _ in released_keys._walk(builders.tiny(num_stages), '')
            if not path.startswith('backbone/')]
   norm = [f'norm/{leaf}' for leaf in ('gamma', 'beta', 'moving_mean', 'moving_variance')]
   unit = ['kernel', *norm]
@@ -48,7 +52,7 @@ def _paths(num_stages):
 
 
 def test_every_path_has_a_key_of_the_manifest():
-  keys = [released.released_key(path) for path in _paths(4)]
+  keys = [released_keys.of_path(path) for path in _paths(4)]
   assert len(set(keys)) == len(keys)
   manifest = set(_manifest('checkpoint_coco_r50'))
   # The tiny pixel decoder needs a shortcut at stride 32, which the released one does not.
@@ -58,7 +62,7 @@ def test_every_path_has_a_key_of_the_manifest():
 
 def test_a_path_without_a_rule():
   with pytest.raises(ValueError, match='No rule gives tail/kernel a key'):
-    released.released_key('tail/kernel')
+    released_keys.of_path('tail/kernel')
 
 
 @pytest.fixture(scope='module')
@@ -82,7 +86,21 @@ def _write(path, tensors):
 
 
 def _values(model):
-  return {key: variable.numpy() for key, variable in released.keys(model).items()}
+  return {key: variable.numpy() for key, variable in released_keys.of_model(model).items()}
+
+
+def _refused(call, *words):
+  """Asserts that `call` raises one line with all `words`."""
+  with pytest.raises(errors.UserError) as caught:
+    call()
+  message = str(caught.value)
+  assert '\n' not in message
+  for word in words:
+    assert word in message, message
+
+
+def _unchanged(model, before):
+  return all(np.array_equal(value, before[key]) for key, value in _values(model).items())
 
 
 def test_load_everything(source, tmp_path):
@@ -92,57 +110,81 @@ def test_load_everything(source, tmp_path):
   values = _values(model)
   for key, value in values.items():
     np.testing.assert_array_equal(value, source[key + _SUFFIX])
-  assert set(report.loaded) == set(values)
-  assert report.missing == report.unexpected == ()
-  # Every tensor is accounted for once.
-  assert len(report.loaded) + len(report.skipped) == len(source)
-  assert released.is_released(path)
+  assert set(report.matched) == set(values)
+  assert report.skipped == report.missing == report.unused == ()
+  assert report.summary() == f'{len(values)} tensors matched'
+  assert released.is_released(tf.train.load_checkpoint(path))
 
 
-def test_load_from_a_folder_and_from_a_reader(source, tmp_path):
-  path = _write(tmp_path / 'ckpt-7', source)
-  (tmp_path / 'checkpoint').write_text('model_checkpoint_path: "ckpt-7"')
-  for checkpoint in (str(tmp_path), tf.train.load_checkpoint(path)):
-    model = builders.tiny()
-    assert not released.load(checkpoint, model).missing
+_IS_HEAD = re.compile(r'semantic_last_layer|(.*_)?transformer_class_head')
 
 
-def test_load_without_class_heads(source, tmp_path):
+def test_heads_of_another_number_of_classes_are_skipped_by_name(source, tmp_path):
   model = builders.tiny(num_classes=9)
   before = _values(model)
   path = _write(tmp_path / 'ckpt', source)
-  report = released.load(path, model, skip_class_heads=True)
-  heads = {key for key in before if re.match(
-      r'semantic_last_layer|transformer_class_head|.*_transformer_class_head', key)}
+  report = released.load(path, model, fresh_class_heads=True)
+  heads = {key for key in before if _IS_HEAD.match(key)}
   assert len(heads) == 2 + 2 + 3 * 2
-  assert set(report.skipped) >= heads and not heads & set(report.loaded)
-  assert report.missing == report.unexpected == ()
+  assert set(report.skipped) == heads and set(report.matched) == set(before) - heads
+  assert all(key in report.summary() for key in heads)
   for key, value in _values(model).items():
     np.testing.assert_array_equal(value, before[key] if key in heads else source[key + _SUFFIX])
 
 
-@pytest.mark.parametrize('prefix', ['encoder/', 'backbone/_encoder/'])
-def test_load_a_backbone_alone(source, tmp_path, prefix):
+def test_heads_of_the_same_number_of_classes_are_kept_but_the_last_semantic_layer(source, tmp_path):
   model = builders.tiny()
-  before = _values(model)
+  report = released.load(_write(tmp_path / 'ckpt', source), model, fresh_class_heads=True)
+  assert set(report.skipped) == {'semantic_last_layer/kernel', 'semantic_last_layer/bias'}
+
+
+def _backbone_alone(source, prefix):
+  """Returns the source's backbone below `prefix`, with the classifier that comes with it."""
   tensors = {key.replace('encoder/', prefix, 1): value for key, value in source.items()
              if key.startswith('encoder/')}
-  tensors['head/kernel' + _SUFFIX] = np.zeros(5)
-  report = released.load(_write(tmp_path / 'ckpt', tensors), model)
-  assert report.unexpected == ('head/kernel',)
-  assert report.loaded and all(key.startswith('encoder/') for key in report.loaded)
+  return tensors | {'head/kernel' + _SUFFIX: np.zeros(5)}
+
+
+_each_layout = pytest.mark.parametrize('prefix', ['encoder/', 'backbone/_encoder/', ''])
+
+
+@_each_layout
+def test_training_starts_from_a_backbone_alone(source, tmp_path, prefix):
+  model = builders.tiny()
+  before = _values(model)
+  path = _write(tmp_path / 'ckpt', _backbone_alone(source, prefix))
+  _refused(lambda: released.load(path, model), 'holds a backbone alone, MobileNetV3 with 13 blocks',
+           'a whole kMaX-DeepLab is expected')
+  report = released.load(path, model, backbone_alone=True)
+  assert report.unused == ('head/kernel',)
+  assert set(report.matched) == {key for key in before if key.startswith('encoder/')}
+  assert set(report.missing) == set(before) - set(report.matched)
+  assert f'{len(report.missing)} variables start from scratch' in report.summary()
   for key, value in _values(model).items():
     expected = source[key + _SUFFIX] if key.startswith('encoder/') else before[key]
     np.testing.assert_array_equal(value, expected)
 
 
-def test_missing_and_unexpected_are_reported(source, tmp_path):
+@_each_layout
+def test_a_backbone_takes_its_own(source, tmp_path, prefix):
+  model = builders.tiny()
+  tensors = _backbone_alone(source, prefix) if prefix != 'encoder/' else source
+  report = released.load_backbone(_write(tmp_path / 'ckpt', tensors), model.backbone)
+  for key, variable in released_keys.of_model(model.backbone, 'backbone').items():
+    np.testing.assert_array_equal(variable, source[key + _SUFFIX])
+  assert report.missing == () and report.unused
+
+
+def test_one_tensor_too_few_and_one_too_many(source, tmp_path):
   tensors = dict(source)
   tensors['pixel_decoder/_stages/4/_block1/_conv3_bn/_conv/kernel' + _SUFFIX] = tensors.pop(
       'transformer_decoder/cluster_centers' + _SUFFIX)
-  report = released.load(_write(tmp_path / 'ckpt', tensors), builders.tiny())
-  assert report.missing == ('transformer_decoder/cluster_centers',)
-  assert report.unexpected == ('pixel_decoder/_stages/4/_block1/_conv3_bn/_conv/kernel',)
+  model = builders.tiny()
+  before = _values(model)
+  _refused(lambda: released.load(_write(tmp_path / 'ckpt', tensors), model), 'ckpt',
+           'it lacks transformer_decoder/cluster_centers',
+           'it has pixel_decoder/_stages/4/_block1/_conv3_bn/_conv/kernel besides')
+  assert _unchanged(model, before)
 
 
 @pytest.mark.parametrize('settings, words', [
@@ -154,20 +196,51 @@ def test_missing_and_unexpected_are_reported(source, tmp_path):
 def test_other_shapes_change_nothing(source, tmp_path, settings, words):
   model = builders.tiny(**settings)
   before = _values(model)
-  with pytest.raises(errors.UserError) as caught:
-    released.load(_write(tmp_path / 'ckpt', source), model)
-  assert all(word in str(caught.value) for word in [*words, 'ckpt'])
-  assert '\n' not in str(caught.value)
-  for key, value in _values(model).items():
-    np.testing.assert_array_equal(value, before[key])
+  _refused(lambda: released.load(_write(tmp_path / 'ckpt', source), model), 'ckpt', *words)
+  assert _unchanged(model, before)
 
 
-def test_another_backbone(source, tmp_path):
-  tensors = {key: value for key, value in source.items() if '_blocks/5/' not in key}
-  with pytest.raises(errors.UserError, match='not of this backbone.*_blocks/5/'):
-    released.load(_write(tmp_path / 'ckpt', tensors), builders.tiny())
+def _manifest_file(path, name, without=()):
+  """Writes a checkpoint with the keys and shapes of a released one."""
+  shapes = _manifest(name)
+  return _write(path, {key + _SUFFIX: np.zeros(shape, np.float32) for key, shape in shapes.items()
+                       if not key.startswith(tuple(without))})
 
 
-def test_no_checkpoint(tmp_path):
-  with pytest.raises(errors.UserError, match='no readable checkpoint'):
-    released.load(str(tmp_path / 'nothing'), builders.tiny())
+@pytest.mark.parametrize('name, family', [
+    ('checkpoint_coco_axial_r50', 'Axial-ResNet with 16 blocks'),
+    ('checkpoint_coco_convnext_tiny', 'ConvNeXt with 18 blocks'),
+    ('checkpoint_coco_r50', 'ResNet with 16 blocks')])
+def test_checkpoints_of_other_backbones(tmp_path, name, family):
+  model = builders.tiny()
+  before = _values(model)
+  path = _manifest_file(tmp_path / 'ckpt', name)
+  words = ('ckpt', f'the backbone {family}, where the configuration has MobileNetV3 with 13 blocks')
+  _refused(lambda: released.load(path, model), *words)
+  _refused(lambda: released.load_backbone(path, model.backbone), *words)
+  assert _unchanged(model, before)
+
+
+def test_a_deeper_backbone(source, tmp_path):
+  deeper = source | {'encoder/_blocks/13/_conv/kernel' + _SUFFIX: np.zeros(3)}
+  for tensors in (deeper, _backbone_alone(deeper, '')):
+    path = _write(tmp_path / 'ckpt', tensors)
+    _refused(lambda path=path: released.load(path, builders.tiny(), backbone_alone=True),
+             'MobileNetV3 with 14 blocks', 'it has encoder/_blocks/13/_conv/kernel besides')
+
+
+def test_no_backbone_at_all(tmp_path):
+  path = _write(tmp_path / 'ckpt', {'dense/kernel' + _SUFFIX: np.zeros(3)})
+  _refused(lambda: released.load(path, builders.tiny()), 'ckpt', 'no backbone', 'dense/kernel')
+  assert not released.is_released(tf.train.load_checkpoint(path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('make, backbone, name', _RELEASED)
+def test_a_released_checkpoint_fills_its_model(tmp_path, make, backbone, name):
+  path = _manifest_file(tmp_path / 'ckpt', name)
+  model = make(backbone)
+  report = released.load(path, model)
+  assert len(report.matched) == len(_manifest(name)) - 2  # global_step and save_counter.
+  assert report.skipped == report.missing == report.unused == ()
+  assert not any(np.any(value) for value in _values(model).values())

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab2 import errors
-from deeplab2.checkpoint import released
+from deeplab2.checkpoint import released_keys
 from deeplab2.checkpoint import restore
 
 _SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
@@ -27,7 +27,8 @@ def _model(classes=3, fill=0.0):
   return _Part(
       backbone=_Part(stem=_Part(kernel=np.full([3, 3], fill), norm=_Part(gamma=np.full(3, fill)))),
       predictor=_Part(class_head=_Part(kernel=np.full([2, classes], fill)),
-                      mask_norm=_Part(gamma=np.full(1, fill))))
+                      mask_norm=_Part(gamma=np.full(1, fill))),
+      pixel_decoder=_Part(gamma=np.full(2, fill)))
 
 
 def _optimizer(model, kind=tf_keras.optimizers.legacy.Adam):
@@ -150,6 +151,8 @@ def test_wrong_paths_are_refused(tmp_path):
   _refused(lambda: restore.restore_model(model, str(tmp_path)), str(tmp_path), 'no checkpoint')
   _refused(lambda: restore.restore_model(model, str(tmp_path / 'ckpt-9')), 'ckpt-9',
            'no such checkpoint')
+  _refused(lambda: restore.restore_model(model, 'kmax_resnet50.tar.gz'), 'kmax_resnet50.tar.gz',
+           'unpack it')
 
 
 def test_checkpoint_of_another_model_is_refused_and_changes_nothing(run):
@@ -223,10 +226,13 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
   _refused(lambda: restore.restore_model(_model(), prefix), prefix, 'DeepLab2', 'dense/kernel')
 
 
-def _released(tmp_path, model, without=(), **more):
-  tensors = {key + _SUFFIX: 2.0 * tf.ones_like(v) for key, v in released.keys(model).items()
+def _released(directory, model, without=(), **more):
+  """Writes a whole released checkpoint with twos everywhere, or what is left of it."""
+  variables = released_keys.of_model(model)
+  tensors = {key + _SUFFIX: 2.0 * tf.ones_like(variable) for key, variable in variables.items()
              if not key.startswith(tuple(without))}
-  return _write_raw(tmp_path / 'released', {**tensors, **more})
+  directory.mkdir(exist_ok=True)
+  return _write_raw(directory / 'released', {**tensors, **more})
 
 
 def test_released_checkpoint_fills_all_or_is_refused(tmp_path):
@@ -245,7 +251,28 @@ def test_training_may_start_from_a_backbone_alone_but_not_be_evaluated_so(tmp_pa
   restore.initialize_model(model, backbone)
   assert (model.backbone.stem.kernel.numpy() == 2).all()
   assert (model.predictor.class_head.kernel.numpy() == 0).all()
-  _refused(lambda: restore.restore_model(_model(), backbone), 'it lacks')
+  _refused(lambda: restore.restore_model(_model(), backbone), 'holds a backbone alone',
+           'whole kMaX-DeepLab is expected')
+
+
+def test_a_backbone_from_a_run_from_a_release_or_from_a_classifier(run, tmp_path):
+  directory, saved = run
+  trained = saved.backbone.stem.kernel.numpy()
+  classifier = _released(tmp_path / 'classifier', _model(), without=['transformer', 'pixel'],
+                         **{'head/bias' + _SUFFIX: tf.ones([5])})
+  for path, value in ((str(directory), trained), (_released(tmp_path, _model()), 2.0),
+                      (classifier, 2.0)):
+    model = _model()
+    restore.initialize_backbone(model.backbone, path)
+    assert (model.backbone.stem.kernel.numpy() == value).all()
+    assert (model.predictor.class_head.kernel.numpy() == 0).all()
+
+
+def test_a_backbone_of_another_run_is_refused(run):
+  directory, _ = run
+  backbone = _Part(stem=_Part(kernel=np.zeros([5, 5]), norm=_Part(gamma=np.zeros(3))))
+  _refused(lambda: restore.initialize_backbone(backbone, str(directory)), 'ckpt-5',
+           'model/backbone/stem/kernel is [3, 3] there and [5, 5] here')
 
 
 def test_class_heads_may_start_afresh(run, tmp_path):
@@ -253,9 +280,12 @@ def test_class_heads_may_start_afresh(run, tmp_path):
   for path in (str(directory), _released(tmp_path, _model())):
     model = _model(classes=7)
     _refused(lambda model=model, path=path: restore.initialize_model(model, path), 'class')
-    restore.initialize_model(model, path, skip_class_heads=True)
+    restore.initialize_model(model, path, fresh_class_heads=True)
     assert (model.predictor.class_head.kernel.numpy() == 0).all()
     assert (model.backbone.stem.kernel.numpy() != 0).all()
+    same = _model()
+    restore.initialize_model(same, path, fresh_class_heads=True)
+    assert (same.predictor.class_head.kernel.numpy() != 0).all()
   assert saved is not None
 
 

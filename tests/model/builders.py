@@ -3,7 +3,7 @@ import functools
 
 import numpy as np
 
-from deeplab2.checkpoint import released
+from deeplab2.checkpoint import released_keys
 from deeplab2.model import heads
 from deeplab2.model import kmax_decoder
 from deeplab2.model import kmax_deeplab
@@ -73,7 +73,7 @@ def fill_by_key(part, place='', golden=()):
 
   Returns the variables by released key.
   """
-  variables = released.keys(part, place)
+  variables = released_keys.of_model(part, place)
   for key, variable in variables.items():
     override = f'fill/{key}'
     variable.assign(golden[override] if override in golden else fill.value(key, variable.shape))

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from deeplab2.checkpoint import released
+from deeplab2.checkpoint import released_keys
 from tests.goldens import fill
 from tests.model import builders
 
@@ -128,7 +128,7 @@ def test_parameters_and_initial_values(make, backbone, pixel_decoder, kmax_decod
   assert _parameters(model.predictor) == predictor
   assert _parameters(model.semantic_branch) == semantic
   assert _parameters(model) == total
-  for key, variable in released.keys(model).items():
+  for key, variable in released_keys.of_model(model).items():
     _check_initial_value(key, variable.numpy())
 
 
@@ -192,9 +192,9 @@ def test_infer_is_the_final_prediction_at_any_crop(tiny, size, dtype):
 def test_infer_captures_only_what_it_needs(tiny):
   graph = tf.function(tiny.infer).get_concrete_function(tf.TensorSpec([1, 33, 33, 3])).graph
   captured = {variable.ref() for variable in graph.variables}
-  left_out = {key for key, variable in released.keys(tiny).items()
+  left_out = {key for key, variable in released_keys.of_model(tiny).items()
               if variable.ref() not in captured}
-  expected = {key for key in released.keys(tiny)
+  expected = {key for key in released_keys.of_model(tiny)
               if key.startswith('semantic') or '_transformer_class_head' in key}
   assert left_out == expected
 
@@ -211,7 +211,7 @@ def test_training_predicts_at_every_layer_and_moves_every_variable():
   model = builders.tiny()
   builders.fill_by_key(model)  # Fresh norms have a mean of zero, which masks inherit.
   images = tf.constant(np.concatenate([fill.image(33, 65, seed) for seed in range(2)]), tf.float32)
-  before = {key: variable.numpy() for key, variable in released.keys(model).items()}
+  before = {key: variable.numpy() for key, variable in released_keys.of_model(model).items()}
   with tf.GradientTape() as tape:
     prediction = model(images, training=True)
     tensors = [tensor for tensor in tf.nest.flatten(prediction) if tensor is not None]
@@ -222,7 +222,7 @@ def test_training_predicts_at_every_layer_and_moves_every_variable():
       assert ours.shape == final.shape and ours.dtype == tf.float32
   gradients = tape.gradient(loss, model.trainable_variables)
   assert all(gradient is not None for gradient in gradients)
-  for key, variable in released.keys(model).items():
+  for key, variable in released_keys.of_model(model).items():
     if key.endswith(('moving_mean', 'moving_variance')):
       assert not np.array_equal(before[key], variable.numpy()), key
 
@@ -270,6 +270,6 @@ def test_mixed_precision(tiny, policy):
 
 def test_variables_do_not_depend_on_the_crop():
   model = builders.tiny(num_stages=5)
-  shapes = {key: variable.shape for key, variable in released.keys(model).items()}
+  shapes = {key: variable.shape for key, variable in released_keys.of_model(model).items()}
   assert model.infer(tf.zeros([1, 33, 65, 3])).mask_logits.shape == (1, 17, 33, 8)
-  assert {key: v.shape for key, v in released.keys(model).items()} == shapes
+  assert {key: v.shape for key, v in released_keys.of_model(model).items()} == shapes

@@ -3,6 +3,7 @@ import tf_keras
 
 from deeplab2 import errors
 from deeplab2.model.backbones import convnext
+from deeplab2.model.backbones import moat
 from deeplab2.model.backbones import mobilenet_v3
 from deeplab2.model.backbones import resnet
 from deeplab2.model.layers import norm as norm_lib
@@ -34,6 +35,7 @@ def _without_batch_norm(make):
 BACKBONES = {
     **{name: _without_batch_norm(make) for name, make in convnext.CONVNEXTS.items()},
     'axial_resnet50': resnet.axial_resnet50,
+    **moat.MOATS,
     'mobilenet_v3_large': _without_drop_path(mobilenet_v3.large),
     'mobilenet_v3_small': _without_drop_path(mobilenet_v3.small),
     'resnet50': resnet.resnet50,
