@@ -9,6 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab2.config import loss_checks
+from deeplab2.config import scope
 from deeplab2.config import trainer_pb2
 from deeplab2.config.experiment import Config
 from deeplab2.data import augment
@@ -38,7 +39,6 @@ _ACTIVATIONS = {trainer_pb2.LossOptions.SIGMOID: tf.sigmoid,
                 trainer_pb2.LossOptions.SOFTMAX: tf.nn.softmax}
 _MASK_TERMS = {trainer_pb2.LossOptions.SIGMOID: mask_terms.SIGMOID,
                trainer_pb2.LossOptions.SOFTMAX: mask_terms.SOFTMAX}
-_BACKBONE_PREFIX = 'kmax_'
 
 
 def dataset_info(config: Config) -> datasets.DatasetInfo:
@@ -127,9 +127,9 @@ def _check_slots(config, info):
 
 def _backbone(config, norm):
   field = 'model_options.backbone.name'
-  name = config.value(field).removeprefix(_BACKBONE_PREFIX)
+  name = config.value(field).removeprefix(scope.BACKBONE_PREFIX)
   if name not in registry.BACKBONES:
-    known = [_BACKBONE_PREFIX + known for known in sorted(registry.BACKBONES)]
+    known = [scope.BACKBONE_PREFIX + known for known in sorted(registry.BACKBONES)]
     raise config.error(field, f'is no backbone; choose from {known}.')
   return registry.create(
       name, norm=norm,

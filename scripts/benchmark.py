@@ -4,13 +4,15 @@
   python scripts/benchmark.py train    --config_file=CONFIG [--set a.b=c ...]
   python scripts/benchmark.py remax    --config_file=CONFIG [--set a.b=c ...]
   python scripts/benchmark.py infer    --config_file=CONFIG [--set a.b=c ...]
+  python scripts/benchmark.py compiled --config_file=CONFIG [--set a.b=c ...]
   python scripts/benchmark.py eval     --config_file=CONFIG [--set a.b=c ...]
   python scripts/benchmark.py matching --config_file=CONFIG [--set a.b=c ...]
 
 `input` measures a picture through the training pipeline; `train` a whole step (forward, losses,
 backward, update) on a made batch; `remax` such steps without and with ReMask and ReClass by turns,
 in one process, and their ratios; `infer` the network, the post-processing and both together on one
-made picture; `eval` one update of panoptic quality; `matching` one assignment.
+made picture; `compiled` the network compiled by XLA (`jit_compile=True`); `eval` one update of
+panoptic quality; `matching` one assignment.
 
 `cpu_ms` is the process time of all threads and hardly depends on what else the machine does;
 `wall_ms` does. `first_call_s` holds tracing and the first run. `peak_mb` is the peak resident
@@ -162,6 +164,18 @@ def benchmark_infer(config, options) -> dict:
                    'both': together}
 
 
+def benchmark_compiled(config, options) -> dict:
+  """Measures the network compiled by XLA, and how far its class logits are from the plain ones."""
+  model = assemble.model(config)
+  (height, width), _ = assemble.eval_fit(config)
+  image = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, height, width, 3)), tf.float32)
+  network = tf.function(model.infer, jit_compile=True)
+  result = measure(lambda: network(image).mask_logits.numpy(), options.repeats)
+  plain = tf.function(model.infer)(image).class_logits.numpy()
+  difference = np.abs(network(image).class_logits.numpy() - plain).max()
+  return result | {'class_logits_difference': float(difference), 'of_std': float(plain.std())}
+
+
 def made_logits(prediction, confident: int):
   """Returns logits of `prediction`'s shapes with `confident` compact masks of a sure class."""
   _, height, width, slots = prediction.mask_logits.shape
@@ -204,7 +218,7 @@ def benchmark_matching(config, options) -> dict:
 
 PARTS = {
     'input': benchmark_input, 'train': benchmark_train,
-    'remax': benchmark_remax, 'infer': benchmark_infer,
+    'remax': benchmark_remax, 'infer': benchmark_infer, 'compiled': benchmark_compiled,
     'eval': benchmark_eval, 'matching': benchmark_matching,
 }
 

@@ -75,20 +75,25 @@ def parameters(variables: Iterable[tf.Variable]) -> int:
   return sum(math.prod(variable.shape) for variable in variables if variable.trainable)
 
 
+def inference_graph(model, crop: tuple[int, int]) -> tf.Graph:
+  """Returns the graph of inference, post-processing left out, for one picture of a size."""
+  return tf.function(model.infer, autograph=False).get_concrete_function(
+      tf.TensorSpec([1, *crop, 3], tf.float32)).graph
+
+
 def model_size(config) -> dict:
   """Returns what is printed about one config."""
   model = assemble.model(config)
   (height, width), _ = assemble.eval_fit(config)
-  inference = tf.function(model.infer, autograph=False).get_concrete_function(
-      tf.TensorSpec([1, height, width, 3], tf.float32))
-  read = {variable.ref() for variable in inference.graph.variables}
+  graph = inference_graph(model, (height, width))
+  read = {variable.ref() for variable in graph.variables}
   training = assemble.training_model(config, model).trainable_variables
   parts = {'backbone': model.backbone, 'pixel_decoder': model.pixel_decoder,
            'kmax_decoder': model.kmax_decoder, 'predictor': model.predictor}
-  operations = multiply_adds(inference.graph)
+  operations = multiply_adds(graph)
   return {
       'crop': [height, width],
-      'parameters': parameters(inference.graph.variables),
+      'parameters': parameters(graph.variables),
       'multiply_adds': sum(operations.values()),
       'training_only_parameters': parameters(v for v in training if v.ref() not in read),
       'by_part': {name: {

@@ -65,6 +65,15 @@ class Config:
             f'give the value by --set {field_path}=...')
     return value
 
+  def unresolved(self) -> dict[str, str]:
+    """Returns {path of a field: environment variable that it needs and that is not set}."""
+    found = {}
+    for path, value in _texts(self.options, ''):
+      placeholder = _PLACEHOLDER.search(value)
+      if placeholder:
+        found[path] = placeholder[1]
+    return found
+
   def require(self, field_path: str) -> Any:
     """Returns the value of a field as `resolved` does.
 
@@ -99,3 +108,15 @@ def substitute(message, environment: Mapping[str, str]) -> None:
         value[:] = [replace(entry) for entry in value]
       else:
         setattr(message, field.name, replace(value))
+
+
+def _texts(message, prefix):
+  """Yields (path of the field, text) of every text in a message."""
+  for field, value in message.ListFields():
+    path = f'{prefix}{field.name}'
+    repeated = textproto.is_repeated(field)
+    if field.message_type is not None:
+      for index, entry in enumerate(value if repeated else [value]):
+        yield from _texts(entry, f'{path}[{index}].' if repeated else f'{path}.')
+    elif field.cpp_type == field.CPPTYPE_STRING:
+      yield from ((path, text) for text in (value if repeated else [value]))

@@ -11,14 +11,12 @@ from deeplab2.config import experiment
 from deeplab2.config import textproto
 
 _KMAX_ONLY = 'only kMaX-DeepLab is built here: max_deeplab with a backbone named kmax_...'
+BACKBONE_PREFIX = 'kmax_'
 _NO_VIDEO = 'video is not supported; remove it.'
 _NO_LOSS = 'kMaX-DeepLab has no such loss; remove it.'
 _ONE_SCALE = 'pictures are evaluated as they are, at one scale; remove it.'
 
 REFUSED = {
-    'ModelOptions': dict.fromkeys(
-        ('deeplab_v3', 'deeplab_v3_plus', 'panoptic_deeplab', 'motion_deeplab', 'vip_deeplab'),
-        _KMAX_ONLY),
     'BackboneOptions': {'output_stride': 'kMaX backbones have output stride 32; remove it.'},
     'LossOptions': dict.fromkeys(
         ('center_loss', 'regression_loss', 'motion_loss', 'next_regression_loss', 'depth_loss'),
@@ -48,19 +46,29 @@ def check(config: experiment.Config) -> None:
   Raises:
     UserError: naming the first refused option.
   """
+  _check_meta_architecture(config)
   options = list(_set_options(config.options, ''))
   for path, message, field in options:
     reason = REFUSED.get(message.DESCRIPTOR.name, {}).get(field.name)
     if reason and not (field.name == 'eval_scales' and list(message.eval_scales) == [1.0]):
       raise config.error(path, reason)
-  backbone = config.options.model_options.backbone.name
-  if not config.options.model_options.HasField('max_deeplab'):
-    raise config.error('model_options.max_deeplab', f'is missing; {_KMAX_ONLY}')
-  if not backbone.startswith('kmax_'):
-    raise config.error('model_options.backbone.name', _KMAX_ONLY)
   for path, message, field in options:
     if field.name in IGNORED.get(message.DESCRIPTOR.name, ()):
       logging.warning('%s', config.error(path, 'has no effect on kMaX-DeepLab; it is ignored.'))
+
+
+def _check_meta_architecture(config):
+  """Refuses all but kMaX-DeepLab, before anything else that such a config has is looked at."""
+  model = config.options.model_options
+  meta = model.WhichOneof('meta_architecture')
+  if meta is None:
+    raise config.error('model_options.max_deeplab', f'is missing; {_KMAX_ONLY}')
+  if meta != 'max_deeplab':
+    raise config.error(f'model_options.{meta}',
+                       f'meta architecture {meta} is not supported; {_KMAX_ONLY}')
+  if not model.backbone.name.startswith(BACKBONE_PREFIX):
+    raise config.error('model_options.backbone.name', 'meta architecture max_deeplab without '
+                       f'k-means is not supported; {_KMAX_ONLY}')
 
 
 def _set_options(message, prefix) -> Iterator[tuple]:

@@ -1,5 +1,6 @@
 """Small configurations for tests: the fields that the published kMaX configs set."""
 
+# Dataset -> the backbones of its published configs.
 BACKBONES = {
     'coco_panoptic': ('resnet50', 'axial_resnet50', 'convnext_tiny', 'convnext_small',
                       'convnext_base', 'convnext_large'),

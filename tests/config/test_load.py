@@ -94,7 +94,7 @@ def test_bare_model_options(write):
   config = load.parse(write(text))
   assert config.options.model_options.WhichOneof('meta_architecture') == 'motion_deeplab'
   assert config.origin('model_options.backbone.name').endswith('experiment.textproto:3')
-  with pytest.raises(errors.UserError, match=r'textproto:4: model_options.motion_deeplab: only k'):
+  with pytest.raises(errors.UserError, match=r'textproto:4: model_options.motion_deeplab: meta '):
     load.load(write(text))
 
 

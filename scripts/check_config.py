@@ -1,0 +1,94 @@
+"""Says of every config whether it loads, what is filled in, and how large its model is.
+
+  python scripts/check_config.py [--set a.b.c=value ...] [--no_sizes] CONFIG...
+
+A config is a textproto of this program or of DeepLab2. For each: the values that it leaves to its
+data set, the environment variables that it still needs, parameters and multiply-adds by part (see
+scripts/model_size.py; a few seconds each, which --no_sizes spares), or one line that says what is
+wrong. The exit code is 0 if all of them are right, else 2.
+"""
+import sys
+
+from google.protobuf import text_format
+import model_size
+
+from deeplab2 import command_line
+from deeplab2 import errors
+from deeplab2.config import load
+from deeplab2.config import textproto
+
+_CROPS = ('eval_dataset_options.crop_size', 'train_dataset_options.crop_size')
+_PARTS = {'backbone': 'backbone', 'pixel_decoder': 'pixel decoder',
+          'kmax_decoder': 'transformer decoder', 'predictor': 'final masks and classes'}
+
+
+def described(path: str, overrides, with_sizes: bool) -> list[str]:
+  """Returns the lines about one config.
+
+  Raises:
+    UserError: if it does not load, or its model cannot be built.
+  """
+  config = load.load(path, overrides)
+  lines = [f'{path}: loads']
+  for field, origin in config.origins.items():
+    if not origin.startswith(f'{path} ('):  # Neither a line of the file nor an override.
+      continue
+    parent, descriptor = textproto.lookup(config.options, field)
+    source = origin.removeprefix(f'{path} (').removesuffix(')')
+    lines.append(f'  filled in: {field} = {_shown(parent, descriptor)}: {source}')
+  lines += [f'  still needed: ${{{variable}}} of {field}'
+            for field, variable in config.unresolved().items()]
+  return lines + (_sizes(config, path, overrides) if with_sizes else [])
+
+
+def _shown(parent, field):
+  if field.message_type is None:
+    return textproto.show(parent, field)
+  entries = (text_format.MessageToString(entry, as_one_line=True)
+             for entry in getattr(parent, field.name))
+  return f'[{", ".join(f"{{ {entry} }}" for entry in entries)}]'
+
+
+def _sizes(config, path, overrides):
+  """Returns what the model needs, at the evaluation crop or else the training crop."""
+  crop = next((config.value(field) for field in _CROPS if config.value(field)), None)
+  if crop is None:
+    raise config.error(_CROPS[0], 'is missing.')
+  given = f'{_CROPS[0]}={",".join(map(str, crop))}'
+  size = model_size.model_size(load.load(path, [*overrides, given]))
+  height, width = size['crop']
+  lines = [f'  model: {_numbers(size)} at {height}x{width}; training alone has '
+           f'{size["training_only_parameters"] / 1e6:.2f} M parameters more']
+  return lines + [f'    {title}: {_numbers(size["by_part"][part])}'
+                  for part, title in _PARTS.items()]
+
+
+def _numbers(size):
+  return (f'{size["parameters"] / 1e6:.2f} M parameters, '
+          f'{size["multiply_adds"] / 1e9:.2f} G multiply-adds')
+
+
+def main(arguments) -> int:
+  """Runs the command line; returns its exit code."""
+  parser = command_line.Parser(__doc__)
+  parser.add_argument('config', nargs='+')
+  parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
+  parser.add_argument('--no_sizes', action='store_true', help='Build no model.')
+
+  def run():
+    options = parser.parse_args(arguments)
+    wrong = 0
+    for path in options.config:
+      try:
+        print('\n'.join(described(path, options.set, not options.no_sizes)), flush=True)
+      except errors.UserError as error:
+        wrong += 1
+        print(f'wrong: {error}', flush=True)
+    if wrong:
+      raise errors.UserError(f'{wrong} of {len(options.config)} configs are wrong.')
+
+  return command_line.run(run)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

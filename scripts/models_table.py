@@ -1,0 +1,108 @@
+"""Writes docs/models.md: parameters and multiply-adds of every backbone on every data set.
+
+  python scripts/models_table.py [--output=docs/models.md] [--backbones=resnet50,...]
+
+Counted by scripts/model_size.py on the models of the configs below, with one backbone after the
+other. Takes some twenty minutes on one core.
+"""
+import sys
+
+import model_size
+import tqdm
+
+from deeplab2 import assemble
+from deeplab2 import command_line
+from deeplab2 import errors
+from deeplab2.config import load
+from deeplab2.model.backbones import registry
+
+# Title -> (config, sizes of the evaluation crop).
+_DATASETS = {
+    'COCO': ('configs/coco/kmax_resnet50.textproto', ((641, 641), (1281, 1281))),
+    'Cityscapes': ('configs/cityscapes/remax/resnet50.textproto', ((1025, 2049),)),
+    'ADE20K': ('configs/ade20k/remax/resnet50.textproto', ((641, 641), (1281, 1281))),
+}
+_OFF = ['trainer_options.loss_options.remask.enable=false',
+        'trainer_options.loss_options.reclass.enable=false']
+
+# (dataset, backbone) -> PQ of the val set by the official script. COCO at 1281 and Cityscapes:
+# DeepLab2, g3doc/projects/kmax_deeplab.md. ADE20K at 1281: README of bytedance/kmax-deeplab, whose
+# ResNet-50 is its own PyTorch training and whose ConvNeXt-L is the released TensorFlow checkpoint.
+_PUBLISHED = {
+    ('COCO', 'resnet50'): 53.0, ('COCO', 'axial_resnet50'): 56.2, ('COCO', 'convnext_tiny'): 55.3,
+    ('COCO', 'convnext_small'): 56.3, ('COCO', 'convnext_base'): 57.2,
+    ('COCO', 'convnext_large'): 57.9,
+    ('Cityscapes', 'resnet50'): 64.3, ('Cityscapes', 'axial_resnet50'): 66.4,
+    ('Cityscapes', 'convnext_tiny'): 66.3, ('Cityscapes', 'convnext_small'): 67.3,
+    ('Cityscapes', 'convnext_base'): 68.0, ('Cityscapes', 'convnext_large'): 68.4,
+    ('ADE20K', 'resnet50'): 42.2, ('ADE20K', 'convnext_large'): 50.7,
+}
+_HEADER = """# Models: sizes, and what is published
+
+Made by `python scripts/models_table.py`; do not edit. Parameters are trainable ones. *Inference*
+counts those that inference reads; *whole* those of a checkpoint, with the semantic branch and the
+predictors of the decoder's layers, which only training needs. Multiply-adds are those of
+convolutions, matrix products and einsums at batch 1, post-processing left out. ReMaX changes none
+of these numbers.
+
+PQ is that of others, on the val set by the official script, from a released checkpoint unless said:
+nothing of it was trained or measured here. COCO (at 1281) and Cityscapes:
+[DeepLab2](https://github.com/google-research/deeplab2/blob/main/g3doc/projects/kmax_deeplab.md).
+ADE20K (at 1281): [PyTorch kMaX-DeepLab](https://github.com/bytedance/kmax-deeplab), its own
+training for ResNet-50, the released checkpoint for ConvNeXt-L. A dash: not published there.
+
+The name is what `model_options.backbone.name` takes behind `kmax_`. MOAT models exist without
+relative positions too: `_no_pe` before the last part of the name.
+"""
+
+
+def row(title: str, path: str, crops, name: str) -> str:
+  """Returns the line of one backbone on one data set."""
+  config = load.load(path, [*_OFF, f'model_options.backbone.name=kmax_{name}',
+                            'model_options.backbone.drop_path_keep_prob=1.0'])
+  model = assemble.model(config)
+  graphs = [model_size.inference_graph(model, crop) for crop in crops]
+  cells = [name, _millions(model.backbone.trainable_variables), _millions(graphs[0].variables),
+           _millions(model.trainable_variables)]
+  cells += [f'{sum(model_size.multiply_adds(graph).values()) / 1e9:.1f}' for graph in graphs]
+  return '| ' + ' | '.join([*cells, str(_PUBLISHED.get((title, name), '–'))]) + ' |'
+
+
+def _millions(variables):
+  return f'{model_size.parameters(variables) / 1e6:.2f}'
+
+
+def main(arguments) -> int:
+  """Runs the command line; returns its exit code."""
+  parser = command_line.Parser(__doc__)
+  parser.add_argument('--output', default='docs/models.md')
+  parser.add_argument('--backbones', help='Only these, with commas between.')
+
+  def run():
+    options = parser.parse_args(arguments)
+    names = [name for name in registry.BACKBONES if '_no_pe' not in name]
+    if options.backbones:
+      names = options.backbones.split(',')
+      for name in names:
+        if name not in registry.BACKBONES:
+          raise errors.UserError(f'--backbones: {name!r} is none of '
+                                 f'{", ".join(registry.BACKBONES)}.')
+    lines = [_HEADER]
+    bar = tqdm.tqdm(total=len(names) * len(_DATASETS), unit=' model')
+    for title, (path, crops) in _DATASETS.items():
+      sizes = [f'G multiply-adds at {height}x{width}' for height, width in crops]
+      titles = ['backbone', 'M parameters of the backbone', 'inference', 'whole', *sizes, 'PQ']
+      lines += [f'## {title}', '| ' + ' | '.join(titles) + ' |', '|---' * len(titles) + '|']
+      for name in names:
+        lines.append(row(title, path, crops, name))
+        bar.update()
+      lines.append('')
+    bar.close()
+    with open(options.output, 'w', encoding='utf-8') as file:
+      file.write('\n'.join(lines))
+
+  return command_line.run(run)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

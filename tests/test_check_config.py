@@ -1,0 +1,85 @@
+"""What check_config.py says of right and of wrong configs."""
+import importlib.util
+import pathlib
+import sys
+
+import pytest
+
+from tests.config import configs
+
+_SCRIPTS = pathlib.Path(__file__).parents[1] / 'scripts'
+
+
+@pytest.fixture(scope='module')
+def check_config():
+  """The script, which finds its neighbours beside it."""
+  sys.path.insert(0, str(_SCRIPTS))
+  try:
+    spec = importlib.util.spec_from_file_location('check_config', _SCRIPTS / 'check_config.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+  finally:
+    sys.path.remove(str(_SCRIPTS))
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+  monkeypatch.delenv('PRETRAINED_WEIGHTS', raising=False)
+  path = tmp_path / 'published.textproto'
+  path.write_text(configs.kmax('cityscapes_panoptic', 'convnext_tiny'))
+  return str(path)
+
+
+def test_what_a_config_leaves_open(check_config, published, capsys):
+  assert check_config.main(['--no_sizes', published]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0] == f'{published}: loads'
+  source = 'the default of cityscapes_panoptic'
+  assert f'  filled in: model_options.kmax.num_mask_slots = 256: {source}' in lines
+  assert f'  filled in: model_options.kmax.decoder_layers = [2, 2, 2]: {source}' in lines
+  assert any('pixel_decoder_stages = [{ filters: 512 num_blocks: 1 kind: AXIAL }, ' in line
+             for line in lines)
+  needed = '  still needed: ${PRETRAINED_WEIGHTS} of model_options.backbone.pretrained_weights'
+  assert needed in lines
+  assert not any('parameters' in line for line in lines)
+
+
+def test_what_is_given_is_not_filled_in(check_config, published, capsys):
+  assert check_config.main([
+      '--no_sizes', published, '--set', 'model_options.kmax.num_mask_slots=64']) == 0
+  assert 'num_mask_slots' not in capsys.readouterr().out
+
+
+def test_sizes_by_part(check_config, tmp_path, capsys):
+  config = str(_SCRIPTS.parent / 'configs' / 'shapes' / 'kmax_mobilenet_v3_small.textproto')
+  assert check_config.main([config]) == 0
+  text = capsys.readouterr().out
+  # MobileNetV3-Small without classifier, as in tests/model/backbones/test_mobilenet_v3.py.
+  assert '    backbone: 0.93 M parameters' in text
+  assert 'training alone has' in text and 'G multiply-adds at ' in text
+
+
+def test_a_wrong_config_is_one_line_and_the_others_are_still_checked(
+    check_config, published, tmp_path, capsys):
+  other = tmp_path / 'other.textproto'
+  other.write_text('model_options { backbone { name: "resnet50" } panoptic_deeplab {} }')
+  broken = tmp_path / 'broken.textproto'
+  broken.write_text('model_options { backbones { } }')
+  code = check_config.main(['--no_sizes', str(tmp_path / 'none'), str(other), str(broken),
+                            str(tmp_path), published])
+  output = capsys.readouterr()
+  assert code == 2
+  wrong = [line for line in output.out.splitlines() if line.startswith('wrong: ')]
+  assert len(wrong) == 4
+  assert f'{tmp_path}/none: cannot be read' in wrong[0]
+  assert f'{other}:1: ' in wrong[1] and 'meta architecture panoptic_deeplab' in wrong[1]
+  assert f'{broken}:1' in wrong[2] and 'no such field' in wrong[2]
+  assert f'{tmp_path}: cannot be read' in wrong[3]
+  assert f'{published}: loads' in output.out
+  assert '4 of 5 configs are wrong' in output.err
+
+
+def test_a_model_that_cannot_be_built_is_wrong(check_config, published, capsys):
+  assert check_config.main([published, '--set', 'model_options.backbone.name=kmax_resnet51']) == 2
+  assert "is no backbone; choose from ['kmax_axial_resnet50'" in capsys.readouterr().out
