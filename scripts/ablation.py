@@ -213,7 +213,7 @@ def _spread(values):
 
 def plot(found: Sequence[dict], path: str) -> None:
   """Draws the curves of every row: mean over seeds, and a band from the least to the most."""
-  figure, panels = pyplot.subplots(1, len(_CURVES), figsize=(16, 5), layout='constrained')
+  figure, panels = pyplot.subplots(1, len(_CURVES), figsize=(16, 6), layout='constrained')
   names = list(dict.fromkeys(result['row'] for result in found))
   for axes, curve in zip(panels, _CURVES, strict=True):
     for index, name in enumerate(names):
@@ -231,7 +231,9 @@ def plot(found: Sequence[dict], path: str) -> None:
     axes.set(xlabel='step', title=f'{curve} of evaluation' + (' [%]' if curve == 'PQ' else ''),
              yscale='linear' if curve == 'PQ' else 'log')
     axes.grid(alpha=0.3)
-  panels[0].legend(fontsize='small')
+  # Beside the panels: inside, a grid's many rows would hide the curves.
+  figure.legend(*panels[0].get_legend_handles_labels(), fontsize='small', loc='outside lower center',
+                ncols=4)
   figure.savefig(path, dpi=100)
   pyplot.close(figure)
 
