@@ -232,8 +232,8 @@ def plot(found: Sequence[dict], path: str) -> None:
              yscale='linear' if curve == 'PQ' else 'log')
     axes.grid(alpha=0.3)
   # Beside the panels: inside, a grid's many rows would hide the curves.
-  figure.legend(*panels[0].get_legend_handles_labels(), fontsize='small', loc='outside lower center',
-                ncols=4)
+  figure.legend(*panels[0].get_legend_handles_labels(), fontsize='small', ncols=4,
+                loc='outside lower center')
   figure.savefig(path, dpi=100)
   pyplot.close(figure)
 
