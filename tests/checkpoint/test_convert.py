@@ -10,11 +10,11 @@ from deeplab2.checkpoint import convert
 from deeplab2.checkpoint import released_keys
 from deeplab2.checkpoint import restore
 from deeplab2.config import load
+from tests.checkpoint import files
 from tests.model import builders
 
 _CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 _CONFIG = str(_CONFIGS / 'shapes' / 'kmax_mobilenet_v3_small.textproto')
-_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
 
 
 @pytest.fixture(scope='module')
@@ -31,10 +31,7 @@ def released(model, tmp_path_factory):
 
 def _write(path, values):
   tensors = {**values, 'global_step': np.int64(7), 'optimizer/iter': np.int64(7)}
-  names = sorted(tensors)
-  tf.raw_ops.SaveV2(prefix=str(path), tensor_names=[name + _SUFFIX for name in names],
-                    shape_and_slices=[''] * len(names), tensors=[tensors[name] for name in names])
-  return str(path)
+  return files.write(path, {key + files.SUFFIX: value for key, value in tensors.items()})
 
 
 def _convert(checkpoint, output_dir, config=_CONFIG):

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab2 import errors
 from deeplab2.checkpoint import released
 from deeplab2.checkpoint import released_keys
 from tests import conftest
+from tests.checkpoint import files
 from tests.model import builders
-
-_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
 
 
 def _manifest(name):
@@ -70,33 +68,16 @@ def source():
   """A filled model and its variables as a released checkpoint would hold them."""
   model = builders.tiny()
   variables = builders.fill_by_key(model)
-  tensors = {key + _SUFFIX: variable.numpy() for key, variable in variables.items()}
+  tensors = {key + files.SUFFIX: variable.numpy() for key, variable in variables.items()}
   tensors['_CHECKPOINTABLE_OBJECT_GRAPH'] = np.array(b'graph')
   for key in ('global_step', 'save_counter', 'optimizer/iter', 'backbone_optimizer/iter'):
-    tensors[key + _SUFFIX] = np.int64(7)
-  tensors['encoder/_blocks/0/_conv/kernel/.OPTIMIZER_SLOT/optimizer/m' + _SUFFIX] = np.zeros(3)
+    tensors[key + files.SUFFIX] = np.int64(7)
+  tensors['encoder/_blocks/0/_conv/kernel/.OPTIMIZER_SLOT/optimizer/m' + files.SUFFIX] = np.zeros(3)
   return tensors
-
-
-def _write(path, tensors):
-  names = sorted(tensors)
-  tf.raw_ops.SaveV2(prefix=str(path), tensor_names=names, shape_and_slices=[''] * len(names),
-                    tensors=[tf.constant(tensors[name]) for name in names])
-  return str(path)
 
 
 def _values(model):
   return {key: variable.numpy() for key, variable in released_keys.of_model(model).items()}
-
-
-def _refused(call, *words):
-  """Asserts that `call` raises one line with all `words`."""
-  with pytest.raises(errors.UserError) as caught:
-    call()
-  message = str(caught.value)
-  assert '\n' not in message
-  for word in words:
-    assert word in message, message
 
 
 def _unchanged(model, before):
@@ -105,11 +86,11 @@ def _unchanged(model, before):
 
 def test_load_everything(source, tmp_path):
   model = builders.tiny()
-  path = _write(tmp_path / 'ckpt-7', source)
+  path = files.write(tmp_path / 'ckpt-7', source)
   report = released.load(path, model)
   values = _values(model)
   for key, value in values.items():
-    np.testing.assert_array_equal(value, source[key + _SUFFIX])
+    np.testing.assert_array_equal(value, source[key + files.SUFFIX])
   assert set(report.matched) == set(values)
   assert report.skipped == report.missing == report.unused == ()
   assert report.summary() == f'{len(values)} tensors matched'
@@ -122,19 +103,20 @@ _IS_HEAD = re.compile(r'semantic_last_layer|(.*_)?transformer_class_head')
 def test_heads_of_another_number_of_classes_are_skipped_by_name(source, tmp_path):
   model = builders.tiny(num_classes=9)
   before = _values(model)
-  path = _write(tmp_path / 'ckpt', source)
+  path = files.write(tmp_path / 'ckpt', source)
   report = released.load(path, model, fresh_class_heads=True)
   heads = {key for key in before if _IS_HEAD.match(key)}
   assert len(heads) == 2 + 2 + 3 * 2
   assert set(report.skipped) == heads and set(report.matched) == set(before) - heads
   assert all(key in report.summary() for key in heads)
   for key, value in _values(model).items():
-    np.testing.assert_array_equal(value, before[key] if key in heads else source[key + _SUFFIX])
+    expected = before[key] if key in heads else source[key + files.SUFFIX]
+    np.testing.assert_array_equal(value, expected)
 
 
 def test_heads_of_the_same_number_of_classes_are_kept_but_the_last_semantic_layer(source, tmp_path):
   model = builders.tiny()
-  report = released.load(_write(tmp_path / 'ckpt', source), model, fresh_class_heads=True)
+  report = released.load(files.write(tmp_path / 'ckpt', source), model, fresh_class_heads=True)
   assert set(report.skipped) == {'semantic_last_layer/kernel', 'semantic_last_layer/bias'}
 
 
@@ -142,7 +124,7 @@ def _backbone_alone(source, prefix):
   """Returns the source's backbone below `prefix`, with the classifier that comes with it."""
   tensors = {key.replace('encoder/', prefix, 1): value for key, value in source.items()
              if key.startswith('encoder/')}
-  return tensors | {'head/kernel' + _SUFFIX: np.zeros(5)}
+  return tensors | {'head/kernel' + files.SUFFIX: np.zeros(5)}
 
 
 _each_layout = pytest.mark.parametrize('prefix', ['encoder/', 'backbone/_encoder/', ''])
@@ -152,16 +134,17 @@ _each_layout = pytest.mark.parametrize('prefix', ['encoder/', 'backbone/_encoder
 def test_training_starts_from_a_backbone_alone(source, tmp_path, prefix):
   model = builders.tiny()
   before = _values(model)
-  path = _write(tmp_path / 'ckpt', _backbone_alone(source, prefix))
-  _refused(lambda: released.load(path, model), 'holds a backbone alone, MobileNetV3 with 13 blocks',
-           'a whole kMaX-DeepLab is expected')
+  path = files.write(tmp_path / 'ckpt', _backbone_alone(source, prefix))
+  files.refused(lambda: released.load(path, model),
+                'holds a backbone alone, MobileNetV3 with 13 blocks',
+                'a whole kMaX-DeepLab is expected')
   report = released.load(path, model, backbone_alone=True)
   assert report.unused == ('head/kernel',)
   assert set(report.matched) == {key for key in before if key.startswith('encoder/')}
   assert set(report.missing) == set(before) - set(report.matched)
   assert f'{len(report.missing)} variables start from scratch' in report.summary()
   for key, value in _values(model).items():
-    expected = source[key + _SUFFIX] if key.startswith('encoder/') else before[key]
+    expected = source[key + files.SUFFIX] if key.startswith('encoder/') else before[key]
     np.testing.assert_array_equal(value, expected)
 
 
@@ -169,21 +152,21 @@ def test_training_starts_from_a_backbone_alone(source, tmp_path, prefix):
 def test_a_backbone_takes_its_own(source, tmp_path, prefix):
   model = builders.tiny()
   tensors = _backbone_alone(source, prefix) if prefix != 'encoder/' else source
-  report = released.load_backbone(_write(tmp_path / 'ckpt', tensors), model.backbone)
+  report = released.load_backbone(files.write(tmp_path / 'ckpt', tensors), model.backbone)
   for key, variable in released_keys.of_model(model.backbone, 'backbone').items():
-    np.testing.assert_array_equal(variable, source[key + _SUFFIX])
+    np.testing.assert_array_equal(variable, source[key + files.SUFFIX])
   assert report.missing == () and report.unused
 
 
 def test_one_tensor_too_few_and_one_too_many(source, tmp_path):
   tensors = dict(source)
-  tensors['pixel_decoder/_stages/4/_block1/_conv3_bn/_conv/kernel' + _SUFFIX] = tensors.pop(
-      'transformer_decoder/cluster_centers' + _SUFFIX)
+  tensors['pixel_decoder/_stages/4/_block1/_conv3_bn/_conv/kernel' + files.SUFFIX] = tensors.pop(
+      'transformer_decoder/cluster_centers' + files.SUFFIX)
   model = builders.tiny()
   before = _values(model)
-  _refused(lambda: released.load(_write(tmp_path / 'ckpt', tensors), model), 'ckpt',
-           'it lacks transformer_decoder/cluster_centers',
-           'it has pixel_decoder/_stages/4/_block1/_conv3_bn/_conv/kernel besides')
+  files.refused(lambda: released.load(files.write(tmp_path / 'ckpt', tensors), model), 'ckpt',
+                'it lacks transformer_decoder/cluster_centers',
+                'it has pixel_decoder/_stages/4/_block1/_conv3_bn/_conv/kernel besides')
   assert _unchanged(model, before)
 
 
@@ -196,15 +179,16 @@ def test_one_tensor_too_few_and_one_too_many(source, tmp_path):
 def test_other_shapes_change_nothing(source, tmp_path, settings, words):
   model = builders.tiny(**settings)
   before = _values(model)
-  _refused(lambda: released.load(_write(tmp_path / 'ckpt', source), model), 'ckpt', *words)
+  path = files.write(tmp_path / 'ckpt', source)
+  files.refused(lambda: released.load(path, model), 'ckpt', *words)
   assert _unchanged(model, before)
 
 
-def _manifest_file(path, name, without=()):
+def _manifest_file(path, name):
   """Writes a checkpoint with the keys and shapes of a released one."""
   shapes = _manifest(name)
-  return _write(path, {key + _SUFFIX: np.zeros(shape, np.float32) for key, shape in shapes.items()
-                       if not key.startswith(tuple(without))})
+  return files.write(path, {key + files.SUFFIX: np.zeros(shape, np.float32)
+                            for key, shape in shapes.items()})
 
 
 @pytest.mark.parametrize('name, family', [
@@ -216,22 +200,22 @@ def test_checkpoints_of_other_backbones(tmp_path, name, family):
   before = _values(model)
   path = _manifest_file(tmp_path / 'ckpt', name)
   words = ('ckpt', f'the backbone {family}, where the configuration has MobileNetV3 with 13 blocks')
-  _refused(lambda: released.load(path, model), *words)
-  _refused(lambda: released.load_backbone(path, model.backbone), *words)
+  files.refused(lambda: released.load(path, model), *words)
+  files.refused(lambda: released.load_backbone(path, model.backbone), *words)
   assert _unchanged(model, before)
 
 
 def test_a_deeper_backbone(source, tmp_path):
-  deeper = source | {'encoder/_blocks/13/_conv/kernel' + _SUFFIX: np.zeros(3)}
+  deeper = source | {'encoder/_blocks/13/_conv/kernel' + files.SUFFIX: np.zeros(3)}
   for tensors in (deeper, _backbone_alone(deeper, '')):
-    path = _write(tmp_path / 'ckpt', tensors)
-    _refused(lambda path=path: released.load(path, builders.tiny(), backbone_alone=True),
-             'MobileNetV3 with 14 blocks', 'it has encoder/_blocks/13/_conv/kernel besides')
+    path = files.write(tmp_path / 'ckpt', tensors)
+    files.refused(lambda path=path: released.load(path, builders.tiny(), backbone_alone=True),
+                  'MobileNetV3 with 14 blocks', 'it has encoder/_blocks/13/_conv/kernel besides')
 
 
 def test_no_backbone_at_all(tmp_path):
-  path = _write(tmp_path / 'ckpt', {'dense/kernel' + _SUFFIX: np.zeros(3)})
-  _refused(lambda: released.load(path, builders.tiny()), 'ckpt', 'no backbone', 'dense/kernel')
+  path = files.write(tmp_path / 'ckpt', {'dense/kernel' + files.SUFFIX: np.zeros(3)})
+  files.refused(lambda: released.load(path, builders.tiny()), 'ckpt', 'no backbone', 'dense/kernel')
   assert not released.is_released(tf.train.load_checkpoint(path))
 
 

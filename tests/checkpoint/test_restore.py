@@ -7,11 +7,9 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from deeplab2 import errors
 from deeplab2.checkpoint import released_keys
 from deeplab2.checkpoint import restore
-
-_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
+from tests.checkpoint import files
 
 
 class _Part(tf.Module):
@@ -46,14 +44,6 @@ def _checkpoints(directory, model, step=0, **settings):
 
 def _values(model):
   return [v.numpy() for v in model.variables]
-
-
-def _write_raw(prefix, tensors):
-  """Writes a checkpoint with these keys and no object graph."""
-  names = sorted(tensors)
-  tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=names, shape_and_slices=[''] * len(names),
-                    tensors=[tensors[name] for name in names])
-  return str(prefix)
 
 
 @pytest.fixture
@@ -100,7 +90,7 @@ def test_keys_are_those_that_tensorflow_saves(run):
   directory, model = run
   optimizer = _optimizer(model)
   parts = {'model': model, 'optimizer': optimizer, 'global_step': tf.Variable(0)}
-  stored = {key.removesuffix(_SUFFIX) for key, _ in tf.train.list_variables(str(directory))
+  stored = {key.removesuffix(files.SUFFIX) for key, _ in tf.train.list_variables(str(directory))
             if 'SLOT' not in key}
   assert set(restore.variable_keys(parts)) == stored - {
       'save_counter', '_CHECKPOINTABLE_OBJECT_GRAPH'}
@@ -122,7 +112,7 @@ def test_keys_of_a_keras_model_with_shared_and_listed_layers(tmp_path):
     layer(tf.zeros([1, 2]))
   checkpoints, _ = _checkpoints(tmp_path, model)
   checkpoints.save()
-  stored = {key.removesuffix(_SUFFIX) for key, _ in tf.train.list_variables(str(tmp_path))}
+  stored = {key.removesuffix(files.SUFFIX) for key, _ in tf.train.list_variables(str(tmp_path))}
   assert {key for key in stored if key.startswith('model/')} == set(
       restore.variable_keys({'model': model}))
 
@@ -136,37 +126,27 @@ def test_model_alone_from_prefix_directory_or_file(run, ending):
     np.testing.assert_array_equal(ours, theirs)
 
 
-def _refused(call, *words):
-  """Asserts that `call` raises one line with all `words`."""
-  with pytest.raises(errors.UserError) as caught:
-    call()
-  message = str(caught.value)
-  assert '\n' not in message
-  for word in words:
-    assert word in message, message
-
-
 def test_wrong_paths_are_refused(tmp_path):
   model = _model()
-  _refused(lambda: restore.restore_model(model, str(tmp_path)), str(tmp_path), 'no checkpoint')
-  _refused(lambda: restore.restore_model(model, str(tmp_path / 'ckpt-9')), 'ckpt-9',
-           'no such checkpoint')
-  _refused(lambda: restore.restore_model(model, 'kmax_resnet50.tar.gz'), 'kmax_resnet50.tar.gz',
-           'unpack it')
+  files.refused(lambda: restore.restore_model(model, str(tmp_path)), str(tmp_path), 'no checkpoint')
+  files.refused(lambda: restore.restore_model(model, str(tmp_path / 'ckpt-9')), 'ckpt-9',
+                'no such checkpoint')
+  files.refused(lambda: restore.restore_model(model, 'kmax_resnet50.tar.gz'),
+                'kmax_resnet50.tar.gz', 'unpack it')
 
 
 def test_checkpoint_of_another_model_is_refused_and_changes_nothing(run):
   directory, _ = run
   other = _model(classes=7)
   before = _values(other)
-  _refused(lambda: restore.restore_model(other, str(directory)), 'ckpt-5', 'does not fit',
-           'model/predictor/class_head/kernel is [2, 3] there and [2, 7] here')
+  files.refused(lambda: restore.restore_model(other, str(directory)), 'ckpt-5', 'does not fit',
+                'model/predictor/class_head/kernel is [2, 3] there and [2, 7] here')
   wider = _model()
   wider.extra = tf.Variable(0.0)
-  _refused(lambda: restore.restore_model(wider, str(directory)), 'it lacks model/extra')
+  files.refused(lambda: restore.restore_model(wider, str(directory)), 'it lacks model/extra')
   del wider.extra, wider.predictor
-  _refused(lambda: restore.restore_model(wider, str(directory)),
-           'it has model/predictor/class_head/kernel and 1 more besides')
+  files.refused(lambda: restore.restore_model(wider, str(directory)),
+                'it has model/predictor/class_head/kernel and 1 more besides')
   for ours, theirs in zip(_values(other), before, strict=True):
     np.testing.assert_array_equal(ours, theirs)
 
@@ -176,11 +156,11 @@ def test_another_optimizer_is_refused(run):
   model = _model()
   sgd = _optimizer(model, lambda rate: tf_keras.optimizers.legacy.SGD(rate, momentum=0.9))
   checkpoints, _ = _checkpoints(directory, model, training_parts={'optimizer': sgd})
-  _refused(checkpoints.resume, 'does not fit', 'optimizer/beta_1')
+  files.refused(checkpoints.resume, 'does not fit', 'optimizer/beta_1')
   adam = _optimizer(model)
   checkpoints, _ = _checkpoints(directory, model, training_parts={
       'optimizer': adam, 'backbone_optimizer': _optimizer(model)})
-  _refused(checkpoints.resume, 'it lacks backbone_optimizer/')
+  files.refused(checkpoints.resume, 'it lacks backbone_optimizer/')
 
 
 def test_optimizer_without_its_slots_is_refused(tmp_path):
@@ -191,7 +171,7 @@ def test_optimizer_without_its_slots_is_refused(tmp_path):
   checkpoints._parts['optimizer']._create_hypers()
   checkpoints.save()
   whole, _ = _checkpoints(tmp_path, model, training_parts={'optimizer': _optimizer(model)})
-  _refused(whole.resume, 'state of the optimizer')
+  files.refused(whole.resume, 'state of the optimizer')
 
 
 @pytest.mark.parametrize('file, share', [
@@ -201,8 +181,8 @@ def test_truncated_files_are_refused(run, file, share):
   directory, _ = run
   size = os.path.getsize(directory / file)
   os.truncate(directory / file, int(share * size))
-  _refused(lambda: restore.restore_model(_model(), str(directory)), 'ckpt-5',
-           'truncated or damaged')
+  files.refused(lambda: restore.restore_model(_model(), str(directory)), 'ckpt-5',
+                'truncated or damaged')
 
 
 def test_a_flipped_bit_is_noticed(run):
@@ -212,27 +192,26 @@ def test_a_flipped_bit_is_noticed(run):
   place = data.find(saved.variables[0].numpy().tobytes())
   data[place] ^= 1
   path.write_bytes(data)
-  _refused(lambda: restore.restore_model(_model(), str(directory)), 'ckpt-5', 'damaged')
+  files.refused(lambda: restore.restore_model(_model(), str(directory)), 'ckpt-5', 'damaged')
 
 
 def test_checkpoints_without_their_list_are_not_overlooked(run):
   directory, _ = run
   os.remove(directory / 'checkpoint')
-  _refused(_checkpoints(directory, _model())[0].resume, str(directory), '`checkpoint`')
+  files.refused(_checkpoints(directory, _model())[0].resume, str(directory), '`checkpoint`')
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path):
-  prefix = _write_raw(tmp_path / 'x', {'dense/kernel': tf.ones([2])})
-  _refused(lambda: restore.restore_model(_model(), prefix), prefix, 'DeepLab2', 'dense/kernel')
+  prefix = files.write(tmp_path / 'x', {'dense/kernel': tf.ones([2])})
+  files.refused(lambda: restore.restore_model(_model(), prefix), prefix, 'DeepLab2', 'dense/kernel')
 
 
 def _released(directory, model, without=(), **more):
   """Writes a whole released checkpoint with twos everywhere, or what is left of it."""
   variables = released_keys.of_model(model)
-  tensors = {key + _SUFFIX: 2.0 * tf.ones_like(variable) for key, variable in variables.items()
+  tensors = {key + files.SUFFIX: 2.0 * tf.ones_like(variable) for key, variable in variables.items()
              if not key.startswith(tuple(without))}
-  directory.mkdir(exist_ok=True)
-  return _write_raw(directory / 'released', {**tensors, **more})
+  return files.write(directory / 'released', {**tensors, **more})
 
 
 def test_released_checkpoint_fills_all_or_is_refused(tmp_path):
@@ -240,9 +219,10 @@ def test_released_checkpoint_fills_all_or_is_refused(tmp_path):
   restore.restore_model(model, _released(tmp_path, model))
   assert all((value == 2).all() for value in _values(model))
   lacking = _released(tmp_path, model, without=['pixel_space_mask'])
-  _refused(lambda: restore.restore_model(model, lacking), 'it lacks pixel_space_mask_batch_norm/')
-  more = _released(tmp_path, model, **{'depth_head/kernel' + _SUFFIX: tf.ones([1])})
-  _refused(lambda: restore.restore_model(model, more), 'it has depth_head/kernel besides')
+  files.refused(lambda: restore.restore_model(model, lacking),
+                'it lacks pixel_space_mask_batch_norm/')
+  more = _released(tmp_path, model, **{'depth_head/kernel' + files.SUFFIX: tf.ones([1])})
+  files.refused(lambda: restore.restore_model(model, more), 'it has depth_head/kernel besides')
 
 
 def test_training_may_start_from_a_backbone_alone_but_not_be_evaluated_so(tmp_path):
@@ -251,15 +231,15 @@ def test_training_may_start_from_a_backbone_alone_but_not_be_evaluated_so(tmp_pa
   restore.initialize_model(model, backbone)
   assert (model.backbone.stem.kernel.numpy() == 2).all()
   assert (model.predictor.class_head.kernel.numpy() == 0).all()
-  _refused(lambda: restore.restore_model(_model(), backbone), 'holds a backbone alone',
-           'whole kMaX-DeepLab is expected')
+  files.refused(lambda: restore.restore_model(_model(), backbone), 'holds a backbone alone',
+                'whole kMaX-DeepLab is expected')
 
 
 def test_a_backbone_from_a_run_from_a_release_or_from_a_classifier(run, tmp_path):
   directory, saved = run
   trained = saved.backbone.stem.kernel.numpy()
   classifier = _released(tmp_path / 'classifier', _model(), without=['transformer', 'pixel'],
-                         **{'head/bias' + _SUFFIX: tf.ones([5])})
+                         **{'head/bias' + files.SUFFIX: tf.ones([5])})
   for path, value in ((str(directory), trained), (_released(tmp_path, _model()), 2.0),
                       (classifier, 2.0)):
     model = _model()
@@ -271,15 +251,25 @@ def test_a_backbone_from_a_run_from_a_release_or_from_a_classifier(run, tmp_path
 def test_a_backbone_of_another_run_is_refused(run):
   directory, _ = run
   backbone = _Part(stem=_Part(kernel=np.zeros([5, 5]), norm=_Part(gamma=np.zeros(3))))
-  _refused(lambda: restore.initialize_backbone(backbone, str(directory)), 'ckpt-5',
-           'model/backbone/stem/kernel is [3, 3] there and [5, 5] here')
+  files.refused(lambda: restore.initialize_backbone(backbone, str(directory)), 'ckpt-5',
+                'model/backbone/stem/kernel is [3, 3] there and [5, 5] here')
+
+
+@pytest.mark.parametrize('share', [0.0, 0.5])
+def test_a_truncated_released_checkpoint_is_refused(tmp_path, share):
+  path = f'{_released(tmp_path, _model())}.data-00000-of-00001'
+  os.truncate(path, int(share * os.path.getsize(path)))
+  for load in (restore.restore_model, restore.initialize_model,
+               lambda model, prefix: restore.initialize_backbone(model.backbone, prefix)):
+    files.refused(lambda load=load: load(_model(), str(tmp_path / 'released')), 'released',
+                  'truncated or damaged')
 
 
 def test_class_heads_may_start_afresh(run, tmp_path):
   directory, saved = run
   for path in (str(directory), _released(tmp_path, _model())):
     model = _model(classes=7)
-    _refused(lambda model=model, path=path: restore.initialize_model(model, path), 'class')
+    files.refused(lambda model=model, path=path: restore.initialize_model(model, path), 'class')
     restore.initialize_model(model, path, fresh_class_heads=True)
     assert (model.predictor.class_head.kernel.numpy() == 0).all()
     assert (model.backbone.stem.kernel.numpy() != 0).all()
@@ -308,8 +298,8 @@ def test_a_full_disk_costs_only_the_new_checkpoint(run):
   # Python ignores the signal, so that a write beyond the limit fails as on a full disk.
   resource.setrlimit(resource.RLIMIT_FSIZE, (50000, hard))
   try:
-    _refused(checkpoints.save, f'{directory}/ckpt-6', 'cannot be saved',
-             f'The last good one is {directory}/ckpt-5')
+    files.refused(checkpoints.save, f'{directory}/ckpt-6', 'cannot be saved',
+                  f'The last good one is {directory}/ckpt-5')
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert sorted(os.listdir(directory)) == [
@@ -327,10 +317,10 @@ def test_errors_of_saving_name_the_path(tmp_path, monkeypatch, error):
     raise error
 
   monkeypatch.setattr(tf.train.CheckpointManager, 'save', fail)
-  _refused(checkpoints.save, f'{tmp_path}/run/ckpt-0', 'None has been saved before')
+  files.refused(checkpoints.save, f'{tmp_path}/run/ckpt-0', 'None has been saved before')
 
 
 def test_a_directory_that_cannot_be_written(tmp_path):
   (tmp_path / 'file').write_text('not a directory')
   checkpoints, _ = _checkpoints(tmp_path / 'file' / 'run', _model())
-  _refused(checkpoints.save, 'cannot be saved')
+  files.refused(checkpoints.save, 'cannot be saved')

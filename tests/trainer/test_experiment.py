@@ -118,6 +118,28 @@ def test_initial_checkpoint_is_trained_from_and_evaluated(tmp_path, caplog):
   assert second.get_tensor('optimizer/iter/.ATTRIBUTES/VARIABLE_VALUE') == 0
 
 
+def test_pretrained_weights_are_those_of_the_backbone_alone(tmp_path, caplog):
+  _run('train', tmp_path / 'first')
+  pretrained = f'model_options.backbone.pretrained_weights={tmp_path / "first"}'
+  with caplog.at_level(logging.INFO):
+    _run('train', tmp_path / 'second', pretrained)
+  assert f'Backbone from {tmp_path}/first/ckpt-6' in caplog.text
+  first, second = (tf.train.load_checkpoint(str(path)) for path in (
+      tmp_path / 'first' / 'ckpt-6', tmp_path / 'second' / 'ckpt-0'))
+  keys = [key for key in first.get_variable_to_shape_map()
+          if key.startswith('model/') and 'SLOT' not in key]
+  assert any('backbone' in key for key in keys)
+  for key in keys:
+    same = np.array_equal(first.get_tensor(key), second.get_tensor(key))
+    assert same == ('backbone' in key), key
+
+
+def test_wrong_pretrained_weights_are_refused_before_training(tmp_path):
+  with pytest.raises(errors.UserError, match='nowhere: no such checkpoint'):
+    _run('train', tmp_path / 'run', 'model_options.backbone.pretrained_weights=/nowhere')
+  assert not list(tmp_path.glob('run/ckpt*'))
+
+
 def test_wrong_initial_checkpoint_is_refused(tmp_path):
   with pytest.raises(errors.UserError, match='nowhere: no such checkpoint'):
     _run('train', tmp_path, 'model_options.initial_checkpoint=/nowhere')
