@@ -4,7 +4,6 @@ Everything below this module takes plain arguments; everything above it asks her
 """
 import functools
 
-from absl import logging
 import tensorflow as tf
 import tf_keras
 
@@ -13,6 +12,8 @@ from deeplab2.config import scope
 from deeplab2.config import trainer_pb2
 from deeplab2.config.experiment import Config
 from deeplab2.data import augment
+from deeplab2.data import autoaugment
+from deeplab2.data import copy_paste
 from deeplab2.data import datasets
 from deeplab2.data import geometry
 from deeplab2.data import pipeline
@@ -259,13 +260,13 @@ def train_dataset(config: Config) -> tf.data.Dataset:
   """
   options = config.value(_TRAIN)
   augmentations = options.augmentations
-  _warn_of_missing_augmentations(config)
   return pipeline.training(
       config.require(f'{_TRAIN}.file_pattern'), batch_size=options.batch_size,
       scale=augment.RandomScale(augmentations.min_scale_factor, augmentations.max_scale_factor,
                                 augmentations.scale_factor_step_size),
       shuffle_buffer_size=options.shuffle_buffer_size,
-      seed=options.seed if options.HasField('seed') else None, **_input(config, _TRAIN))
+      seed=options.seed if options.HasField('seed') else None, policy=_policy(config),
+      paste=_copy_paste(augmentations), **_input(config, _TRAIN))
 
 
 def eval_dataset(config: Config) -> tf.data.Dataset:
@@ -293,15 +294,25 @@ def _input(config, field):
   }
 
 
-def _warn_of_missing_augmentations(config):
-  """Says which augmentations of the config are not done yet, rather than dropping them silently."""
-  augmentations = f'{_TRAIN}.augmentations'
-  if config.value(f'{augmentations}.autoaugment_policy_name'):
-    logging.warning('%s', config.error(f'{augmentations}.autoaugment_policy_name',
-                                       'is not supported yet; training goes on without it.'))
-  if config.value(augmentations).HasField('panoptic_copy_paste'):
-    logging.warning('%s', config.error(f'{augmentations}.panoptic_copy_paste',
-                                       'is not supported yet; training goes on without it.'))
+def _policy(config):
+  """Returns AutoAugment's policy, None if none is named."""
+  field = f'{_TRAIN}.augmentations.autoaugment_policy_name'
+  name = config.value(field)
+  if not name:
+    return None
+  if name not in autoaugment.POLICIES:
+    raise config.error(field, f'is unknown; choose from {sorted(autoaugment.POLICIES)}.')
+  return autoaugment.POLICIES[name]
+
+
+def _copy_paste(augmentations):
+  """Returns what is pasted from another picture, None for nothing."""
+  options = augmentations.panoptic_copy_paste
+  if not options.panoptic_copy_paste_scale:
+    return None
+  return copy_paste.CopyPaste(
+      options.panoptic_copy_paste_scale, options.panoptic_copy_paste_thing_option,
+      options.panoptic_copy_paste_stuff_option, options.panoptic_copy_paste_void_option)
 
 
 def _resize(options):

@@ -1,7 +1,7 @@
-"""Random scale, place in the crop and mirror image: what training does to a picture.
+"""Random scale, colours, place in the crop and mirror image: what training does to a picture.
 
-The order of steps is DeepLab2's: resize to range, random scale, (photometric changes belong here,
-on the whole picture and before any padding), pad, crop, flip.
+The order of steps is DeepLab2's: resize to range, random scale, AutoAugment (on the whole picture,
+before any padding), pad, crop, flip. Copy-paste comes after all that was done to both pictures.
 
 Everything random is drawn first, from a seed of the picture alone, and then applied: the same seed
 gives the same picture whatever the number of threads, and tests can choose the draw.
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from deeplab2.data import autoaugment
 from deeplab2.data import geometry
 
 
@@ -22,11 +23,12 @@ class RandomScale(NamedTuple):
 
 
 class Draw(NamedTuple):
-  """What was drawn for one picture. All are scalars."""
+  """What was drawn for one picture. Scalars but for the last."""
   scale: tf.Tensor  # float32
   top: tf.Tensor  # float32 in [0, 1), from the first possible offset to the last
   left: tf.Tensor  # the same for columns
   flip: tf.Tensor  # bool
+  photometric: tf.Tensor | None = None  # [3] float32 in [0, 1), as autoaugment.apply takes it
 
 
 def scale_candidates(scale: RandomScale) -> np.ndarray:
@@ -50,12 +52,13 @@ def scale_candidates(scale: RandomScale) -> np.ndarray:
 
 def draw(seed: tf.Tensor, scale: RandomScale) -> Draw:
   """Draws for one picture; `seed` [2] int64 is the run's seed and the picture's running number."""
-  uniform = tf.unstack(tf.random.stateless_uniform([4], seed))
+  uniform = tf.random.stateless_uniform([7], seed)
   if scale.step == 0 and scale.maximum > scale.minimum:
     factor = scale.minimum + uniform[0] * (scale.maximum - scale.minimum)
   else:
     factor = _pick(tf.constant(scale_candidates(scale)), uniform[0])
-  return Draw(factor, top=uniform[1], left=uniform[2], flip=uniform[3] <= 0.5)
+  return Draw(factor, top=uniform[1], left=uniform[2], flip=uniform[3] <= 0.5,
+              photometric=uniform[4:])
 
 
 def _pick(candidates, uniform):
@@ -68,7 +71,8 @@ def _below(uniform, count):
 
 
 def augment(image: tf.Tensor, label: tf.Tensor, chosen: Draw, *, crop_size: tuple[int, int],
-            resize: geometry.Resize, void_id: int) -> tuple[tf.Tensor, tf.Tensor]:
+            resize: geometry.Resize, void_id: int,
+            policy: autoaugment.Policy | None = None) -> tuple[tf.Tensor, tf.Tensor]:
   """Brings a picture and its label map to the crop.
 
   Args:
@@ -78,6 +82,7 @@ def augment(image: tf.Tensor, label: tf.Tensor, chosen: Draw, *, crop_size: tupl
     crop_size: (H, W).
     resize: range of sizes before scaling.
     void_id: panoptic id of padding.
+    policy: of AutoAugment. With one, pixels are whole numbers even where nothing is done.
 
   Returns:
     [H, W, 3] float32 and [H, W] int32.
@@ -85,8 +90,10 @@ def augment(image: tf.Tensor, label: tf.Tensor, chosen: Draw, *, crop_size: tupl
   size = geometry.resized_size(tf.shape(image)[:2], resize)
   image, label = _resize(image, label, size)
   image, label = _resize(image, label, geometry.scaled_size(size, chosen.scale))
+  if policy is not None:
+    image = autoaugment.apply(tf.cast(image, tf.uint8), policy, chosen.photometric)
   top_left = (chosen.top, chosen.left)
-  image = _place(image, top_left, crop_size, geometry.PAD_VALUE)
+  image = _place(image, top_left, crop_size, geometry.PAD_VALUE, tf.float32)
   label = _place(label, top_left, crop_size, void_id)
   return tf.cond(chosen.flip, lambda: (geometry.flip(image), geometry.flip(label)),
                  lambda: (image, label))
@@ -96,8 +103,8 @@ def _resize(image, label, size):
   return geometry.resize_image(image, size), geometry.resize_label(label, size)
 
 
-def _place(image, uniform, crop_size, value):
-  """Crops the sides that are longer than the crop, and pads those that are shorter."""
+def _place(image, uniform, crop_size, value, dtype=tf.int32):
+  """Crops the sides that are longer than the crop, casts, and pads those that are shorter."""
   # Along one axis a picture is either cropped or padded, so one draw serves both. Cropping first
   # gives the same as padding first, and moves fewer pixels.
   shape = tf.shape(image)
@@ -108,4 +115,5 @@ def _place(image, uniform, crop_size, value):
     crop_offset.append(_below(uniform[i], tf.maximum(excess, 0) + 1))
     # As in DeepLab2, a shorter picture never touches the bottom or right of the crop.
     pad_offset.append(_below(uniform[i], tf.maximum(-excess, 1)))
-  return geometry.pad(geometry.crop(image, crop_offset, kept), pad_offset, crop_size, value)
+  cropped = tf.cast(geometry.crop(image, crop_offset, kept), dtype)
+  return geometry.pad(cropped, pad_offset, crop_size, value)

@@ -13,17 +13,23 @@ import tensorflow as tf
 from deeplab2 import errors
 from deeplab2 import structures
 from deeplab2.data import augment
+from deeplab2.data import autoaugment
+from deeplab2.data import copy_paste
 from deeplab2.data import geometry
 from deeplab2.data import targets
 from deeplab2.data import tfrecord
 
 _INTERLEAVED_FILES = 32
+# Added to the seed for what is drawn of the picture that is pasted, and for what is pasted of it.
+_OTHER, _PASTE = 1, 2
 
 
 def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
              crop_size: tuple[int, int], batch_size: int, resize: geometry.Resize,
              scale: augment.RandomScale, target_options: targets.TargetOptions,
-             shuffle_buffer_size: int = 1000, seed: int | None = None) -> tf.data.Dataset:
+             shuffle_buffer_size: int = 1000, seed: int | None = None,
+             policy: autoaugment.Policy | None = None,
+             paste: copy_paste.CopyPaste | None = None) -> tf.data.Dataset:
   """Endless batches of augmented pictures with targets; epochs blend into each other.
 
   Args:
@@ -34,9 +40,12 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
     resize: range of sizes before random scaling.
     scale: random scale.
     target_options: what targets hold.
-    shuffle_buffer_size: records, kept as they are on disk, among which the next one is drawn.
+    shuffle_buffer_size: records, kept as they are on disk, among which the next one is drawn;
+      twice as many with copy-paste.
     seed: makes the stream of batches the same in every run. A run that resumes should take another
       seed than the one before, or it sees the same pictures again.
+    policy: of AutoAugment.
+    paste: copy-paste from another picture, which is drawn independently from the same files.
 
   Returns:
     A dataset of Sample with the fields `image` and `targets`.
@@ -48,24 +57,43 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
   is_seeded = seed is not None
   if not is_seeded:
     seed = random.SystemRandom().getrandbits(31)
+  records = [_shuffled(files, shuffle_buffer_size, seed)]
+  other_scale = scale
+  if paste is not None:
+    records.append(_shuffled(files, shuffle_buffer_size, seed + _OTHER))
+    other_scale = scale._replace(minimum=paste.scale * scale.minimum,
+                                 maximum=paste.scale * scale.maximum)
+
+  def crop(serialized, number, of_seed, random_scale, void_id):
+    record = tfrecord.parse_example(serialized, with_label=True)
+    draw = augment.draw(tf.stack([tf.constant(of_seed, tf.int64), number]), random_scale)
+    image, label = augment.augment(record.image, tf.squeeze(record.label, 2), draw, policy=policy,
+                                   crop_size=crop_size, resize=resize, void_id=void_id)
+    return record.name, image, label
+
+  def sample(number, serialized):
+    name, image, label = crop(serialized[0], number, seed, scale, label_space.void_id)
+    if paste is not None:
+      _, *other = crop(serialized[1], number, seed + _OTHER, other_scale,
+                       copy_paste.padding_id(label_space))
+      image, label = copy_paste.paste(
+          image, label, *other, name=name, space=label_space, settings=paste,
+          seed=tf.stack([tf.constant(seed + _PASTE, tf.int64), number]))
+    return structures.Sample(image, targets.make_targets(label, name, label_space, target_options))
+
+  dataset = tf.data.Dataset.zip(tuple(records)).enumerate()
+  dataset = dataset.map(sample, num_parallel_calls=tf.data.AUTOTUNE)
+  dataset = dataset.batch(batch_size, drop_remainder=True)
+  return _finish(dataset, deterministic=is_seeded)
+
+
+def _shuffled(files, buffer_size, seed):
+  """Returns serialized records of all files in random order, endlessly."""
   dataset = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files), seed=seed).repeat()
   dataset = dataset.interleave(
       tf.data.TFRecordDataset, cycle_length=min(len(files), _INTERLEAVED_FILES),
       num_parallel_calls=tf.data.AUTOTUNE)
-  dataset = dataset.shuffle(shuffle_buffer_size, seed=seed).enumerate()
-
-  def sample(number, serialized):
-    record = tfrecord.parse_example(serialized, with_label=True)
-    draw = augment.draw(tf.stack([tf.constant(seed, tf.int64), number]), scale)
-    image, label = augment.augment(
-        record.image, tf.squeeze(record.label, 2), draw, crop_size=crop_size, resize=resize,
-        void_id=label_space.void_id)
-    return structures.Sample(
-        image, targets.make_targets(label, record.name, label_space, target_options))
-
-  dataset = dataset.map(sample, num_parallel_calls=tf.data.AUTOTUNE)
-  dataset = dataset.batch(batch_size, drop_remainder=True)
-  return _finish(dataset, deterministic=is_seeded)
+  return dataset.shuffle(buffer_size, seed=seed)
 
 
 def evaluation(patterns: Sequence[str], *, label_space: structures.LabelSpace,

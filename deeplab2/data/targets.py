@@ -72,17 +72,24 @@ def _checks(ids, class_ids, is_instance, name, space, options):
   numbered_stuff = tf.boolean_mask(ids, is_numbered_stuff)
   divisor = space.label_divisor
   return [
-      _check(tf.size(unknown) == 0, 'its label map holds the ids {} of classes {}; classes must be '
-             f'below {space.num_classes} or the ignore label {space.ignore_label}, ids '
-             f'class * {divisor} + instance.', name, unknown, unknown // divisor),
-      _check(tf.size(numbered_stuff) == 0, 'its label map holds the ids {}, instances of the stuff '
-             'classes {}; only things have instances.',
-             name, numbered_stuff, numbered_stuff // divisor),
-      _check(count <= options.max_thing_id, 'it shows {} instances, more than max_thing_id = '
-             f'{options.max_thing_id}.', name, count)]
+      check(tf.size(unknown) == 0, 'its label map holds the ids {} of classes {}; classes must be '
+            f'below {space.num_classes} or the ignore label {space.ignore_label}, ids '
+            f'class * {divisor} + instance.', name, unknown, unknown // divisor),
+      check(tf.size(numbered_stuff) == 0, 'its label map holds the ids {}, instances of the stuff '
+            'classes {}; only things have instances.',
+            name, numbered_stuff, numbered_stuff // divisor),
+      check(count <= options.max_thing_id, 'it shows {} instances, more than max_thing_id = '
+            f'{options.max_thing_id}.', name, count)]
 
 
-def _check(condition, problem, name, *values):
-  """Returns an assertion whose message reads `Picture NAME: PROBLEM`."""
+def check(condition, problem, name, *values):
+  """Returns an assertion whose message reads `Picture NAME: PROBLEM`, as pipeline.explain expects.
+
+  Args:
+    condition: [] bool.
+    problem: a sentence, with {} for each of `values`.
+    name: [] string, of the picture.
+    *values: tensors.
+  """
   message = tf.strings.join(['Picture ', name, ': ', tf.strings.format(problem, values)])
   return tf.debugging.Assert(condition, [message])

@@ -8,6 +8,8 @@ import tensorflow as tf
 from deeplab2 import errors
 from deeplab2 import structures
 from deeplab2.data import augment
+from deeplab2.data import autoaugment
+from deeplab2.data import copy_paste
 from deeplab2.data import geometry
 from deeplab2.data import pictures
 from deeplab2.data import pipeline
@@ -119,6 +121,55 @@ def test_a_picture_is_augmented_anew_each_time(tmp_path):
   _write(tmp_path / 'one', [_example(3)])
   batch = next(iter(_training(str(tmp_path / 'one'), batch_size=8))).image.numpy()
   assert len({image.tobytes() for image in batch}) > 4
+
+
+def test_autoaugment_changes_colours_alone(pattern):
+  dark = ((autoaugment.Step(autoaugment.brightness, 1.0, 0.0),) * 2,)  # Two times times 0.1.
+  plain, changed = (next(iter(_training(pattern, seed=3, policy=policy)))
+                    for policy in (None, dark))
+  for before, after in zip(plain.targets, changed.targets, strict=True):
+    np.testing.assert_array_equal(before, after)
+  is_picture = plain.targets.semantic.numpy() != 0
+  by_hand = np.floor(np.floor(np.floor(plain.image.numpy()) * 0.1) * 0.1)
+  np.testing.assert_array_equal(changed.image.numpy()[is_picture], by_hand[is_picture])
+
+
+def _pasted(pattern, **options):
+  settings = copy_paste.CopyPaste(0.5, **options)
+  return _training(pattern, seed=5, paste=settings, scale=augment.RandomScale(1.0, 1.0))
+
+
+def test_things_of_another_picture_are_pasted_with_their_pixels(pattern):
+  plain = _training(pattern, seed=5, scale=augment.RandomScale(1.0, 1.0))
+  pasted = _pasted(pattern, things='all', stuff='none')
+  more = 0
+  for before, after in itertools.islice(zip(plain, pasted, strict=False), 10):
+    counts = [np.sum(sample.targets.thing_id_class.numpy() >= 0, axis=1)
+              for sample in (before, after)]
+    more += np.sum(counts[1] > counts[0])
+    is_same = np.all(before.image == after.image, axis=-1)
+    # Pixels that changed show another picture's thing.
+    assert np.all(after.targets.thing_id_mask.numpy()[~is_same] >= 0)
+    # Red is 20 times the class, wherever a pixel is from.
+    is_labelled = after.targets.semantic.numpy() != 0
+    red = after.image.numpy()[..., 0]
+    np.testing.assert_allclose(red[is_labelled],
+                               20.0 * after.targets.semantic.numpy()[is_labelled], atol=25.0)
+  assert more > 0
+
+
+def test_nothing_to_paste_leaves_every_bit(pattern):
+  plain = _training(pattern, seed=5, scale=augment.RandomScale(1.0, 1.0))
+  pasted = _pasted(pattern, things='none', stuff='none')
+  for before, after in itertools.islice(zip(plain, pasted, strict=False), 3):
+    for ours, theirs in zip(tf.nest.flatten(before), tf.nest.flatten(after), strict=True):
+      np.testing.assert_array_equal(ours, theirs)
+
+
+def test_copy_paste_is_the_same_with_the_same_seed(pattern):
+  first, second = (next(iter(_pasted(pattern, things='random', stuff='random'))) for _ in range(2))
+  for ours, theirs in zip(tf.nest.flatten(first), tf.nest.flatten(second), strict=True):
+    np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize('batch_size', [1, 2, 4, 5, 8])
