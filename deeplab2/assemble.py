@@ -7,6 +7,7 @@ import functools
 import tensorflow as tf
 import tf_keras
 
+from deeplab2 import errors
 from deeplab2.config import loss_checks
 from deeplab2.config import scope
 from deeplab2.config import trainer_pb2
@@ -52,15 +53,16 @@ def dataset_info(config: Config) -> datasets.DatasetInfo:
   """
   fields = [field for field in (_EVAL, _TRAIN) if config.value(f'{field}.dataset')]
   if not fields:
-    raise config.error(f'{_TRAIN}.dataset', f'is missing; choose from {sorted(datasets.DATASETS)}.')
+    raise config.error(f'{_TRAIN}.dataset', 'is missing; choose from '
+                       f'{", ".join(datasets.DATASETS)}, or give the path of a JSON file.')
   names = [config.value(f'{field}.dataset') for field in fields]
   if len(set(names)) > 1:
     raise config.error(f'{_EVAL}.dataset', f'differs from {_TRAIN}.dataset = "{names[1]}"; one '
                        'model has the classes of one dataset.')
-  if names[0] not in datasets.DATASETS:
-    raise config.error(f'{fields[0]}.dataset', f'is unknown; choose from '
-                       f'{sorted(datasets.DATASETS)}.')
-  return datasets.get(names[0])
+  try:
+    return datasets.get(config.resolved(f'{fields[0]}.dataset'))
+  except errors.UserError as error:
+    raise config.error(f'{fields[0]}.dataset', str(error)) from error
 
 
 def model(config: Config) -> kmax_deeplab.KMaXDeepLab:

@@ -1,14 +1,16 @@
 """Turns a dataset into TFRecord shards of DeepLab2's schema (deeplab2/data/tfrecord.py).
 
-  python scripts/build_tfrecords.py --dataset=coco --root=COCO --split=val --output_dir=OUT
-  python scripts/build_tfrecords.py --dataset=shapes --split=train --num_images=1200 \
-      --output_dir=OUT
+  python scripts/build_tfrecords.py --dataset=coco --root=COCO --split=train --output_dir=OUT
+  python scripts/build_tfrecords.py --dataset=cityscapes --root=CITYSCAPES --split=train ...
+  python scripts/build_tfrecords.py --dataset=ade20k --root=ADE20K --split=train ...
+  python scripts/build_tfrecords.py --dataset=my/dataset.json --split=train --output_dir=OUT \\
+      --pictures=my/train --annotations=my/panoptic_train.json [--masks=my/panoptic_train]
+  python scripts/build_tfrecords.py --dataset=shapes --split=train --num_images=1200 ...
 
-Writes OUT/<split>-<i>-of-<n>.tfrecord. All shards appear at the end, or none.
-
---dataset=coco reads, below --root, `<split>2017/*.jpg` and, except for the split `test`,
-`annotations/panoptic_<split>2017.json` with `annotations/panoptic_<split>2017/*.png`.
---dataset=shapes draws `--num_images` synthetic pictures from `--seed`; it needs no --root.
+Writes OUT/<split>-<i>-of-<n>.tfrecord and OUT/<split>.manifest.json. All shards appear at the end,
+or none; after an interruption or an error, the same command goes on with the shards that are
+missing. docs/data.md says what lies where below --root; `cityscapes_semantic` writes maps of
+classes for other programs; `shapes` draws `--num_images` synthetic pictures from `--seed`.
 
 --treat_crowd_as_ignore=true makes crowd regions void, as DeepLab2's converter does: the default for
 every split but `val`. `false` keeps them as class * divisor + 0, from which PQ with crowd as
@@ -16,7 +18,6 @@ panopticapi counts it follows without the JSON: the default for `val`. Either ca
 """
 import argparse
 import collections
-from collections.abc import Callable
 import concurrent.futures
 import concurrent.futures.process
 import contextlib
@@ -25,133 +26,59 @@ import os
 import signal
 import sys
 import time
-from typing import Any, NamedTuple
 
-import numpy as np
 import tqdm
 
 from deeplab2 import command_line
 from deeplab2 import errors
-from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
-from deeplab2.data import labels
-from deeplab2.data import pictures
-from deeplab2.data import shapes
+from deeplab2.data import shards
+from deeplab2.data import sources
 from deeplab2.data import tfrecord
 
 _PICTURES_PER_SHARD = 500
 
 
-class Item(NamedTuple):
-  """One picture ready to be written."""
-  picture: pictures.Encoded
-  name: str
-  label: np.ndarray | None  # [H, W] int32 panoptic ids
+def _root(options):
+  return sources.existing_folder(options.root, '--root')
 
 
-class Source(NamedTuple):
-  """The pictures of a split: `convert(task)` makes the Item of each task, in any process."""
-  tasks: list[Any]
-  convert: Callable[[Any], Item]
+# By name, what lists the pictures of the split that the flags ask for.
+SOURCES = {
+    'ade20k': lambda options: sources.ade20k(
+        _root(options), options.split, ignore_crowd=options.ignore_crowd),
+    'cityscapes': lambda options: sources.cityscapes(
+        _root(options), options.split, ignore_crowd=options.ignore_crowd),
+    'cityscapes_semantic': lambda options: sources.cityscapes_semantic(
+        _root(options), options.split),
+    'coco': lambda options: sources.coco(
+        _root(options), options.split, ignore_crowd=options.ignore_crowd),
+    'shapes': lambda options: sources.synthetic(
+        options.split, num_images=options.num_images, seed=options.seed,
+        ignore_crowd=options.ignore_crowd),
+}
 
 
-# --- COCO -----------------------------------------------------------------------------------------
-
-
-class _CocoTask(NamedTuple):
-  picture: str
-  png: str
-  annotation: coco_panoptic.Annotation | None
-
-
-def coco_source(options: argparse.Namespace) -> Source:
-  """Lists the pictures of a COCO split with their annotations."""
-  root = _existing_folder(options.root, '--root')
-  folder = _existing_folder(
-      os.path.join(root, f'{options.split}2017'), f'--root={root} --split={options.split}')
-  names = sorted(name for name in os.listdir(folder) if name.lower().endswith(('.jpg', '.jpeg')))
-  if not names:
-    raise errors.UserError(f'{folder}: holds no .jpg picture.')
-  annotations = {}
-  png_folder = os.path.join(root, 'annotations', f'panoptic_{options.split}2017')
-  if options.split != 'test':
-    annotations = coco_panoptic.read_annotations(f'{png_folder}.json',
-                                                 datasets.get('coco_panoptic'))
-    _existing_folder(png_folder, f'--root={root}')
-    _check_pairs(folder, names, f'{png_folder}.json', annotations)
-  tasks = []
-  for name in names:
-    annotation = annotations.get(os.path.splitext(name)[0])
-    png = os.path.join(png_folder, annotation.file_name) if annotation else ''
-    tasks.append(_CocoTask(os.path.join(folder, name), png, annotation))
-  return Source(tasks, functools.partial(_convert_coco, options.ignore_crowd))
-
-
-def _convert_coco(ignore_crowd, task):
-  """Reads one picture and its label map."""
-  name = os.path.splitext(os.path.basename(task.picture))[0]
-  picture = pictures.encode_for_record(task.picture)
-  label = None
-  if task.annotation is not None:
-    label = coco_panoptic.read_label(task.png, task.annotation, datasets.get('coco_panoptic'),
-                                     treat_crowd_as_ignore=ignore_crowd)
-    if label.shape != (picture.height, picture.width):
-      raise errors.UserError(
-          f'{task.png}: is {label.shape[0]}x{label.shape[1]} (height x width), but its picture '
-          f'{task.picture} is {picture.height}x{picture.width}; must be equal.')
-  return Item(picture, name, label)
-
-
-def _check_pairs(folder, names, json_path, annotations):
-  """Raises UserError unless there is one annotation for each picture and the other way round."""
-  stems = {os.path.splitext(name)[0] for name in names}
-  without = sorted(stems - set(annotations))
-  if without:
-    raise errors.UserError(f'{folder}: {len(without)} pictures have no annotation in {json_path}, '
-                           f'first {without[0]}.')
-  missing = sorted(set(annotations) - stems)
-  if missing:
-    raise errors.UserError(f'{folder}: {len(missing)} pictures that {json_path} annotates are '
-                           f'missing, first {missing[0]}.jpg.')
-
-
-# --- shapes ---------------------------------------------------------------------------------------
-
-
-def shapes_source(options: argparse.Namespace) -> Source:
-  """Lists the pictures of a synthetic split."""
-  if options.root is not None:
-    raise errors.UserError(f'--root={options.root}: shapes are drawn, not read; leave --root out.')
-  if options.num_images < 1:
-    raise errors.UserError(f'--num_images={options.num_images}; must be at least 1.')
-  if options.seed < 0:
-    raise errors.UserError(f'--seed={options.seed}; must not be negative.')
-  return Source(list(range(options.num_images)), functools.partial(
-      _convert_shapes, options.ignore_crowd, options.seed, options.split))
-
-
-def _convert_shapes(ignore_crowd, seed, split, index):
-  """Draws one picture."""
-  space = datasets.get('shapes').label_space
-  image, label = shapes.generate(seed, split, index, space)
-  if ignore_crowd:
-    label = labels.ignore_crowd(label, space)
-  return Item(pictures.encode(image), f'{split}_{index:06d}', label)
-
-
-SOURCES = {'coco': coco_source, 'shapes': shapes_source}
-
-
-# --- all ------------------------------------------------------------------------------------------
-
-
-def _existing_folder(path, flag):
-  """Returns `path`; UserError naming `flag` unless it is a folder."""
-  if not path:
-    raise errors.UserError(f'{flag} is missing.')
-  if not os.path.isdir(path):
-    raise errors.UserError(f'{flag}: no such folder {path}.')
-  return path
+def source(options: argparse.Namespace) -> sources.Source:
+  """Lists the pictures that the flags ask for; UserError for what is missing or does not fit."""
+  is_own = options.dataset.endswith('.json')
+  of_own = {'--pictures': options.pictures, '--annotations': options.annotations,
+            '--masks': options.masks}
+  for flag, value in of_own.items():
+    if value is not None and not is_own:
+      raise errors.UserError(f'{flag}={value}: only for a dataset of your own; --dataset='
+                             f'{options.dataset} knows where its files are.')
+  if options.root is not None and (is_own or options.dataset == 'shapes'):
+    raise errors.UserError(f'--root={options.root}: --dataset={options.dataset} has none; leave '
+                           '--root out.')
+  if not is_own:
+    return SOURCES[options.dataset](options)
+  info = datasets.get(options.dataset)
+  folder = sources.existing_folder(options.pictures, '--pictures')
+  if options.split != 'test' and not options.annotations:
+    raise errors.UserError('--annotations is missing: the panoptic JSON of the pictures.')
+  return sources.own(folder, options.annotations, info, ignore_crowd=options.ignore_crowd,
+                     png_folder=options.masks)
 
 
 def _serialize(convert, label_format, pictures_dir, task) -> bytes:
@@ -225,8 +152,12 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
   parser = command_line.Parser(__doc__)
   positive = _whole_number_from(1)
   add = parser.add_argument
-  add('--dataset', required=True, choices=sorted(SOURCES), help='What to convert.')
-  add('--root', help='Folder of the dataset (not for shapes).')
+  add('--dataset', required=True, help=f'{", ".join(sorted(SOURCES))}, or the path of a JSON file '
+      'that describes your own.')
+  add('--root', help='Folder of a public dataset.')
+  add('--pictures', help='Your own: folder of the pictures.')
+  add('--annotations', help='Your own: panoptic JSON.')
+  add('--masks', help="Your own: folder of the PNGs. Default: the JSON's path without .json.")
   add('--split', required=True, choices=('train', 'val', 'test'))
   add('--output_dir', required=True, help='Folder to write to.')
   add('--num_shards', type=positive, help='Number of files. Default: about 500 pictures a file.')
@@ -239,6 +170,9 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
   add('--pictures_dir', help='Folder to write the pictures to as well, as files of their own.')
   add('--num_workers', type=positive, help='Processes. Default: one a core.')
   options = parser.parse_args(arguments)
+  if options.dataset not in SOURCES and not options.dataset.endswith('.json'):
+    raise errors.UserError(f'--dataset={options.dataset}: is none of {", ".join(sorted(SOURCES))}, '
+                           'and no path of a JSON file.')
   default = 'false' if options.split == 'val' else 'true'
   options.ignore_crowd = (options.treat_crowd_as_ignore or default) == 'true'
   return options
@@ -247,22 +181,29 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
 def build(options: argparse.Namespace) -> None:
   """Writes the shards that the flags ask for; UserError for bad input or a full disk."""
   started = time.monotonic()
-  source = SOURCES[options.dataset](options)
+  found = source(options)
   if options.pictures_dir:
     try:
       os.makedirs(options.pictures_dir, exist_ok=True)
     except OSError as error:
       raise errors.UserError(
           f'--pictures_dir={options.pictures_dir}: cannot be made ({error.strerror}).') from error
-  total = len(source.tasks)
-  num_workers = min(options.num_workers or _usable_cores(), total)
-  serialize = functools.partial(
-      _serialize, source.convert, options.label_format, options.pictures_dir)
-  with contextlib.closing(_in_order(serialize, source.tasks, num_workers)) as examples:
-    shown = _with_progress(examples, total, f'{options.dataset} {options.split}')
-    written = tfrecord.write_shards(shown, total, options.output_dir, options.split,
-                                    options.num_shards or -(-total // _PICTURES_PER_SHARD))
-  print(f'Wrote {written.records} records, {written.num_bytes / 1e6:.1f} MB, in '
+  function = functools.partial(
+      _serialize, found.convert, options.label_format, options.pictures_dir)
+
+  def serialize(tasks):
+    num_workers = min(options.num_workers or _usable_cores(), max(1, len(tasks)))
+    with contextlib.closing(_in_order(function, tasks, num_workers)) as examples:
+      yield from _with_progress(examples, len(tasks), f'{options.dataset} {options.split}')
+
+  total = len(found.tasks)
+  written = shards.write(
+      serialize, found.tasks, options.output_dir, options.split,
+      options.num_shards or -(-total // _PICTURES_PER_SHARD),
+      {'dataset': options.dataset, 'split': options.split, 'label_format': options.label_format,
+       'crowd': 'void' if options.ignore_crowd else 'kept'})
+  resumed = f' ({written.resumed} by an earlier run)' if written.resumed else ''
+  print(f'Wrote {written.records} records{resumed}, {written.num_bytes / 1e6:.1f} MB, in '
         f'{len(written.files)} shards {written.files[0]} ... in '
         f'{time.monotonic() - started:.0f} s.')
 

@@ -41,9 +41,19 @@ class DatasetInfo(NamedTuple):
 
 @functools.cache
 def get(name: str) -> DatasetInfo:
-  """Returns a built-in dataset; UserError naming the known ones if `name` is none of them."""
+  """Returns a dataset by name, or from a file of the form above.
+
+  Args:
+    name: one of DATASETS, or the path of a JSON file.
+
+  Raises:
+    UserError: if it is neither, or as `load`.
+  """
+  if name.endswith('.json'):
+    return load(name)
   if name not in DATASETS:
-    raise errors.UserError(f'dataset {name!r} is unknown; choose from {", ".join(DATASETS)}.')
+    raise errors.UserError(f'dataset {name!r} is unknown; choose from {", ".join(DATASETS)}, or '
+                           'give the path of a JSON file that describes your own.')
   file = importlib.resources.files('deeplab2.data') / 'classes' / f'{name}.json'
   with importlib.resources.as_file(file) as path:
     return load(str(path))

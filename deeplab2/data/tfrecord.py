@@ -6,10 +6,9 @@
   image/segmentation/class/encoded, format   the label map, absent without labels:
     `raw`   int32, little-endian, row-major: what DeepLab2 writes and reads
     `zlib`  the same bytes compressed (about a fiftieth of the size); DeepLab2 cannot read it
+    `png`   a PNG of classes alone, which is written for other programs and not read here
 """
-from collections.abc import Iterable, Sequence
-import glob
-import os
+from collections.abc import Sequence
 from typing import NamedTuple
 import zlib
 
@@ -96,15 +95,15 @@ def _decode_label(encoded, label_format, name, height, width):
   return tf.reshape(tf.io.decode_raw(raw, tf.int32, little_endian=True), [height, width, 1])
 
 
-def encode_example(picture: pictures.Encoded, name: str, label: np.ndarray | None = None,
+def encode_example(picture: pictures.Encoded, name: str, label: np.ndarray | bytes | None = None,
                    label_format: str = 'raw') -> bytes:
   """Serializes one record.
 
   Args:
     picture: the encoded picture, three channels, upright (`pictures.encode_for_record`).
     name: file stem.
-    label: [h, w] panoptic ids of the picture's size, or None.
-    label_format: one of LABEL_FORMATS.
+    label: [h, w] panoptic ids of the picture's size, the bytes of a PNG of its classes, or None.
+    label_format: of panoptic ids, one of LABEL_FORMATS.
 
   Raises:
     ValueError: the picture's or label's format is unknown, or the label is of another size.
@@ -115,7 +114,10 @@ def encode_example(picture: pictures.Encoded, name: str, label: np.ndarray | Non
       _IMAGE: _bytes(picture.data), _IMAGE_FORMAT: _bytes(picture.format.encode()),
       _NAME: _bytes(name.encode()), _HEIGHT: _int64(picture.height),
       _WIDTH: _int64(picture.width), _CHANNELS: _int64(3)}
-  if label is not None:
+  if isinstance(label, bytes):
+    features[_LABEL] = _bytes(label)
+    features[_LABEL_FORMAT] = _bytes(b'png')
+  elif label is not None:
     if label_format not in LABEL_FORMATS:
       raise ValueError(f'{label_format!r} is no label format; choose from {LABEL_FORMATS}.')
     if label.shape != (picture.height, picture.width):
@@ -125,80 +127,6 @@ def encode_example(picture: pictures.Encoded, name: str, label: np.ndarray | Non
     features[_LABEL] = _bytes(raw if label_format == 'raw' else zlib.compress(raw, 6))
     features[_LABEL_FORMAT] = _bytes(label_format.encode())
   return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
-
-
-class Written(NamedTuple):
-  """What `write_shards` left on disk."""
-  files: list[str]
-  records: int
-  num_bytes: int
-
-
-def write_shards(examples: Iterable[bytes], num_examples: int, output_dir: str, split: str,
-                 num_shards: int) -> Written:
-  """Writes serialized records to `<split>-<i>-of-<n>.tfrecord`, all shards or none.
-
-  Shards get their names when all are complete; whatever goes wrong before, nothing is left behind
-  and earlier files stay. No shard is empty: there are at most `num_examples`.
-
-  Args:
-    examples: serialized records, taken in order.
-    num_examples: their number, at least 1.
-    output_dir: local folder, made if missing.
-    split: first part of the file names.
-    num_shards: number of files, at least 1.
-
-  Raises:
-    errors.UserError: the folder holds shards of this split of another number (a pattern would mix
-      the two), or cannot be written (disk full, no permission).
-    ValueError: `examples` has another length than `num_examples`.
-  """
-  num_shards = min(num_shards, num_examples)
-  files = [os.path.join(output_dir, f'{split}-{i:05d}-of-{num_shards:05d}.tfrecord')
-           for i in range(num_shards)]
-  others = set(glob.glob(os.path.join(glob.escape(output_dir), f'{split}-*-of-*.tfrecord')))
-  others -= set(files)
-  if others:
-    raise errors.UserError(f'{output_dir}: holds {min(others)} of an earlier run with another '
-                           f'number of shards than {num_shards}; delete those or choose another '
-                           'folder.')
-  temporary = [f'{file}.tmp{os.getpid()}' for file in files]
-  try:
-    os.makedirs(output_dir, exist_ok=True)
-    iterator = iter(examples)
-    num_bytes = 0
-    for index, file in enumerate(temporary):
-      # Sizes differ by one at most.
-      size = num_examples * (index + 1) // num_shards - num_examples * index // num_shards
-      num_bytes += _write_file(file, iterator, size)
-    if next(iterator, None) is not None:
-      raise ValueError(f'More than {num_examples} records were given.')
-    for source, target in zip(temporary, files, strict=True):
-      os.replace(source, target)
-  except (OSError, tf.errors.OpError) as error:
-    raise errors.UserError(f'{output_dir}: cannot be written ({_first_line(error)}); nothing was '
-                           'kept of this run.') from error
-  finally:
-    for file in temporary:
-      if os.path.exists(file):
-        os.remove(file)
-  return Written(files, num_examples, num_bytes)
-
-
-def _write_file(file, examples, size):
-  """Writes the next `size` of the iterator `examples`; returns the file's size in bytes."""
-  expected = 0
-  with tf.io.TFRecordWriter(file) as writer:
-    for index in range(size):
-      example = next(examples, None)
-      if example is None:
-        raise ValueError(f'{size - index} records are missing for {file}.')
-      writer.write(example)
-      expected += len(example) + 16  # Length, its checksum, and the checksum of the record.
-  written = os.path.getsize(file)
-  if written != expected:
-    raise OSError(f'{file} has {written} instead of {expected} bytes; is the disk full?')
-  return written
 
 
 def scan(files: Sequence[str], *, with_label: bool = True,

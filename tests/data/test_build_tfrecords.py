@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from deeplab2.data import labels
 from deeplab2.data import shapes
@@ -48,7 +49,7 @@ def _root(tmp_path):
 
 
 def _records(folder):
-  files = sorted(str(path) for path in pathlib.Path(folder).iterdir() if path.is_file())
+  files = sorted(str(path) for path in pathlib.Path(folder).glob('*.tfrecord'))
   return [tfrecord.parse_example(serialized, True) for serialized in tf.data.TFRecordDataset(files)]
 
 
@@ -60,7 +61,7 @@ def test_coco_records_hold_deeplab2s_label_maps(build, root, golden, tmp_path, c
   out = tmp_path / 'out'
   assert build(dataset='coco', root=root, split='val', output_dir=out, num_shards=2, **options) == 0
   assert sorted(os.listdir(out)) == [
-      'val-00000-of-00002.tfrecord', 'val-00001-of-00002.tfrecord']
+      'val-00000-of-00002.tfrecord', 'val-00001-of-00002.tfrecord', 'val.manifest.json']
   assert 'Wrote 2 records' in capsys.readouterr().out
   records = _records(out)
   assert [record.name.numpy().decode() for record in records] == sorted(_SIZES)
@@ -89,7 +90,7 @@ def test_test_split_has_no_labels(build, root, tmp_path):
   (root / 'val2017').rename(root / 'test2017')
   shutil.rmtree(root / 'annotations')
   assert build(dataset='coco', root=root, split='test', output_dir=tmp_path / 'out') == 0
-  (file,) = (tmp_path / 'out').iterdir()
+  (file,) = (tmp_path / 'out').glob('*.tfrecord')
   assert file.name == 'test-00000-of-00001.tfrecord'
   example = tf.train.Example.FromString(next(iter(tf.data.TFRecordDataset(str(file)))).numpy())
   assert 'image/segmentation/class/encoded' not in example.features.feature
@@ -121,7 +122,7 @@ def _wrong_area(annotation):
     (lambda root: shutil.rmtree(root / 'annotations' / 'panoptic_val2017'),
      ['no such folder', 'panoptic_val2017']),
     (lambda root: (root / 'val2017' / '000000142238.jpg').unlink(),
-     ['missing', 'first 000000142238.jpg']),
+     ['missing', 'first 000000142238.']),
     (lambda root: (root / 'val2017' / '000000142238.jpg').rename(root / 'val2017' / '1.jpg'),
      ['no annotation', 'first 1']),
     (lambda root: (root / 'annotations' / 'panoptic_val2017' / '000000439180.png').unlink(),
@@ -148,7 +149,7 @@ def test_mistakes_in_a_root_are_one_line_and_leave_nothing(build, root, tmp_path
 
 
 @pytest.mark.parametrize('options, words', [
-    ({'dataset': 'koko'}, ["'koko'", 'coco', 'shapes']),
+    ({'dataset': 'koko'}, ['--dataset=koko', 'coco', 'shapes']),
     ({'split': 'vall'}, ["'vall'", 'train', 'val', 'test']),
     ({'num_shards': 0}, ['--num_shards', "'0' must be a whole number from 1"]),
     ({'num_images': 'many'}, ['--num_images', "'many'"]),
@@ -209,3 +210,42 @@ def test_an_error_in_a_worker_is_the_users_to_see(root, tmp_path):
   assert last.startswith('error: ')
   assert '000000439180.jpg: the picture cannot be decoded' in last
   assert not os.listdir(tmp_path / 'out')
+
+
+def test_a_dataset_of_ones_own_and_a_second_run(build, tmp_path, capsys):
+  info = datasets.get('shapes')
+  (tmp_path / 'mine.json').write_text(datasets.to_json(info))
+  (tmp_path / 'pictures').mkdir()
+  writer = coco_panoptic.Writer(str(tmp_path / 'masks'), info)
+  expected = []
+  for index in range(3):
+    image, label = shapes.generate(1, 'val', index, info.label_space)
+    expected.append(label)
+    PIL.Image.fromarray(image).save(tmp_path / 'pictures' / f'{index}.png')
+    writer.add(str(index), label)
+  writer.save(str(tmp_path / 'annotations.json'))
+  flags = dict(dataset=tmp_path / 'mine.json', split='val', output_dir=tmp_path / 'out',
+               pictures=tmp_path / 'pictures', annotations=tmp_path / 'annotations.json',
+               masks=tmp_path / 'masks', num_shards=3)
+  (tmp_path / 'pictures' / '2.png').rename(tmp_path / 'kept.png')
+  (tmp_path / 'pictures' / '2.png').write_bytes(b'no picture')
+  assert build(**flags) == 2
+  assert '2.png: the picture cannot be decoded' in capsys.readouterr().err
+  (tmp_path / 'kept.png').replace(tmp_path / 'pictures' / '2.png')
+  assert build(**flags) == 0
+  assert 'Wrote 3 records (2 by an earlier run)' in capsys.readouterr().out
+  for record, label in zip(_records(tmp_path / 'out'), expected, strict=True):
+    # Instances are numbered anew, in the order of the annotations.
+    np.testing.assert_array_equal(record.label[..., 0] // 256, label // 256)
+  manifest = json.loads((tmp_path / 'out' / 'val.manifest.json').read_text())
+  assert manifest['records'] == 3 and manifest['crowd'] == 'kept'
+
+
+@pytest.mark.parametrize('options, words', [
+    ({'dataset': 'shapes', 'pictures': '/p'}, ['--pictures=/p', 'dataset of your own']),
+    ({'dataset': '/none/x.json', 'pictures': '/p'}, ['/none/x.json: cannot be read']),
+])
+def test_mistakes_in_flags_of_ones_own(build, tmp_path, capsys, options, words):
+  assert build(split='val', output_dir=tmp_path / 'out', **options) == 2
+  message = capsys.readouterr().err
+  assert message.count('\n') == 1 and all(word in message for word in words)

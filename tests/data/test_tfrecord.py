@@ -1,8 +1,5 @@
 """Tests for deeplab2.data.tfrecord, with records that DeepLab2 wrote."""
-import glob
 import os
-import resource
-import signal
 
 import numpy as np
 import pytest
@@ -121,68 +118,6 @@ def test_picture_of_another_size_names_the_picture():
 def test_writer_refuses_what_the_schema_does_not_allow(changes):
   with pytest.raises(ValueError, match='gif|bmp|5, 17'):
     _example(**changes)
-
-
-@pytest.mark.parametrize('records, shards, sizes', [
-    (5, 2, [2, 3]), (2, 1000, [1, 1]), (7, 3, [2, 2, 3]), (1, 1, [1])])
-def test_shards_are_even_and_never_empty(tmp_path, records, shards, sizes):
-  examples = [_example(name=str(i)) for i in range(records)]
-  written = tfrecord.write_shards(iter(examples), records, str(tmp_path / 'new'), 'val', shards)
-  names = [f'val-{i:05d}-of-{len(sizes):05d}.tfrecord' for i in range(len(sizes))]
-  assert written.files == [str(tmp_path / 'new' / name) for name in names]
-  assert sorted(os.listdir(tmp_path / 'new')) == names
-  content = [[s.numpy() for s in tf.data.TFRecordDataset(file)] for file in written.files]
-  assert [len(part) for part in content] == sizes
-  assert sum(content, []) == examples
-  assert written.num_bytes == sum(os.path.getsize(file) for file in written.files)
-  assert written.records == records
-
-
-def test_failing_input_leaves_nothing_and_keeps_the_earlier_files(tmp_path):
-  tfrecord.write_shards([b'old', b'old'], 2, str(tmp_path), 'val', 2)
-
-  def examples():
-    yield b'new'
-    raise errors.UserError('bad picture')
-  with pytest.raises(errors.UserError, match='bad picture'):
-    tfrecord.write_shards(examples(), 2, str(tmp_path), 'val', 2)
-  files = sorted(glob.glob(str(tmp_path / '*')))
-  assert len(files) == 2
-  assert [s.numpy() for s in tf.data.TFRecordDataset(files)] == [b'old', b'old']
-
-
-def test_another_number_of_shards_is_refused(tmp_path):
-  tfrecord.write_shards([b'a', b'b', b'c'], 3, str(tmp_path), 'val', 3)
-  with pytest.raises(errors.UserError, match='val-00000-of-00003.*another number of shards than 2'):
-    tfrecord.write_shards([b'a', b'b'], 2, str(tmp_path), 'val', 2)
-  tfrecord.write_shards([b'a', b'b'], 2, str(tmp_path), 'train', 2)
-
-
-@pytest.mark.parametrize('count', [1, 3])
-def test_wrong_number_of_examples(tmp_path, count):
-  with pytest.raises(ValueError, match='records'):
-    tfrecord.write_shards([b'a'] * count, 2, str(tmp_path), 'val', 1)
-  assert not os.listdir(tmp_path)
-
-
-def test_full_disk(tmp_path):
-  """A limit on file sizes fails the write like a full disk does."""
-  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-  try:
-    with pytest.raises(errors.UserError, match='cannot be written .*nothing was kept'):
-      tfrecord.write_shards([bytes(60_000)] * 3, 3, str(tmp_path), 'val', 2)
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
-  assert not os.listdir(tmp_path)
-
-
-def test_output_folder_that_cannot_be_made(tmp_path):
-  (tmp_path / 'file').write_text('')
-  with pytest.raises(errors.UserError, match='file: cannot be written'):
-    tfrecord.write_shards([b'a'], 1, str(tmp_path / 'file'), 'val', 1)
 
 
 def test_scan_counts_good_records(tmp_path):
