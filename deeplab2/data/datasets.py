@@ -12,11 +12,12 @@ form (`load`):
   categories              for each dataset id, ascending: {id, original_id, name, isthing, color};
                           original_id null: annotations never hold this class
 """
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import colorsys
 import functools
 import importlib.resources
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,6 +77,35 @@ def load(path: str) -> DatasetInfo:
     return _from_json(_Fields(content, path))
   except RecursionError as error:
     raise errors.UserError(f'{path}: nested too deeply.') from error
+
+
+def describe(name: str, categories: Sequence[Mapping[str, Any]], label_divisor: int,
+             where: str) -> DatasetInfo:
+  """Describes a dataset by the categories of a COCO JSON; void becomes dataset id 0.
+
+  Args:
+    name: of the dataset.
+    categories: {id, name} each; isthing is 1 and color any where they are missing.
+    label_divisor: must exceed the instances of a class in a picture.
+    where: the file, for error messages.
+
+  Raises:
+    errors.UserError: a field is missing or has a wrong value.
+  """
+  listed: list[dict[str, Any]] = [
+      {'id': 0, 'original_id': None, 'name': 'void', 'isthing': 0, 'color': [0, 0, 0]}]
+  for index, content in enumerate(categories, 1):
+    category = _Fields(content, f'{where}, categories[{index - 1}]')
+    # Hues that are far apart, whatever the number of classes: the golden section of a circle.
+    color = [round(255 * part) for part in colorsys.hsv_to_rgb(index * 0.618034 % 1.0, 0.65, 0.9)]
+    listed.append({
+        'id': index, 'original_id': category.take('id', int, 'a whole number'),
+        'name': category.take('name', str, 'a name', bool),
+        'isthing': content.get('isthing', 1), 'color': content.get('color', color)})
+  return _from_json(_Fields({
+      'dataset': name, 'num_classes': len(listed), 'ignore_label': 0,
+      'panoptic_label_divisor': label_divisor, 'original_ignore_id': 0, 'splits': {},
+      'categories': listed}, where))
 
 
 def to_json(info: DatasetInfo) -> str:

@@ -1,0 +1,109 @@
+"""Turns a COCO instances JSON into COCO's panoptic format; describes a dataset by its categories.
+
+  python scripts/instances_to_panoptic.py --annotations=instances.json --dataset=my/dataset.json \
+      --output=my/panoptic.json
+
+Writes my/panoptic.json and my/panoptic/*.png, which scripts/build_tfrecords.py takes. Where
+instances overlap, the smaller one is on top; crowds lie below all others; pixels of none are void.
+--dataset is read if the file exists, and else written from the categories of the JSON (of a
+panoptic JSON as well: --describe_only does no more than that).
+"""
+import json
+import os
+import sys
+
+import tqdm
+
+from deeplab2 import command_line
+from deeplab2 import errors
+from deeplab2.data import coco_panoptic
+from deeplab2.data import datasets
+
+
+def convert(path: str, content: dict, info: datasets.DatasetInfo, output: str) -> int:
+  """Writes the panoptic JSON and PNGs; returns the number of pictures.
+
+  Raises:
+    UserError: naming the file, the picture and the annotation that is wrong.
+  """
+  by_picture: dict = {}
+  for annotation in content['annotations']:
+    by_picture.setdefault(annotation.get('image_id'), []).append(annotation)
+  known = {picture.get('id') for picture in content['images']}
+  for image_id in by_picture:
+    if image_id not in known:
+      raise errors.UserError(f'{path}: annotations are of image {image_id}, which is not in the '
+                             "list 'images'.")
+  writer = coco_panoptic.Writer(os.path.splitext(output)[0], info)
+  for picture in tqdm.tqdm(content['images'], unit=' picture', mininterval=1.0):
+    where = f'{path}, image {picture.get("id")}'
+    missing = [key for key in ('file_name', 'height', 'width') if key not in picture]
+    if missing:
+      raise errors.UserError(f'{where}: field {missing[0]!r} is missing.')
+    label = coco_panoptic.label_of_instances(
+        by_picture.get(picture['id'], ()), (picture['height'], picture['width']), info, where)
+    name = os.path.basename(picture['file_name'])
+    writer.add(os.path.splitext(name)[0], label, name)
+  writer.save(output)
+  return len(content['images'])
+
+
+def _read(path):
+  """Returns the content of a COCO JSON; UserError unless it has pictures and categories."""
+  try:
+    with open(path, encoding='utf-8') as file:
+      content = json.load(file)
+  except (OSError, ValueError) as error:
+    raise errors.UserError(f'{path}: cannot be read as JSON ({error}).') from error
+  for key in ('images', 'annotations', 'categories'):
+    if not isinstance(content, dict) or not isinstance(content.get(key), list):
+      raise errors.UserError(f'{path}: has no list {key!r}; a COCO JSON of annotations is needed.')
+  return content
+
+
+def _dataset(options, content):
+  """Reads the description of the dataset, or makes it."""
+  if os.path.exists(options.dataset):
+    return datasets.load(options.dataset)
+  name = os.path.splitext(os.path.basename(options.dataset))[0]
+  info = datasets.describe(name, content['categories'], options.label_divisor, options.annotations)
+  try:
+    with open(options.dataset, 'w', encoding='utf-8') as file:
+      file.write(datasets.to_json(info))
+  except OSError as error:
+    raise errors.UserError(f'{options.dataset}: cannot be written ({error.strerror}).') from error
+  print(f'Described {len(content["categories"])} categories in {options.dataset}.')
+  return info
+
+
+def main(arguments) -> int:
+  """Runs the command line; returns its exit code."""
+  parser = command_line.Parser(__doc__)
+  parser.add_argument('--annotations', required=True, help='COCO JSON.')
+  parser.add_argument('--dataset', required=True,
+                      help='Description of the dataset, see docs/data.md.')
+  parser.add_argument('--output', help='Panoptic JSON to write.')
+  parser.add_argument('--label_divisor', type=int, default=1000,
+                      help='Of a description that is made: more than the instances of a class in a '
+                      'picture.')
+  parser.add_argument('--describe_only', action='store_true', help='Write --dataset alone.')
+
+  def run():
+    options = parser.parse_args(arguments)
+    content = _read(options.annotations)
+    info = _dataset(options, content)
+    if options.describe_only:
+      return
+    if not options.output:
+      raise errors.UserError('--output is missing: the panoptic JSON to write.')
+    if content['annotations'] and 'segments_info' in content['annotations'][0]:
+      raise errors.UserError(f'{options.annotations}: is a panoptic JSON already; give it to '
+                             'scripts/build_tfrecords.py.')
+    number = convert(options.annotations, content, info, options.output)
+    print(f'Wrote {number} pictures to {options.output}.')
+
+  return command_line.run(run)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
