@@ -7,7 +7,7 @@
       --pictures=my/train --annotations=my/panoptic_train.json [--masks=my/panoptic_train]
   python scripts/build_tfrecords.py --dataset=shapes --split=train --num_images=1200 ...
 
-Writes OUT/<split>-<i>-of-<n>.tfrecord and OUT/<split>.manifest.json. All shards appear at the end,
+Writes OUT/<split>-<i>-of-<n>.tfrecord and OUT/manifest-<split>.json. All shards appear at the end,
 or none; after an interruption or an error, the same command goes on with the shards that are
 missing. docs/data.md says what lies where below --root; `cityscapes_semantic` writes maps of
 classes for other programs; `shapes` draws `--num_images` synthetic pictures from `--seed`.

@@ -178,7 +178,8 @@ def find_files(patterns: Sequence[str]) -> list[str]:
     matches = tf.io.gfile.glob(pattern)
     if not matches:
       raise errors.UserError(f'No file matches the pattern {pattern!r}.')
-    files.update(matches)
+    # build_tfrecords.py leaves a manifest beside the shards, and unfinished ones until it is done.
+    files.update(file for file in matches if not file.endswith(('.json', '.part')))
   # Single shards may be empty. If all were, reading them over and over would never end.
   if not any(tf.io.gfile.stat(file).length for file in files):
     raise errors.UserError(

@@ -1,8 +1,8 @@
 """Writes the TFRecord shards of a split: all or none get their names, and a killed run goes on.
 
-Until all shards are complete, complete ones wait as `<shard>.part`, and `<split>.unfinished.json`
+Until all shards are complete, complete ones wait as `<shard>.part`, and `unfinished-<split>.json`
 says what they are of. The same command then makes only what is missing. At the end, the shards get
-their names and `<split>.manifest.json` says what is in them.
+their names and `manifest-<split>.json` says what is in them.
 """
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import glob
@@ -52,10 +52,10 @@ def write(serialize: Serialize, tasks: Sequence[Any], output_dir: str, split: st
   _refuse_others(files, output_dir, split, num_shards)
   # Sizes differ by one at most.
   bounds = [len(tasks) * i // num_shards for i in range(num_shards + 1)]
-  unfinished = os.path.join(output_dir, f'{split}.unfinished.json')
+  unfinished = os.path.join(output_dir, f'unfinished-{split}.json')
   try:
     os.makedirs(output_dir, exist_ok=True)
-    missing = _missing(files, unfinished, _fingerprint(tasks, settings, num_shards))
+    missing = _missing(files, unfinished, split, _fingerprint(tasks, settings, num_shards))
     records = iter(serialize([task for i in missing for task in tasks[bounds[i]:bounds[i + 1]]]))
     try:
       for i in missing:
@@ -66,7 +66,7 @@ def write(serialize: Serialize, tasks: Sequence[Any], output_dir: str, split: st
       if not glob.glob(f'{glob.escape(output_dir)}/{split}-*.part'):
         os.remove(unfinished)
       raise
-    return _finish(files, bounds, missing, unfinished, settings)
+    return _finish(files, bounds, missing, unfinished, split, settings)
   except (OSError, tf.errors.OpError) as error:
     raise errors.UserError(
         f'{output_dir}: cannot be written ({_first_line(error)}); complete shards are kept, and '
@@ -90,7 +90,7 @@ def _fingerprint(tasks, settings, num_shards):
   return content.hexdigest()
 
 
-def _missing(files, unfinished, fingerprint) -> list[int]:
+def _missing(files, unfinished, split, fingerprint) -> list[int]:
   """Returns which shards are to be written, having dropped what another run has left."""
   parts = [f'{file}.part' for file in files]
   if _read(unfinished).get('fingerprint') == fingerprint:
@@ -98,9 +98,8 @@ def _missing(files, unfinished, fingerprint) -> list[int]:
     if len(missing) < len(parts):
       logging.info('%s: going on with %d of %d shards.', unfinished, len(missing), len(parts))
     return missing
-  folder, name = os.path.split(unfinished)
-  split = name.removesuffix('.unfinished.json')
-  for stale in glob.glob(os.path.join(glob.escape(folder), f'{split}-*.tfrecord.part*')):
+  folder = glob.escape(os.path.dirname(unfinished))
+  for stale in glob.glob(os.path.join(folder, f'{split}-*.tfrecord.part*')):
     logging.info('%s: of an unfinished run with other settings; removed.', stale)
     os.remove(stale)
   _write_json(unfinished, {'fingerprint': fingerprint})
@@ -128,13 +127,13 @@ def _write_shard(path, records: Iterator[bytes], size):
       os.remove(temporary)
 
 
-def _finish(files, bounds, missing, unfinished, settings):
+def _finish(files, bounds, missing, unfinished, split, settings):
   """Gives the shards their names and writes the manifest."""
   for file in files:
     os.replace(f'{file}.part', file)
   sizes = [bounds[i + 1] - bounds[i] for i in range(len(files))]
   num_bytes = [os.path.getsize(file) for file in files]
-  _write_json(unfinished.replace('.unfinished.json', '.manifest.json'), {
+  _write_json(os.path.join(os.path.dirname(unfinished), f'manifest-{split}.json'), {
       **settings, 'records': sum(sizes), 'bytes': sum(num_bytes),
       'shards': [{'file': os.path.basename(file), 'records': size, 'bytes': count}
                  for file, size, count in zip(files, sizes, num_bytes, strict=True)]})

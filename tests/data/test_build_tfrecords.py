@@ -61,7 +61,7 @@ def test_coco_records_hold_deeplab2s_label_maps(build, root, golden, tmp_path, c
   out = tmp_path / 'out'
   assert build(dataset='coco', root=root, split='val', output_dir=out, num_shards=2, **options) == 0
   assert sorted(os.listdir(out)) == [
-      'val-00000-of-00002.tfrecord', 'val-00001-of-00002.tfrecord', 'val.manifest.json']
+      'manifest-val.json', 'val-00000-of-00002.tfrecord', 'val-00001-of-00002.tfrecord']
   assert 'Wrote 2 records' in capsys.readouterr().out
   records = _records(out)
   assert [record.name.numpy().decode() for record in records] == sorted(_SIZES)
@@ -237,7 +237,7 @@ def test_a_dataset_of_ones_own_and_a_second_run(build, tmp_path, capsys):
   for record, label in zip(_records(tmp_path / 'out'), expected, strict=True):
     # Instances are numbered anew, in the order of the annotations.
     np.testing.assert_array_equal(record.label[..., 0] // 256, label // 256)
-  manifest = json.loads((tmp_path / 'out' / 'val.manifest.json').read_text())
+  manifest = json.loads((tmp_path / 'out' / 'manifest-val.json').read_text())
   assert manifest['records'] == 3 and manifest['crowd'] == 'kept'
 
 

@@ -30,13 +30,13 @@ def test_shards_are_even_and_never_empty(tmp_path, tasks, num_shards, sizes):
   written = _write(tmp_path / 'new', tasks, num_shards, dataset='made')
   names = [f'val-{i:05d}-of-{len(sizes):05d}.tfrecord' for i in range(len(sizes))]
   assert written.files == [str(tmp_path / 'new' / name) for name in names]
-  assert sorted(os.listdir(tmp_path / 'new')) == [*names, 'val.manifest.json']
+  assert sorted(os.listdir(tmp_path / 'new')) == ['manifest-val.json', *names]
   content = _content(written.files)
   assert [len(part) for part in content] == sizes and sum(content, []) == tasks
   sizes_on_disk = [os.path.getsize(file) for file in written.files]
   assert (written.records, written.num_bytes, written.resumed) == (
       len(tasks), sum(sizes_on_disk), 0)
-  assert json.loads((tmp_path / 'new' / 'val.manifest.json').read_text()) == {
+  assert json.loads((tmp_path / 'new' / 'manifest-val.json').read_text()) == {
       'dataset': 'made', 'records': len(tasks), 'bytes': sum(sizes_on_disk),
       'shards': [{'file': name, 'records': size, 'bytes': count}
                  for name, size, count in zip(names, sizes, sizes_on_disk, strict=True)]}
@@ -63,12 +63,12 @@ def test_a_run_that_stopped_goes_on_with_the_missing_shards(tmp_path):
   with pytest.raises(errors.UserError, match='bad picture'):
     _write(tmp_path, _TASKS, 3, _stops_at('d', made))
   assert made == ['a', 'b', 'c']
-  assert sorted(os.listdir(tmp_path)) == ['val-00000-of-00003.tfrecord.part', 'val.unfinished.json']
+  assert sorted(os.listdir(tmp_path)) == ['unfinished-val.json', 'val-00000-of-00003.tfrecord.part']
   made.clear()
   written = _write(tmp_path, _TASKS, 3, _stops_at(None, made))
   assert made == ['c', 'd', 'e', 'f'] and written.resumed == 2
   assert _content(written.files) == [['a', 'b'], ['c', 'd'], ['e', 'f']]
-  assert sorted(os.listdir(tmp_path))[-1] == 'val.manifest.json' and len(os.listdir(tmp_path)) == 4
+  assert 'manifest-val.json' in os.listdir(tmp_path) and len(os.listdir(tmp_path)) == 4
 
 
 @pytest.mark.parametrize('tasks, settings', [
