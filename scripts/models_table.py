@@ -43,11 +43,11 @@ _PUBLISHED = {
 }
 _HEADER = """# Models: sizes, and what is published
 
-Counted by `python scripts/models_table.py`, which makes this file, for other backbones too. Parameters are trainable ones. *Inference*
-counts those that inference reads; *whole* those of a checkpoint, with the semantic branch and the
-predictors of the decoder's layers, which only training needs. Multiply-adds are those of
-convolutions, matrix products and einsums at batch 1, post-processing left out. ReMaX changes none
-of these numbers.
+Counted by `python scripts/models_table.py`, which makes this file, for other backbones too.
+Parameters are trainable ones. *Inference* counts those that inference reads; *whole* those of a
+checkpoint, with the semantic branch and the predictors of the decoder's layers, which only training
+needs. Multiply-adds are those of convolutions, matrix products and einsums at batch 1,
+post-processing left out. ReMaX changes none of these numbers.
 
 PQ is that of others, on the val set by the official script, from a released checkpoint unless said:
 nothing of it was trained or measured here. COCO (at 1281) and Cityscapes:
