@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab2 import errors
+from deeplab2.config import dataset_pb2
 from deeplab2.config import loss_checks
 from deeplab2.config import scope
 from deeplab2.config import trainer_pb2
@@ -18,6 +19,7 @@ from deeplab2.data import copy_paste
 from deeplab2.data import datasets
 from deeplab2.data import geometry
 from deeplab2.data import pipeline
+from deeplab2.data import reading
 from deeplab2.data import targets
 from deeplab2.loss import mask_terms
 from deeplab2.loss import panoptic_loss
@@ -41,6 +43,9 @@ _ACTIVATIONS = {trainer_pb2.LossOptions.SIGMOID: tf.sigmoid,
                 trainer_pb2.LossOptions.SOFTMAX: tf.nn.softmax}
 _MASK_TERMS = {trainer_pb2.LossOptions.SIGMOID: mask_terms.SIGMOID,
                trainer_pb2.LossOptions.SOFTMAX: mask_terms.SOFTMAX}
+_READERS = {
+    dataset_pb2.DatasetOptions.FAIL: lambda options: reading.Fail(),
+    dataset_pb2.DatasetOptions.SKIP: lambda options: reading.Skip(options.max_corrupt_share)}
 
 
 def dataset_info(config: Config) -> datasets.DatasetInfo:
@@ -254,11 +259,16 @@ def eval_fit(config: Config) -> tuple[tuple[int, int], geometry.Resize]:
   return _crop(config, _EVAL), _resize(config.value(_EVAL))
 
 
-def train_dataset(config: Config) -> tf.data.Dataset:
+def train_dataset(config: Config, share: pipeline.Share | None = None) -> tf.data.Dataset:
   """Builds the endless training dataset of Sample, with the config's global batch size.
 
+  Args:
+    config: the configuration.
+    share: what one of several hosts or replicas gets of it; None for everything.
+
   Raises:
-    UserError: a file pattern matches nothing.
+    UserError: a file pattern matches nothing, there are fewer files than hosts, or the dispatcher
+      of the data service cannot be reached.
   """
   options = config.value(_TRAIN)
   augmentations = options.augmentations
@@ -268,7 +278,8 @@ def train_dataset(config: Config) -> tf.data.Dataset:
                                 augmentations.scale_factor_step_size),
       shuffle_buffer_size=options.shuffle_buffer_size,
       seed=options.seed if options.HasField('seed') else None, policy=_policy(config),
-      paste=_copy_paste(augmentations), **_input(config, _TRAIN))
+      paste=_copy_paste(augmentations), share=share or pipeline.Share(),
+      data_service=config.resolved(f'{_TRAIN}.data_service') or None, **_input(config, _TRAIN))
 
 
 def eval_dataset(config: Config) -> tf.data.Dataset:
@@ -293,6 +304,7 @@ def _input(config, field):
       'resize': _resize(options),
       'target_options': targets.TargetOptions(
           options.max_thing_id, options.small_instance_threshold, weight),
+      'reader': _READERS[options.on_corrupt](options),
   }
 
 

@@ -69,7 +69,8 @@ class Sample(NamedTuple):
   image: tf.Tensor  # [B, H, W, 3] float32 RGB, 0..255, padded with 127.5.
   targets: Targets | None = None  # None without labels.
   placement: Placement | None = None  # Evaluation only.
-  name: tf.Tensor | None = None  # [B] string, file stem. Evaluation only.
+  name: tf.Tensor | None = None  # [B] string, file stem; of a filler that stands for a corrupt
+  # record, its file and place; of others, empty. Evaluation only.
   panoptic: tf.Tensor | None = None  # [B, H, W] int32 ids in the crop. Evaluation only.
   panoptic_raw: tf.Tensor | None = None  # [B, H0, W0] int32 at the largest H0, W0 of the batch,
   # padded with void at the bottom and right. Evaluation only.

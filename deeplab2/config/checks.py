@@ -3,6 +3,8 @@
 `check` needs nothing but the configuration. `check_mode` and `check_batch` ask for what a use of it
 needs. Numbers of classes are compared with the dataset in assemble.py, which knows both.
 """
+import re
+
 from absl import logging
 import tensorflow as tf
 
@@ -20,6 +22,7 @@ _DATASETS = ('train_dataset_options', 'eval_dataset_options')
 _SOLVER = 'trainer_options.solver_options'
 _LOSSES = 'trainer_options.loss_options'
 _COPY_PASTE = 'augmentations.panoptic_copy_paste'
+_DISPATCHER = re.compile(r'grpc://([^:/\s\[\]]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})')
 
 
 def check(config: experiment.Config) -> None:
@@ -39,6 +42,7 @@ def check(config: experiment.Config) -> None:
       _check_resize(config, field)
       _check_dataset_numbers(config, field)
       _check_augmentations(config, field)
+      _check_reading(config, field)
 
 
 def check_mode(config: experiment.Config, mode: str) -> None:
@@ -55,11 +59,11 @@ def check_mode(config: experiment.Config, mode: str) -> None:
   config.resolved('experiment_name')
   if 'train' in mode:
     _check_model_input(config, 'train_dataset_options')
-    _check_files(config, 'train_dataset_options')
+    check_files(config, 'train_dataset_options')
     _check_training(config)
   if 'eval' in mode:
     _check_model_input(config, 'eval_dataset_options')
-    _check_files(config, 'eval_dataset_options')
+    check_files(config, 'eval_dataset_options')
 
 
 def check_batch(config: experiment.Config, dataset_field: str, num_replicas: int) -> None:
@@ -80,6 +84,27 @@ def check_batch(config: experiment.Config, dataset_field: str, num_replicas: int
     near = [str(fit) for fit in (lower, lower + num_replicas) if fit]
     raise config.error(
         path, f'cannot be split over {num_replicas} replicas; take {" or ".join(near)}.')
+
+
+def check_files(config: experiment.Config, dataset_field: str) -> None:
+  """Checks that every file pattern of a dataset matches something.
+
+  Args:
+    config: the configuration.
+    dataset_field: 'train_dataset_options' or 'eval_dataset_options'.
+
+  Raises:
+    UserError: with the first pattern that does not, or naming what is missing.
+  """
+  path = f'{dataset_field}.file_pattern'
+  for pattern in config.require(path):
+    try:
+      matches = tf.io.gfile.glob(pattern)
+    except tf.errors.OpError as error:
+      reason = ' '.join(str(error).split())
+      raise config.error(path, f'{pattern} cannot be looked up: {reason}') from error
+    if not matches:
+      raise config.error(path, f'no file matches {pattern}')
 
 
 def _check_solver(config):
@@ -187,18 +212,32 @@ def _check_augmentations(config, dataset_field):
         config, f'{copy_paste}.panoptic_copy_paste_{kind}_option', ('none', 'all', 'random'))
 
 
+def _check_reading(config, dataset_field):
+  """Checks what is done about corrupt records, and who reads."""
+  share = f'{dataset_field}.max_corrupt_share'
+  values.probability(config, share)
+  dataset = config.value(dataset_field)
+  if dataset.HasField('max_corrupt_share') and dataset.on_corrupt != dataset.SKIP:
+    logging.warning('%s', config.error(share, 'has no effect without on_corrupt: SKIP.'))
+  service = f'{dataset_field}.data_service'
+  if not dataset.data_service or service in config.unresolved():
+    return
+  if dataset_field != 'train_dataset_options':
+    raise config.error(service, 'is for training; evaluation reads every picture once, itself. '
+                       'Remove it.')
+  found = _DISPATCHER.fullmatch(dataset.data_service)
+  if not found or not 0 < int(found['port']) < 2**16:
+    raise config.error(service, 'must be of the form grpc://host:port.')
+  if dataset.HasField('seed'):
+    raise config.error(f'{dataset_field}.seed', 'cannot be kept with data_service, whose workers '
+                       'draw independently; remove one of them.')
+
+
 def _check_model_input(config, dataset_field):
   if not config.value(f'{dataset_field}.crop_size'):
     raise config.error(f'{dataset_field}.crop_size', 'is missing; the model is built on it.')
   if not config.value(f'{dataset_field}.dataset'):
     raise config.error(f'{dataset_field}.dataset', 'is missing.')
-
-
-def _check_files(config, dataset_field):
-  path = f'{dataset_field}.file_pattern'
-  for pattern in config.require(path):
-    if not tf.io.gfile.glob(pattern):
-      raise config.error(path, f'no file matches {pattern}')
 
 
 def _check_training(config):

@@ -83,7 +83,8 @@ def parse(path: str, overrides: Iterable[str] = ()) -> Config:
     with tf.io.gfile.GFile(path) as file:
       text = file.read()
   except (tf.errors.OpError, OSError, UnicodeDecodeError) as error:
-    raise errors.UserError(f'{path}: cannot be read: {error}') from error
+    reason = ' '.join(str(error).split())  # Those of remote file systems have several lines.
+    raise errors.UserError(f'{path}: cannot be read: {reason}') from error
   options = config_pb2.ExperimentOptions()
   if textproto.first_word(text) in model_pb2.ModelOptions.DESCRIPTOR.fields_by_name:
     prefix, message = 'model_options', options.model_options
@@ -107,7 +108,8 @@ def _fill_kmax(config):
   dataset = options.train_dataset_options.dataset or options.eval_dataset_options.dataset
   defaults = text_format.Parse(KMAX_DEFAULTS.get(dataset, _COCO), model_pb2.KMaXOptions())
   source = f'the default of {dataset}' if dataset in KMAX_DEFAULTS else (
-      f'the default (of COCO; {dataset or "no dataset"!r} has none of its own)')
+      f'the default (of COCO; {dataset!r} has none of its own)' if dataset else
+      'the default (of COCO; no dataset is named)')
   kmax = options.model_options.kmax
   stride = (kmax if kmax.HasField('high_resolution_stride') else defaults).high_resolution_stride
   del defaults.pixel_decoder_stages[{4: 4, 2: 5}.get(stride, 5):]

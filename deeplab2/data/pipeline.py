@@ -6,6 +6,7 @@ runs inside tf.data.
 from collections.abc import Sequence
 import random
 import re
+from typing import NamedTuple
 
 from absl import logging
 import tensorflow as tf
@@ -16,12 +17,40 @@ from deeplab2.data import augment
 from deeplab2.data import autoaugment
 from deeplab2.data import copy_paste
 from deeplab2.data import geometry
+from deeplab2.data import reading
+from deeplab2.data import service
 from deeplab2.data import targets
 from deeplab2.data import tfrecord
 
 _INTERLEAVED_FILES = 32
 # Added to the seed for what is drawn of the picture that is pasted, and for what is pasted of it.
 _OTHER, _PASTE = 1, 2
+_SEEDS = 3  # Of one host.
+
+
+class Share(NamedTuple):
+  """Which part of the input one pipeline makes, where several hosts or replicas share it."""
+  host: int = 0
+  hosts: int = 1
+  replicas: int = 1  # Of the host.
+
+  def files(self, files: Sequence[str]) -> list[str]:
+    """Returns the files of this host: every file belongs to one host.
+
+    Raises:
+      UserError: there are fewer files with records than hosts.
+    """
+    if self.hosts == 1:
+      return list(files)
+    files = [file for file in files if tf.io.gfile.stat(file).length]
+    if len(files) < self.hosts:
+      raise errors.UserError(f'{len(files)} files with records cannot be shared by {self.hosts} '
+                             'hosts; write more shards, a multiple of the hosts.')
+    return files[self.host::self.hosts]
+
+  def batch_size(self, global_size: int) -> int:
+    """Returns the size of one replica's part of a batch."""
+    return global_size // (self.hosts * self.replicas)
 
 
 def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
@@ -29,81 +58,102 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
              scale: augment.RandomScale, target_options: targets.TargetOptions,
              shuffle_buffer_size: int = 1000, seed: int | None = None,
              policy: autoaugment.Policy | None = None,
-             paste: copy_paste.CopyPaste | None = None) -> tf.data.Dataset:
+             paste: copy_paste.CopyPaste | None = None,
+             reader: reading.Fail | reading.Skip = reading.Fail(),  # noqa: B008
+             share: Share = Share(),  # noqa: B008
+             data_service: str | None = None) -> tf.data.Dataset:
   """Endless batches of augmented pictures with targets; epochs blend into each other.
 
   Args:
     patterns: TFRecord files or globs of them; a file matched twice is read once.
     label_space: how panoptic ids are numbered.
     crop_size: (H, W).
-    batch_size: global batch size.
+    batch_size: global batch size, a multiple of all replicas.
     resize: range of sizes before random scaling.
     scale: random scale.
     target_options: what targets hold.
     shuffle_buffer_size: records, kept as they are on disk, among which the next one is drawn;
       twice as many with copy-paste.
     seed: makes the stream of batches the same in every run. A run that resumes should take another
-      seed than the one before, or it sees the same pictures again.
+      seed than the one before, or it sees the same pictures again. Not with `data_service`.
     policy: of AutoAugment.
     paste: copy-paste from another picture, which is drawn independently from the same files.
+    reader: what becomes of records that cannot be read.
+    share: the part of the input that this pipeline makes: of every hosts-th file, batches for one
+      replica.
+    data_service: dispatcher of the tf.data service that makes the batches, see service.py.
 
   Returns:
     A dataset of Sample with the fields `image` and `targets`.
 
   Raises:
-    UserError: no file matches a pattern, or all files are empty.
+    UserError: no file matches a pattern, all files are empty or they are fewer than the hosts, or
+      the data service cannot be reached.
   """
-  files = find_files(patterns)
-  is_seeded = seed is not None
-  if not is_seeded:
-    seed = random.SystemRandom().getrandbits(31)
-  records = [_shuffled(files, shuffle_buffer_size, seed)]
+  files = share.files(find_files(patterns))
   other_scale = scale
   if paste is not None:
-    records.append(_shuffled(files, shuffle_buffer_size, seed + _OTHER))
     other_scale = scale._replace(minimum=paste.scale * scale.minimum,
                                  maximum=paste.scale * scale.maximum)
 
-  def crop(serialized, number, of_seed, random_scale, void_id):
-    record = tfrecord.parse_example(serialized, with_label=True)
-    draw = augment.draw(tf.stack([tf.constant(of_seed, tf.int64), number]), random_scale)
-    image, label = augment.augment(record.image, tf.squeeze(record.label, 2), draw, policy=policy,
-                                   crop_size=crop_size, resize=resize, void_id=void_id)
-    return record.name, image, label
+  def read(seed):
+    stored = _shuffled(files, reader, shuffle_buffer_size, seed)
+    records = reader.decode(stored, with_label=True, void_id=label_space.void_id)
+    return records.filter(lambda record: ~reading.is_blank(record))
 
-  def sample(number, serialized):
-    name, image, label = crop(serialized[0], number, seed, scale, label_space.void_id)
-    if paste is not None:
-      _, *other = crop(serialized[1], number, seed + _OTHER, other_scale,
-                       copy_paste.padding_id(label_space))
-      image, label = copy_paste.paste(
-          image, label, *other, name=name, space=label_space, settings=paste,
-          seed=tf.stack([tf.constant(seed + _PASTE, tf.int64), number]))
-    return structures.Sample(image, targets.make_targets(label, name, label_space, target_options))
+  def crop(record, seed, random_scale, void_id):
+    return augment.augment(record.image, tf.squeeze(record.label, 2),
+                           augment.draw(seed, random_scale), policy=policy,
+                           crop_size=crop_size, resize=resize, void_id=void_id)
 
-  dataset = tf.data.Dataset.zip(tuple(records)).enumerate()
-  dataset = dataset.map(sample, num_parallel_calls=tf.data.AUTOTUNE)
-  dataset = dataset.batch(batch_size, drop_remainder=True)
-  return _finish(dataset, deterministic=is_seeded)
+  def batches(seed):
+    def sample(number, records):
+      def of(seed):
+        return tf.stack([tf.cast(seed, tf.int64), number])
+
+      image, label = crop(records[0], of(seed), scale, label_space.void_id)
+      if paste is not None:
+        other = crop(records[1], of(seed + _OTHER), other_scale, copy_paste.padding_id(label_space))
+        image, label = copy_paste.paste(image, label, *other, name=records[0].name,
+                                        space=label_space, settings=paste, seed=of(seed + _PASTE))
+      return structures.Sample(
+          image, targets.make_targets(label, records[0].name, label_space, target_options))
+
+    seeds = [seed] if paste is None else [seed, seed + _OTHER]
+    dataset = tf.data.Dataset.zip(tuple(read(one) for one in seeds)).enumerate()
+    dataset = dataset.map(sample, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(share.batch_size(batch_size), drop_remainder=True)
+
+  if data_service is not None:
+    return _finish(service.distribute(batches, data_service), deterministic=False)
+  is_seeded = seed is not None
+  if not is_seeded:
+    seed = random.SystemRandom().getrandbits(31)
+  return _finish(batches(seed + _SEEDS * share.host), deterministic=is_seeded)
 
 
-def _shuffled(files, buffer_size, seed):
-  """Returns serialized records of all files in random order, endlessly."""
-  dataset = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files), seed=seed).repeat()
+def _shuffled(files, reader, buffer_size, seed):
+  """Returns stored records of all files in random order, endlessly."""
+  dataset = reader.sources(files).shuffle(len(files), seed=seed).repeat()
   dataset = dataset.interleave(
-      tf.data.TFRecordDataset, cycle_length=min(len(files), _INTERLEAVED_FILES),
+      reader.read, cycle_length=min(len(files), _INTERLEAVED_FILES),
       num_parallel_calls=tf.data.AUTOTUNE)
   return dataset.shuffle(buffer_size, seed=seed)
 
 
 def evaluation(patterns: Sequence[str], *, label_space: structures.LabelSpace,
                crop_size: tuple[int, int], batch_size: int, resize: geometry.Resize,
-               target_options: targets.TargetOptions,
-               decode_labels: bool = True) -> tf.data.Dataset:
+               target_options: targets.TargetOptions, decode_labels: bool = True,
+               reader: reading.Fail | reading.Skip = reading.Fail(),  # noqa: B008
+               ) -> tf.data.Dataset:
   """Every picture once, in the order of files and records, as batches of fixed size.
 
   The last batch is filled up with fillers: their `placement.raw_size` is (0, 0) and their label
-  maps are void; whoever counts pictures leaves them out.
+  maps are void; whoever counts pictures leaves them out. So is a record that `reader` skips; its
+  name is its place, while that of other fillers is empty.
+
+  Several hosts share the batches, not the files (see trainer/runtime.py): so all get equally many,
+  and no picture comes twice.
 
   Args:
     patterns: TFRecord files or globs of them; a file matched twice is read once.
@@ -113,6 +163,7 @@ def evaluation(patterns: Sequence[str], *, label_space: structures.LabelSpace,
     resize: range of sizes.
     target_options: what targets hold.
     decode_labels: whether records have labels that are wanted.
+    reader: what becomes of records that cannot be read.
 
   Returns:
     A dataset of Sample; `targets`, `panoptic` and `panoptic_raw` are None without labels. Once a
@@ -126,6 +177,8 @@ def evaluation(patterns: Sequence[str], *, label_space: structures.LabelSpace,
 
   def sample(record):
     image, placement = geometry.fit_picture(record.image, crop_size, resize)
+    is_picture = tf.cast(~reading.is_blank(record), tf.int32)
+    placement = structures.Placement(*(size * is_picture for size in placement))
     unlabelled = structures.Sample(image, placement=placement, name=record.name)
     if not decode_labels:
       return unlabelled
@@ -135,16 +188,12 @@ def evaluation(patterns: Sequence[str], *, label_space: structures.LabelSpace,
         targets=targets.make_targets(label, record.name, label_space, target_options),
         panoptic=label, panoptic_raw=raw)
 
-  def read(serialized):
-    return sample(tfrecord.parse_example(serialized, with_label=decode_labels))
-
   def filler(_):
-    blank = tfrecord.Record(tf.zeros([1, 1, 3], tf.uint8), tf.fill([1, 1, 1], void_id), '', 1, 1)
-    nowhere = structures.Placement(tf.zeros([2], tf.int32), tf.zeros([2], tf.int32))
-    return sample(blank)._replace(placement=nowhere)
+    return sample(reading.blank('', with_label=decode_labels, void_id=void_id))
 
-  dataset = tf.data.TFRecordDataset(find_files(patterns))
-  dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+  stored = reader.sources(find_files(patterns)).flat_map(reader.read)
+  dataset = reader.decode(stored, with_label=decode_labels, void_id=void_id)
+  dataset = dataset.map(sample, num_parallel_calls=tf.data.AUTOTUNE)
   # Always batch_size - 1 fillers: the batch that drop_remainder then drops holds nothing else.
   dataset = dataset.concatenate(tf.data.Dataset.range(batch_size - 1).map(filler))
   if decode_labels:
@@ -187,29 +236,35 @@ def find_files(patterns: Sequence[str]) -> list[str]:
   return sorted(files)
 
 
-def explain(error: tf.errors.OpError, patterns: Sequence[str], *,
+def explain(error: tf.errors.OpError | UnicodeDecodeError, patterns: Sequence[str], *,
             with_labels: bool = True) -> Exception:
   """Says in terms of files and records why reading failed, for `raise explain(...) from error`.
 
   Reads through the files to find the place, which takes minutes where the set is large.
 
   Args:
-    error: what was raised when a batch was taken.
+    error: what was raised when a batch was taken. TensorFlow's messages can quote the bytes of a
+      record that is no tf.Example, which Python then fails to decode.
     patterns: as given to the pipeline.
     with_labels: whether the pipeline decoded labels.
 
   Returns:
     A UserError that names file and record; or `error` itself, if it is not about the data.
   """
-  problem = re.search(r'assertion failed: \[(Picture (.*?): .*?\.)\]', error.message)
-  if not problem and 'GetNext' not in error.message:
+  message = 'GetNext' if isinstance(error, UnicodeDecodeError) else error.message
+  too_many = re.search(r'assertion failed: \[(Corrupt records: .*?\.)\]', message)
+  if too_many:
+    return errors.UserError(too_many[1])
+  problem = re.search(r'assertion failed: \[(Picture (.*?): .*?\.)\]', message)
+  if not problem and 'GetNext' not in message:
     return error
   files = find_files(patterns)
   logging.info('Reading failed; looking for the place in %d files.', len(files))
   if problem:
     return errors.UserError(_where_is(problem[2], files) + problem[1])
   if isinstance(error, tf.errors.DataLossError):
-    files = [file for file in files if _is_broken(file)]
+    # Where no file is broken, a compressed label map is.
+    files = [file for file in files if _is_broken(file)] or files
   try:
     tfrecord.scan(files, with_label=with_labels)
   except errors.UserError as found:
@@ -221,8 +276,12 @@ def _where_is(name, files):
   """Returns 'FILE, record NUMBER: ' of the picture, or '' if there is none of that name."""
   features = {'image/filename': tf.io.FixedLenFeature([], tf.string)}
   for file in files:
-    for number, serialized in enumerate(tf.data.TFRecordDataset(file)):
-      example = tf.io.parse_single_example(serialized, features)
+    # There may be corrupt records too, if these are skipped.
+    for number, serialized in enumerate(tf.data.TFRecordDataset(file).ignore_errors()):
+      try:
+        example = tf.io.parse_single_example(serialized, features)
+      except (tf.errors.OpError, UnicodeDecodeError):
+        continue
       if example['image/filename'].numpy().decode(errors='replace') == name:
         return f'{file}, record {number}: '
   return ''

@@ -15,6 +15,7 @@ from absl import logging
 import tensorflow as tf
 
 from deeplab2 import errors
+from deeplab2.data import tfrecord
 
 # Serializes tasks, in order: tasks -> records.
 Serialize = Callable[[Sequence[Any]], Iterable[bytes]]
@@ -117,7 +118,7 @@ def _write_shard(path, records: Iterator[bytes], size):
         if record is None:
           raise ValueError(f'{size - index} records are missing for {path}.')
         writer.write(record)
-        expected += len(record) + 16  # Length, its checksum, and the checksum of the record.
+        expected += len(record) + tfrecord.FRAME_BYTES
     written = os.path.getsize(temporary)
     if written != expected:
       raise OSError(f'{path} has {written} instead of {expected} bytes; is the disk full?')

@@ -30,6 +30,7 @@ _LABEL = 'image/segmentation/class/encoded'
 _LABEL_FORMAT = 'image/segmentation/class/format'
 
 LABEL_FORMATS = ('raw', 'zlib')
+FRAME_BYTES = 16  # Around each record of a file: its length and two checksums.
 
 
 class Record(NamedTuple):
@@ -148,23 +149,38 @@ def scan(files: Sequence[str], *, with_label: bool = True,
   """
   total = 0
   for file in files:
-    index = 0
+    index = position = 0
     try:
+      num_bytes = tf.io.gfile.stat(file).length
       for serialized in tf.data.TFRecordDataset(file):
-        _check_record(serialized, f'{file}, record {index}', with_label, label_space)
+        check_record(serialized, f'{file}, record {index}', with_label, label_space)
         index += 1
+        position += len(serialized.numpy()) + FRAME_BYTES
     except tf.errors.DataLossError as error:
       raise errors.UserError(
           f'{file}, record {index}: the file is truncated or corrupt from here on '
-          f'({_first_line(error)}); build or copy it again.') from error
+          f'({first_line(error)}); build or copy it again.') from error
     except tf.errors.NotFoundError as error:
       raise errors.UserError(f'{file}: no such file.') from error
+    # TensorFlow takes a file that is cut within the length of a record for one that ends there.
+    if position < num_bytes:
+      raise errors.UserError(f'{file}, record {index}: the file is truncated, '
+                             f'{num_bytes - position} bytes into the record; build or copy it '
+                             'again.')
     total += index
   return total
 
 
-def _check_record(serialized, where, with_label, label_space):
-  """Raises UserError, naming `where` and the picture, if the record cannot be used."""
+def check_record(serialized: tf.Tensor, where: str, with_label: bool,
+                 label_space: structures.LabelSpace | None) -> None:
+  """Raises UserError, naming `where` and the picture, if a record cannot be used.
+
+  Args:
+    serialized: [] string.
+    where: file and record.
+    with_label: whether it must hold a label map.
+    label_space: if given, ids of the label map must belong to it.
+  """
   try:
     example = tf.train.Example.FromString(serialized.numpy())
   except Exception as error:  # The protobuf runtimes raise different types here.
@@ -195,7 +211,7 @@ def _what_fails(feature, error):
   try:
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
   except tf.errors.OpError as picture_error:
-    return f'the picture cannot be decoded ({_first_line(picture_error)}).'
+    return f'the picture cannot be decoded ({first_line(picture_error)}).'
   (height,) = feature[_HEIGHT].int64_list.value or (None,)
   (width,) = feature[_WIDTH].int64_list.value or (None,)
   if tuple(image.shape[:2]) != (height, width):
@@ -214,10 +230,10 @@ def _what_fails(feature, error):
   if num_bytes != 4 * height * width:
     return (f'the label map has {num_bytes} bytes, but a map of the picture\'s size '
             f'{height}x{width} has {4 * height * width}.')
-  return f'{_first_line(error)}.'
+  return f'{first_line(error)}.'
 
 
-def _first_line(error):
+def first_line(error: Exception) -> str:
   """Returns the first line of an error's message, without TF's wrapping of it."""
   message = getattr(error, 'message', None) or str(error)
   return message.replace('{{function_node', '\n').strip().splitlines()[0].rstrip('. ')

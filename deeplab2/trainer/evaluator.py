@@ -3,6 +3,7 @@ from collections.abc import Callable, Mapping, Sequence
 import time
 from typing import NamedTuple
 
+from absl import logging
 import numpy as np
 import orbit
 import tensorflow as tf
@@ -12,6 +13,8 @@ from deeplab2 import structures
 from deeplab2.inference import segmenter as segmenter_lib
 from deeplab2.trainer import diagnostics
 from deeplab2.trainer import progress
+
+SKIPPED = 'skipped_records'  # Tag of the number of corrupt records.
 
 
 class Picture(NamedTuple):
@@ -43,8 +46,8 @@ class Evaluator(orbit.StandardEvaluator):
         denominator [B])}); None where the dataset has no labels.
       sinks: called with (index, Picture) for every picture, in order.
       begin: called before the first picture of every evaluation.
-      end: called with mean losses and diagnostics by tag after the last one; returns more scalars
-        by tag.
+      end: called with mean losses and diagnostics by tag, and SKIPPED if there are any, after the
+        last one; returns more scalars by tag.
       num_pictures: how many there will be, if known, for the progress shown.
       use_tf_function: False runs model and loss op by op, to look into them.
     """
@@ -66,6 +69,7 @@ class Evaluator(orbit.StandardEvaluator):
     """Starts an evaluation; returns the sums of losses and parts of diagnostics, empty."""
     self._begin()
     self._done = 0
+    self._skipped = 0
     self._started = time.monotonic()
     self._progress = progress.create('eval', self._num_pictures, 'picture')
     return {}, {}
@@ -80,8 +84,9 @@ class Evaluator(orbit.StandardEvaluator):
   def eval_reduce(self, state, step_outputs):
     """Hands the pictures of a batch to the sinks; returns the state with theirs added."""
     for sample, (maps, scored) in zip(*step_outputs, strict=True):
-      raw_size = sample.placement.raw_size.numpy()
-      for index in np.flatnonzero(raw_size.all(axis=1)):
+      is_picture = sample.placement.raw_size.numpy().all(axis=1)
+      self._skipped += int(np.sum((sample.name.numpy() != b'') & ~is_picture))
+      for index in np.flatnonzero(is_picture):
         picture = self._picture(sample, maps, int(index))
         for sink in self._sinks:
           sink(self._done, picture)
@@ -95,12 +100,17 @@ class Evaluator(orbit.StandardEvaluator):
   def eval_end(self, state):
     """Returns the scalars: mean losses, throughput, and what `end` returns."""
     self._progress.close()
+    if self._skipped:
+      logging.warning('%d corrupt records were skipped: the numbers are of the other %d.',
+                      self._skipped, self._done)
     speed = self._done / (time.monotonic() - self._started)
     losses, ratios = state
     scalars = {f'losses/eval_{name}': float(total) / self._done for name, total in losses.items()}
     if ratios:
       numerators, denominators = zip(*ratios.values(), strict=True)
       scalars.update(diagnostics.scalars(ratios, numerators, denominators))
+    if self._skipped:
+      scalars[SKIPPED] = float(self._skipped)
     return {**scalars, 'images_per_second': speed, **self._end(scalars)}
 
   def _run_replicas(self, images, targets):

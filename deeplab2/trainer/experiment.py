@@ -1,4 +1,5 @@
 """The modes: from a configuration to datasets, model, trainer, evaluator, and through the loop."""
+import functools
 import os
 
 from absl import logging
@@ -135,7 +136,8 @@ def _train_loop(config, directory, model, global_step):
   _restore(config, model, heads, checkpoints)
   solver = options.solver_options
   trainer = trainer_lib.Trainer(
-      runtime.distribute(assemble.train_dataset(config), fetch_to_device=True),
+      runtime.distribute_shares(
+          functools.partial(assemble.train_dataset, config), fetch_to_device=True),
       model=training_model, loss=assemble.loss(config).score, groups=tuple(groups.values()),
       global_step=global_step, batch_size=config.options.train_dataset_options.batch_size,
       clip_norm=solver.clip_gradient_norm if solver.use_gradient_clipping else None)

@@ -151,7 +151,7 @@ def _explained(explain):
   """Raises errors of TensorFlow as what `explain` makes of them."""
   try:
     yield
-  except tf.errors.OpError as error:
+  except (tf.errors.OpError, UnicodeDecodeError) as error:
     explanation = explain(error)
     if explanation is error:
       raise

@@ -56,7 +56,7 @@ class Report:
     """Logs and writes the result; returns the scalars for TensorBoard.
 
     Args:
-      measured: mean losses and diagnostics of this evaluation by tag.
+      measured: mean losses and diagnostics of this evaluation by tag, and evaluator.SKIPPED.
 
     Raises:
       UserError: if the file cannot be written.
@@ -71,6 +71,8 @@ class Report:
                **{key: {name.removeprefix(prefix): None if name in bad else value
                         for name, value in measured.items() if name.startswith(prefix)}
                   for key, prefix in (('losses', _LOSS), ('diagnostics', diagnostics.PREFIX))}}
+    if evaluator.SKIPPED in measured:
+      content[evaluator.SKIPPED] = int(measured[evaluator.SKIPPED])
     training = self._training()
     if training:
       content['training'] = dict(training)

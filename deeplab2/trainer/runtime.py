@@ -1,4 +1,5 @@
 """Devices, randomness and threads of a run."""
+from collections.abc import Callable
 import ctypes
 import logging as python_logging
 import random
@@ -9,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab2 import errors
+from deeplab2.data import pipeline
 from deeplab2.trainer import progress
 
 
@@ -52,6 +54,9 @@ def _tpu_strategy(master):
 def distribute(dataset: tf.data.Dataset, *, fetch_to_device: bool):
   """Splits the batches of `dataset` over the replicas of the current strategy.
 
+  Every host reads the whole dataset and keeps its own parts of the batches, so all get equally
+  many, and nothing comes twice.
+
   Args:
     dataset: of global batches.
     fetch_to_device: whether batches are sent to the devices ahead of time. Strings, which devices
@@ -65,6 +70,26 @@ def distribute(dataset: tf.data.Dataset, *, fetch_to_device: bool):
   return tf.distribute.get_strategy().experimental_distribute_dataset(
       dataset.with_options(options),
       tf.distribute.InputOptions(experimental_fetch_to_device=fetch_to_device))
+
+
+def distribute_shares(build: Callable[[pipeline.Share], tf.data.Dataset], *,
+                      fetch_to_device: bool):
+  """Lets every host of the current strategy make its share of the input.
+
+  Args:
+    build: share -> dataset of batches for one replica. Called once per host.
+    fetch_to_device: as of `distribute`.
+
+  Returns:
+    A distributed dataset.
+  """
+  def of_host(context):
+    hosts = context.num_input_pipelines
+    return build(pipeline.Share(
+        context.input_pipeline_id, hosts, context.num_replicas_in_sync // hosts))
+
+  return tf.distribute.get_strategy().distribute_datasets_from_function(
+      of_host, tf.distribute.InputOptions(experimental_fetch_to_device=fetch_to_device))
 
 
 @gin.configurable

@@ -27,6 +27,14 @@ MASKWISE = 'evaluator_options.maskwise_postprocessing'
     ('train_dataset_options.max_thing_id=0', 'must be greater than 0.'),
     ('train_dataset_options.shuffle_buffer_size=0', 'must be greater than 0.'),
     ('train_dataset_options.small_instance_weight=-1', 'must be 0 or greater.'),
+    # Reading.
+    ('train_dataset_options.max_corrupt_share=-0.1', 'must be between 0 and 1.'),
+    ('train_dataset_options.max_corrupt_share=nan', 'must be between 0 and 1.'),
+    ('train_dataset_options.data_service=localhost:5000', 'must be of the form grpc://host:port.'),
+    ('train_dataset_options.data_service=grpc://localhost', 'must be of the form grpc://host:port.'),
+    ('train_dataset_options.data_service=grpc://a:99999', 'must be of the form grpc://host:port.'),
+    ('eval_dataset_options.data_service=grpc://a:5000',
+     'is for training; evaluation reads every picture once, itself. Remove it.'),
     # Augmentation.
     ('train_dataset_options.augmentations.min_scale_factor=0', 'must be greater than 0.'),
     ('train_dataset_options.augmentations.max_scale_factor=0.5',
@@ -82,6 +90,21 @@ def test_refused(small, override, message):
 ])
 def test_accepted(small, overrides):
   small(*overrides)
+
+
+def test_data_service_has_no_seed(small):
+  service = 'train_dataset_options.data_service=grpc://[::1]:5000'
+  small(service)
+  with pytest.raises(errors.UserError, match=r'train_dataset_options.seed = 3: cannot be kept with '
+                                             'data_service'):
+    small(service, 'train_dataset_options.seed=3')
+
+
+def test_share_of_corrupt_records_without_skipping_has_no_effect(small, caplog):
+  small('train_dataset_options={on_corrupt: SKIP max_corrupt_share: 0.1}')
+  assert 'no effect' not in caplog.text
+  small('train_dataset_options.max_corrupt_share=0.1')
+  assert 'max_corrupt_share = 0.1: has no effect without on_corrupt: SKIP.' in caplog.text
 
 
 def test_maskwise_without_its_message_has_the_defaults(small):

@@ -77,7 +77,9 @@ def test_fields_of_this_project_start_at_100():
   assert {name: fields for name, fields in own.items() if fields} == {
       'deeplab2.ModelOptions': {'kmax': 100},
       'deeplab2.ModelOptions.MaXDeepLabOptions': {'transformer_decoder_drop_path_keep_prob': 100},
-      'deeplab2.DatasetOptions': {'shuffle_buffer_size': 102, 'seed': 103},
+      'deeplab2.DatasetOptions': {
+          'shuffle_buffer_size': 102, 'seed': 103, 'on_corrupt': 104, 'max_corrupt_share': 105,
+          'data_service': 106},
       'deeplab2.EvaluatorOptions': {'instance_ap': 100},
       'deeplab2.LossOptions': {'remask': 100, 'reclass': 101, 'mask_loss_activation': 102},
   }

@@ -15,6 +15,7 @@ from deeplab2.data import pictures
 from deeplab2.data import pipeline
 from deeplab2.data import targets
 from deeplab2.data import tfrecord
+from deeplab2.trainer import runtime
 
 _SPACE = structures.LabelSpace(num_classes=5, ignore_label=0, label_divisor=256, thing_ids=(1, 2))
 _SIZES = [(20, 30), (33, 33), (41, 25), (33, 65), (10, 12)]
@@ -257,7 +258,9 @@ def test_two_replicas_share_the_batches_of_evaluation(pattern, decode_labels):
 
 def test_two_replicas_share_the_batches_of_training(pattern):
   strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
-  iterator = iter(strategy.experimental_distribute_dataset(_training(pattern)))
+  with strategy.scope():
+    iterator = iter(runtime.distribute_shares(
+        lambda share: _training(pattern, share=share), fetch_to_device=True))
   sample = next(iterator)
   expected = next(iter(_training(pattern)))
   for i, image in enumerate(strategy.experimental_local_results(sample.image)):
@@ -296,11 +299,14 @@ def _explanation(pattern, read=_evaluation):
   return pipeline.explain(error.value, [pattern])
 
 
+@pytest.mark.parametrize('lost', [50, 'all but 5 bytes of a record'])
 @pytest.mark.parametrize('read', [_training, _evaluation])
-def test_a_truncated_file_is_named(pattern, read):
+def test_a_truncated_file_is_named(pattern, read, lost):
   path = pattern.replace('*', 'c')
   content = open(path, 'rb').read()
-  open(path, 'wb').write(content[:-50])
+  first, _ = (len(record.numpy()) + 16 for record in tf.data.TFRecordDataset(path))
+  # TensorFlow itself takes a file that is cut within the length of a record for a whole one.
+  open(path, 'wb').write(content[:first + 5 if isinstance(lost, str) else -lost])
   explanation = _explanation(pattern, read)
   assert isinstance(explanation, errors.UserError)
   assert f'{path}, record 1: ' in str(explanation)

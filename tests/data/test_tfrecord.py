@@ -164,6 +164,13 @@ def test_scan_finds_a_truncated_file(tmp_path):
     tfrecord.scan([file])
 
 
+def test_scan_finds_a_file_cut_within_a_length(tmp_path):
+  file = _write(tmp_path / 'a', [_example()] * 3)
+  os.truncate(file, os.path.getsize(file) // 3 + 11)
+  with pytest.raises(errors.UserError, match=f'^{file}, record 1: the file is truncated, 11 bytes'):
+    tfrecord.scan([file])
+
+
 def test_scan_finds_a_flipped_bit(tmp_path):
   file = _write(tmp_path / 'a', [_example()] * 3)
   data = bytearray((tmp_path / 'a').read_bytes())

@@ -66,6 +66,18 @@ def test_first_batches_only():
   assert [picture.name for _, picture in collected] == ['picture_0', 'picture_1']
 
 
+def test_corrupt_records_are_counted_and_said(caplog):
+  dataset = stand_ins.eval_dataset(2).map(lambda sample: sample._replace(
+      name=tf.where(sample.name == '', 'some.tfrecord, record 3', sample.name)))
+  evaluator, _, collected = _evaluator(dataset)
+  for _ in range(2):
+    caplog.clear()
+    scalars = evaluator.evaluate(tf.constant(-1))
+    assert scalars['skipped_records'] == 1
+    assert len(collected) == 3
+    assert '1 corrupt records were skipped: the numbers are of the other 3.' in caplog.text
+
+
 def test_pictures_without_labels():
   evaluator, _, collected = _evaluator(stand_ins.eval_dataset(labels=False), loss=None)
   assert set(evaluator.evaluate(tf.constant(-1))) == {'count', 'images_per_second'}

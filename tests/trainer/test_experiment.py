@@ -48,7 +48,7 @@ def _parts(monkeypatch):
   monkeypatch.setattr(assemble, 'dataset_info', lambda config: info)
   for name in ('loss', 'evaluation_loss'):
     monkeypatch.setattr(assemble, name, lambda config: types.SimpleNamespace(score=stand_ins.loss))
-  monkeypatch.setattr(assemble, 'train_dataset', lambda config: stand_ins.dataset())
+  monkeypatch.setattr(assemble, 'train_dataset', lambda config, share: stand_ins.dataset())
   monkeypatch.setattr(assemble, 'eval_dataset', lambda config: stand_ins.eval_dataset())
   monkeypatch.setattr(segmenter, 'create', create_segmenter)
 

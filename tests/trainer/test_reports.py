@@ -51,6 +51,13 @@ def test_json_is_written_whole_and_afresh(tmp_path, caplog):
   assert os.listdir(tmp_path / 'eval') == ['metrics-7.json']
 
 
+def test_skipped_records_are_in_the_json(tmp_path):
+  _report(tmp_path).end({'skipped_records': 3.0})
+  assert json.loads((tmp_path / 'metrics-7.json').read_text())['skipped_records'] == 3
+  _report(tmp_path).end({})
+  assert 'skipped_records' not in json.loads((tmp_path / 'metrics-7.json').read_text())
+
+
 def test_unwritable_folder_is_named(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.UserError, match='file/eval/metrics-7.json cannot be written'):
