@@ -3,21 +3,27 @@
   python scripts/check_config.py [--set a.b.c=value ...] [--no_sizes] CONFIG...
 
 A config is a textproto of this program or of DeepLab2. For each: the values that it leaves to its
-data set, the environment variables that it still needs, parameters and multiply-adds by part (see
-scripts/model_size.py; a few seconds each, which --no_sizes spares), or one line that says what is
-wrong. The exit code is 0 if all of them are right, else 2.
+dataset, the environment variables that it still needs, the files that it names and that are not
+there, parameters and multiply-adds by part (see scripts/model_size.py; a few seconds each, which
+--no_sizes spares), or one line that says what is wrong. The exit code is 0 if all of them are
+right, else 2; files that are not there are for the machine that trains, and leave it at 0.
 """
 import sys
 
 from google.protobuf import text_format
 import model_size
 
+from deeplab2 import assemble
 from deeplab2 import command_line
 from deeplab2 import errors
+from deeplab2.checkpoint import restore
+from deeplab2.config import checks
 from deeplab2.config import load
 from deeplab2.config import textproto
 
-_CROPS = ('eval_dataset_options.crop_size', 'train_dataset_options.crop_size')
+_DATASETS = ('eval_dataset_options', 'train_dataset_options')
+_CROPS = tuple(f'{dataset}.crop_size' for dataset in _DATASETS)
+_CHECKPOINTS = ('model_options.initial_checkpoint', 'model_options.backbone.pretrained_weights')
 _PARTS = {'backbone': 'backbone', 'pixel_decoder': 'pixel decoder',
           'kmax_decoder': 'transformer decoder', 'predictor': 'final masks and classes'}
 
@@ -26,9 +32,13 @@ def described(path: str, overrides, with_sizes: bool) -> list[str]:
   """Returns the lines about one config.
 
   Raises:
-    UserError: if it does not load, or its model cannot be built.
+    UserError: if it does not load, its dataset is unknown, or its model cannot be built.
   """
   config = load.load(path, overrides)
+  unresolved = config.unresolved()
+  named = [field for field in _DATASETS if config.value(f'{field}.dataset')]
+  if named and not any(f'{field}.dataset' in unresolved for field in named):
+    assemble.dataset_info(config)
   lines = [f'{path}: loads']
   for field, origin in config.origins.items():
     if not origin.startswith(f'{path} ('):  # Neither a line of the file nor an override.
@@ -37,8 +47,26 @@ def described(path: str, overrides, with_sizes: bool) -> list[str]:
     source = origin.removeprefix(f'{path} (').removesuffix(')')
     lines.append(f'  filled in: {field} = {_shown(parent, descriptor)}: {source}')
   lines += [f'  still needed: ${{{variable}}} of {field}'
-            for field, variable in config.unresolved().items()]
+            for field, variable in unresolved.items()]
+  lines += [f'  not there: {error}' for error in _absent(config, unresolved)]
   return lines + (_sizes(config, path, overrides) if with_sizes else [])
+
+
+def _absent(config, unresolved):
+  """Yields one error for each field that names files of which none, or no checkpoint, exists."""
+  for dataset in _DATASETS:
+    field = f'{dataset}.file_pattern'
+    if config.value(field) and field not in unresolved:
+      try:
+        checks.check_files(config, dataset)
+      except errors.UserError as error:
+        yield error
+  for field in _CHECKPOINTS:
+    if config.value(field) and field not in unresolved:
+      try:
+        restore.newest(config.value(field))
+      except errors.UserError as error:
+        yield config.error(field, str(error))
 
 
 def _shown(parent, field):

@@ -4,6 +4,7 @@ import pathlib
 import sys
 
 import pytest
+import tensorflow as tf
 
 from tests.config import configs
 
@@ -51,6 +52,43 @@ def test_what_is_given_is_not_filled_in(check_config, published, capsys):
   assert 'num_mask_slots' not in capsys.readouterr().out
 
 
+def test_files_that_are_not_there_are_named(check_config, published, tmp_path, capsys):
+  (tmp_path / 'val-0.tfrecord').touch()
+  (tmp_path / 'ckpt-7.index').touch()
+  assert check_config.main([
+      '--no_sizes', published,
+      '--set', f'train_dataset_options.file_pattern={tmp_path}/train-*',
+      '--set', f'eval_dataset_options.file_pattern={tmp_path}/val-*',
+      '--set', f'model_options.initial_checkpoint={tmp_path}/ckpt-7',
+      '--set', f'model_options.backbone.pretrained_weights={tmp_path}/ckpt-8']) == 0
+  output = capsys.readouterr().out
+  train, backbone = [line for line in output.splitlines() if line.startswith('  not there: ')]
+  field = 'train_dataset_options.file_pattern'
+  assert f'{field} = ["{tmp_path}/train-*"]: no file matches' in train
+  field = 'model_options.backbone.pretrained_weights'
+  assert f'{field} = "{tmp_path}/ckpt-8": {tmp_path}/ckpt-8: no such checkpoint' in backbone
+  assert '${EXPERIMENT_NAME}' in output and '${TRAIN_SET}' not in output
+
+
+def test_a_dataset_that_is_not_known_is_wrong(check_config, published, capsys):
+  sets = [argument for field in ('train', 'eval') for argument in (
+      '--set', f'{field}_dataset_options.dataset=city')]
+  assert check_config.main(['--no_sizes', published, *sets]) == 2
+  assert "dataset 'city' is unknown; choose from" in capsys.readouterr().out
+
+
+def test_a_config_without_dataset_loads(check_config, tmp_path, capsys):
+  path = tmp_path / 'least.textproto'
+  start = configs.SMALL.index('trainer_options')
+  path.write_text(configs.SMALL[:start] + 'train_dataset_options { crop_size: [65, 65] }')
+  assert check_config.main(['--no_sizes', str(path)]) == 0
+  source = 'the default (of COCO; no dataset is named)'
+  assert (f'  filled in: model_options.kmax.num_mask_slots = 128: {source}'
+          in capsys.readouterr().out)
+  assert check_config.main([str(path)]) == 2
+  assert 'train_dataset_options.dataset: is missing; choose from' in capsys.readouterr().out
+
+
 def test_sizes_by_part(check_config, tmp_path, capsys):
   config = str(_SCRIPTS.parent / 'configs' / 'shapes' / 'kmax_mobilenet_v3_small.textproto')
   assert check_config.main([config]) == 0
@@ -78,6 +116,16 @@ def test_a_wrong_config_is_one_line_and_the_others_are_still_checked(
   assert f'{tmp_path}: cannot be read' in wrong[3]
   assert f'{published}: loads' in output.out
   assert '4 of 5 configs are wrong' in output.err
+
+
+def test_a_reason_of_several_lines_is_shown_on_one(check_config, monkeypatch, capsys):
+  def unreachable(path):
+    raise tf.errors.UnavailableError(None, None, f'no such host\n\t when reading {path}')
+  monkeypatch.setattr(tf.io.gfile, 'GFile', unreachable)
+  assert check_config.main(['gs://bucket/config']) == 2
+  line, = capsys.readouterr().out.splitlines()
+  assert line == ('wrong: gs://bucket/config: cannot be read: no such host when reading '
+                  'gs://bucket/config')
 
 
 def test_a_model_that_cannot_be_built_is_wrong(check_config, published, capsys):
