@@ -24,3 +24,12 @@ def run(command: Callable[[], None]) -> int:
   except errors.UserError as error:
     return errors.report(error)
   return 0
+
+
+def whole_number_from(lowest: int) -> Callable[[str], int]:
+  """Returns a parser of flags that are whole numbers of at least `lowest`."""
+  def parse(text):
+    if not text.isdecimal() or int(text) < lowest:
+      raise argparse.ArgumentTypeError(f'{text!r} must be a whole number from {lowest}')
+    return int(text)
+  return parse

@@ -17,21 +17,16 @@ every split but `val`. `false` keeps them as class * divisor + 0, from which PQ 
 panopticapi counts it follows without the JSON: the default for `val`. Either can be trained on.
 """
 import argparse
-import collections
-import concurrent.futures
-import concurrent.futures.process
 import contextlib
 import functools
 import os
-import signal
 import sys
 import time
-
-import tqdm
 
 from deeplab2 import command_line
 from deeplab2 import errors
 from deeplab2.data import datasets
+from deeplab2.data import parallel
 from deeplab2.data import shards
 from deeplab2.data import sources
 from deeplab2.data import tfrecord
@@ -95,62 +90,10 @@ def _serialize(convert, label_format, pictures_dir, task) -> bytes:
   return tfrecord.encode_example(item.picture, item.name, item.label, label_format)
 
 
-def _in_order(function, tasks, num_workers):
-  """Yields function(task) for each task in order, computed by `num_workers` processes.
-
-  Only a few results are kept waiting, however slowly they are consumed.
-  """
-  if num_workers == 1:
-    yield from map(function, tasks)
-    return
-  # Workers may be forked: the first result must be asked for before TensorFlow runs anything here.
-  # The parent alone answers to Ctrl-C, and takes the workers down with it.
-  with concurrent.futures.ProcessPoolExecutor(
-      num_workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
-    waiting = collections.deque()
-    try:
-      for task in tasks:
-        waiting.append(pool.submit(function, task))
-        if len(waiting) >= 4 * num_workers:
-          yield waiting.popleft().result()
-      while waiting:
-        yield waiting.popleft().result()
-    except concurrent.futures.process.BrokenProcessPool as error:
-      raise errors.UserError('a worker process was killed, probably for lack of memory; try fewer '
-                             f'than --num_workers={num_workers}.') from error
-    finally:
-      pool.shutdown(cancel_futures=True)
-
-
-def _with_progress(items, total, title):
-  """Yields `items`, showing a bar on a terminal and a line every 10 seconds elsewhere."""
-  if sys.stderr.isatty():
-    yield from tqdm.tqdm(items, total=total, desc=title, unit='picture')
-    return
-  started = shown = time.monotonic()
-  for done, item in enumerate(items, 1):
-    yield item
-    now = time.monotonic()
-    if now - shown >= 10:
-      shown = now
-      rate = done / (now - started)
-      print(f'{title}: {done}/{total} pictures, {rate:.1f}/s, {(total - done) / rate:.0f} s left',
-            file=sys.stderr, flush=True)
-
-
-def _whole_number_from(lowest):
-  """Returns a parser of whole numbers that are at least `lowest`."""
-  def parse(text):
-    if not text.isdecimal() or int(text) < lowest:
-      raise argparse.ArgumentTypeError(f'{text!r} must be a whole number from {lowest}')
-    return int(text)
-  return parse
-
-
 def parse_options(arguments: list[str]) -> argparse.Namespace:
   """Reads the flags; UserError for a mistake."""
   parser = command_line.Parser(__doc__)
-  positive = _whole_number_from(1)
+  positive = command_line.whole_number_from(1)
   add = parser.add_argument
   add('--dataset', required=True, help=f'{", ".join(sorted(SOURCES))}, or the path of a JSON file '
       'that describes your own.')
@@ -166,7 +109,7 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
   add('--label_format', choices=tfrecord.LABEL_FORMATS, default='raw',
       help='raw, as DeepLab2 reads it, or zlib: about a third of the disk, for this project only.')
   add('--num_images', type=positive, default=1000, help='shapes: number of pictures.')
-  add('--seed', type=_whole_number_from(0), default=0, help='shapes: seed of the set.')
+  add('--seed', type=command_line.whole_number_from(0), default=0, help='shapes: seed of the set.')
   add('--pictures_dir', help='Folder to write the pictures to as well, as files of their own.')
   add('--num_workers', type=positive, help='Processes. Default: one a core.')
   options = parser.parse_args(arguments)
@@ -192,9 +135,9 @@ def build(options: argparse.Namespace) -> None:
       _serialize, found.convert, options.label_format, options.pictures_dir)
 
   def serialize(tasks):
-    num_workers = min(options.num_workers or _usable_cores(), max(1, len(tasks)))
-    with contextlib.closing(_in_order(function, tasks, num_workers)) as examples:
-      yield from _with_progress(examples, len(tasks), f'{options.dataset} {options.split}')
+    num_workers = min(options.num_workers or parallel.usable_cores(), max(1, len(tasks)))
+    with contextlib.closing(parallel.in_order(function, tasks, num_workers)) as examples:
+      yield from parallel.with_progress(examples, len(tasks), f'{options.dataset} {options.split}')
 
   total = len(found.tasks)
   written = shards.write(
@@ -206,13 +149,6 @@ def build(options: argparse.Namespace) -> None:
   print(f'Wrote {written.records} records{resumed}, {written.num_bytes / 1e6:.1f} MB, in '
         f'{len(written.files)} shards {written.files[0]} ... in '
         f'{time.monotonic() - started:.0f} s.')
-
-
-def _usable_cores():
-  """Returns the number of cores this process may use; containers often allow fewer than exist."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 def main(arguments: list[str]) -> int:

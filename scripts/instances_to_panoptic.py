@@ -16,6 +16,7 @@ import tqdm
 
 from deeplab2 import command_line
 from deeplab2 import errors
+from deeplab2.data import coco_instances
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 
@@ -40,7 +41,7 @@ def convert(path: str, content: dict, info: datasets.DatasetInfo, output: str) -
     missing = [key for key in ('file_name', 'height', 'width') if key not in picture]
     if missing:
       raise errors.UserError(f'{where}: field {missing[0]!r} is missing.')
-    label = coco_panoptic.label_of_instances(
+    label = coco_instances.label_of_instances(
         by_picture.get(picture['id'], ()), (picture['height'], picture['width']), info, where)
     name = os.path.basename(picture['file_name'])
     writer.add(os.path.splitext(name)[0], label, name)

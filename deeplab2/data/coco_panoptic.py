@@ -4,14 +4,12 @@ A pixel's segment id is R + 256 G + 65536 B; id 0 belongs to no segment. The JSO
 segments of each picture with their category in the dataset's original numbering.
 (https://cocodataset.org/#format-data, section 4; https://github.com/cocodataset/panopticapi)
 """
-from collections.abc import Sequence
 import json
 import os
 from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
-from pycocotools import mask as coco_mask
 
 from deeplab2 import errors
 from deeplab2.data import datasets
@@ -40,18 +38,18 @@ def read_annotations(path: str, info: datasets.DatasetInfo) -> dict[str, Annotat
     errors.UserError: the file is missing, no JSON, another kind of COCO file, or incomplete; a
       category is not of the dataset; a picture is annotated twice.
   """
-  content = _read_json(path)
+  content = read_json(path)
   annotations: dict[str, Annotation] = {}
   image_ids = set()
   for entry in content['annotations']:
-    image_id = _field(entry, 'image_id', path)
+    image_id = field(entry, 'image_id', path)
     where = f'{path}, image {image_id}'
     if image_id in image_ids:
       raise errors.UserError(f'{where}: annotated twice.')
     image_ids.add(image_id)
-    file_name = os.path.basename(_field(entry, 'file_name', where))
+    file_name = os.path.basename(field(entry, 'file_name', where))
     segments = tuple(_segment(segment, info, where)
-                     for segment in _field(entry, 'segments_info', where))
+                     for segment in field(entry, 'segments_info', where))
     stem = os.path.splitext(file_name)[0]
     if stem in annotations:
       raise errors.UserError(f'{where}: file_name {file_name} is also that of image '
@@ -62,18 +60,18 @@ def read_annotations(path: str, info: datasets.DatasetInfo) -> dict[str, Annotat
 
 def _segment(content, info, where):
   """Converts an entry of segments_info."""
-  segment_id = _field(content, 'id', where)
+  segment_id = field(content, 'id', where)
   where = f'{where}, segment {segment_id}'
-  category = _field(content, 'category_id', where)
+  category = field(content, 'category_id', where)
   if category not in info.dataset_ids:
     known = sorted(info.dataset_ids)
     raise errors.UserError(f'{where}: category_id {category} is not a class of {info.name} '
                            f'({len(known)} ids between {known[0]} and {known[-1]}).')
-  return labels.Segment(segment_id, info.dataset_ids[category], _field(content, 'area', where),
+  return labels.Segment(segment_id, info.dataset_ids[category], field(content, 'area', where),
                         bool(content.get('iscrowd', 0)))
 
 
-def _read_json(path):
+def read_json(path: str) -> dict[str, Any]:
   """Returns the content of a panoptic JSON; UserError for any other file."""
   try:
     with open(path, encoding='utf-8') as file:
@@ -96,7 +94,8 @@ def _read_json(path):
   return content
 
 
-def _field(content, key, where):
+def field(content: Any, key: str, where: str) -> Any:
+  """Returns `content[key]`; UserError naming `where` and the key if it is missing."""
   if not isinstance(content, dict) or key not in content:
     raise errors.UserError(f'{where}: field {key!r} is missing.')
   return content[key]
@@ -210,16 +209,16 @@ def encode(panoptic: np.ndarray,
   originals = datasets.original_id_table(info)
   crowd = labels.crowd_mask(values, space)
   areas = np.bincount(index.ravel(), minlength=len(values))
-  boxes = _boxes(index, len(values))
+  all_boxes = boxes(index, len(values))
   segments = [
       {'id': int(segment_ids[i]), 'category_id': int(originals[class_ids[i]]),
-       'area': int(areas[i]), 'bbox': boxes[i], 'iscrowd': int(crowd[i])}
+       'area': int(areas[i]), 'bbox': all_boxes[i], 'iscrowd': int(crowd[i])}
       for i in np.flatnonzero(~is_void)]
   table = np.stack([segment_ids % 256, segment_ids // 256 % 256, segment_ids // 65536], -1)
   return table.astype(np.uint8)[index], segments
 
 
-def _boxes(index, count):
+def boxes(index: np.ndarray, count: int) -> list[list[int]]:
   """Returns [x, y, width, height] of the pixels of each value 0..count-1 of `index` [H, W]."""
   lows = []
   highs = []
@@ -234,65 +233,3 @@ def _boxes(index, count):
     highs.append(high)
   return [[int(x), int(y), int(right - x + 1), int(bottom - y + 1)]
           for x, y, right, bottom in zip(*lows, *highs, strict=True)]
-
-
-def label_of_instances(annotations: Sequence[dict[str, Any]], size: tuple[int, int],
-                       info: datasets.DatasetInfo, where: str) -> np.ndarray:
-  """Paints the instances of a picture into a panoptic label map.
-
-  Where instances overlap, the smaller one is on top; crowds lie below all others.
-
-  Args:
-    annotations: entries of a COCO instances JSON: category_id, segmentation (polygons or RLE),
-      iscrowd.
-    size: (height, width) of the picture.
-    info: the dataset. Pixels of no instance become void.
-    where: file and picture, for error messages.
-
-  Returns:
-    [H, W] int32 panoptic ids. Instances are numbered from 1 per class, the largest first.
-
-  Raises:
-    errors.UserError: a field is missing or of no use, a category is not a thing of the dataset, or
-      a class has more instances than the label divisor can number.
-  """
-  space = info.label_space
-  masks = []
-  for annotation in annotations:
-    at = f'{where}, annotation {annotation.get("id", "without id")}'
-    category = _field(annotation, 'category_id', at)
-    class_id = info.dataset_ids.get(category)
-    if class_id not in space.thing_ids:
-      raise errors.UserError(f'{at}: category_id {category} is not a thing of {info.name}.')
-    is_crowd = bool(annotation.get('iscrowd', 0))
-    masks.append((not is_crowd, _mask(_field(annotation, 'segmentation', at), size, at), class_id))
-  label = np.full(size, space.void_id, np.int32)
-  instances: dict[int, int] = {}
-  for is_instance, mask, class_id in sorted(masks, key=lambda entry: (entry[0], -entry[1].sum())):
-    instance = 0
-    if is_instance:
-      instance = instances[class_id] = instances.get(class_id, 0) + 1
-      if instance >= space.label_divisor:
-        raise errors.UserError(f'{where}: {instance} instances of class {class_id}; the label '
-                               f'divisor {space.label_divisor} allows fewer.')
-    label[mask] = class_id * space.label_divisor + instance
-  return label
-
-
-def _mask(segmentation, size, where):
-  """Returns polygons or RLE as bool [H, W]."""
-  try:
-    if isinstance(segmentation, dict) and not isinstance(segmentation['counts'], list):
-      encoded = segmentation
-    else:
-      encoded = coco_mask.frPyObjects(segmentation, *size)
-      if isinstance(encoded, list):
-        encoded = coco_mask.merge(encoded)
-    mask = coco_mask.decode(encoded).astype(bool)
-  except Exception as error:  # What pycocotools raises is not documented, plain Exception too.
-    raise errors.UserError(f'{where}: the segmentation is neither polygons nor RLE '
-                           f'({type(error).__name__}: {error}).') from error
-  if mask.shape != tuple(size):
-    raise errors.UserError(f'{where}: the segmentation is of size {mask.shape}, its picture '
-                           f'{tuple(size)} (height, width); must be equal.')
-  return mask

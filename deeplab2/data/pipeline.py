@@ -97,7 +97,7 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
                                  maximum=paste.scale * scale.maximum)
 
   def read(seed):
-    stored = _shuffled(files, reader, shuffle_buffer_size, seed)
+    stored = shuffled(files, reader, shuffle_buffer_size, seed)
     records = reader.decode(stored, with_label=True, void_id=label_space.void_id)
     return records.filter(lambda record: ~reading.is_blank(record))
 
@@ -132,8 +132,12 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
   return _finish(batches(seed + _SEEDS * share.host), deterministic=is_seeded)
 
 
-def _shuffled(files, reader, buffer_size, seed):
-  """Returns stored records of all files in random order, endlessly."""
+def shuffled(files: Sequence[str], reader: reading.Fail | reading.Skip, buffer_size: int,
+             seed: int | tf.Tensor) -> tf.data.Dataset:
+  """Returns stored records of all files in random order, endlessly, as `reader.decode` takes them.
+
+  With one seed the order is always the same, which tells whose sample is whose (inspect_data.py).
+  """
   dataset = reader.sources(files).shuffle(len(files), seed=seed).repeat()
   dataset = dataset.interleave(
       reader.read, cycle_length=min(len(files), _INTERLEAVED_FILES),

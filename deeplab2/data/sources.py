@@ -28,7 +28,7 @@ from deeplab2.data import labels
 from deeplab2.data import pictures
 from deeplab2.data import shapes
 
-_PICTURE_ENDINGS = ('.jpg', '.jpeg', '.png')
+PICTURE_ENDINGS = ('.jpg', '.jpeg', '.png')
 
 
 class Item(NamedTuple):
@@ -75,7 +75,7 @@ def own(folder: str, json_path: str | None, info: datasets.DatasetInfo, *, ignor
     ignore_crowd: whether crowd becomes void.
     png_folder: of the PNGs; by default, the path of the JSON without its ending.
   """
-  names = _listed(folder, _PICTURE_ENDINGS)
+  names = _listed(folder, PICTURE_ENDINGS)
   paths = {os.path.splitext(name)[0]: os.path.join(folder, name) for name in names}
   if len(paths) < len(names):
     raise errors.UserError(f'{folder}: holds pictures that differ in their ending alone; names '
@@ -127,7 +127,7 @@ def ade20k(root: str, split: str, *, ignore_crowd: bool) -> Source:
       segment._replace(area=None) for segment in annotation.segments))
                  for stem, annotation in coco_panoptic.read_annotations(json_path, info).items()}
   paths = {os.path.splitext(name)[0]: os.path.join(folder, name)
-           for name in _listed(folder, _PICTURE_ENDINGS)}
+           for name in _listed(folder, PICTURE_ENDINGS)}
   return _panoptic(paths, annotations, json_path, info, ignore_crowd)
 
 

@@ -1,0 +1,142 @@
+"""What checks of annotations and records report, and statistics per class.
+
+Converters and the input pipeline end at the first thing that is wrong, or never look.
+`inspect_annotations` and `inspect_records` look at everything; each picture becomes a `Report`, and
+`Tally` adds them up.
+"""
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deeplab2 import errors
+from deeplab2.data import coco_panoptic
+from deeplab2.data import datasets
+from deeplab2.data import labels
+
+
+class Finding(NamedTuple):
+  """Something that is wrong."""
+  kind: str
+  file: str  # With the number of the record, where it is of one.
+  message: str
+  segment: Any = None  # Segment id of an annotation, panoptic id of a record.
+  pixel: tuple[int, int] | None = None  # (row, column) of the segment, its first row by row.
+
+  def __str__(self):
+    place = [self.file]
+    if self.segment is not None:
+      place.append(f'segment {self.segment}')
+    if self.pixel is not None:
+      place.append(f'pixel ({self.pixel[0]}, {self.pixel[1]})')
+    return f'{", ".join(place)}: {self.kind}: {self.message}'
+
+
+class Report(NamedTuple):
+  """What is known of one picture."""
+  findings: list[Finding]
+  size: tuple[int, int] | None = None  # (height, width); None if there is no label map.
+  segments: tuple[labels.Segment, ...] = ()  # Of known classes, with the areas that were counted.
+  name: str = ''
+
+
+class Painted(NamedTuple):
+  """The pixels of a value in a map."""
+  area: int
+  box: list[int]  # x, y, width, height
+  pixel: tuple[int, int]
+
+
+class Tally:
+  """Sums of many reports.
+
+  Attributes:
+    findings: number of findings by kind.
+    pictures: number of pictures with a label map.
+    sizes: [(smallest, largest)] of heights and of widths; None before there is one.
+    most_instances: the most instances of things in one picture, crowds not counted.
+    void_pixels: pixels of no class.
+    counts: [num_classes, 4] int64, by dataset id: see COLUMNS.
+  """
+  COLUMNS = ('pictures', 'segments', 'crowd', 'pixels')  # Segments include crowd.
+
+  def __init__(self, info: datasets.DatasetInfo):
+    """Starts from nothing for the classes of `info`."""
+    self._info = info
+    self.findings: dict[str, int] = {}
+    self.pictures = 0
+    self.sizes: list[tuple[int, int]] | None = None
+    self.most_instances = 0
+    self.void_pixels = 0
+    self.counts = np.zeros((info.label_space.num_classes, len(self.COLUMNS)), np.int64)
+
+  def add(self, report: Report) -> None:
+    """Adds what is known of one picture."""
+    for finding in report.findings:
+      self.findings[finding.kind] = self.findings.get(finding.kind, 0) + 1
+    if report.size is None:
+      return
+    self.pictures += 1
+    before = self.sizes or [(side, side) for side in report.size]
+    self.sizes = [(min(low, side), max(high, side))
+                  for (low, high), side in zip(before, report.size, strict=True)]
+    segments = [segment for segment in report.segments if segment.area]
+    self.void_pixels += int(np.prod(report.size)) - sum(segment.area for segment in segments)
+    for class_id in {segment.class_id for segment in segments}:
+      self.counts[class_id, 0] += 1
+    for segment in segments:
+      self.counts[segment.class_id, 1:] += (1, segment.is_crowd, segment.area)
+    things = self._info.label_space.thing_ids
+    self.most_instances = max(self.most_instances, sum(
+        segment.class_id in things and not segment.is_crowd for segment in segments))
+
+  def as_json(self) -> dict[str, Any]:
+    """Returns everything as what the json module writes."""
+    heights, widths = self.sizes or (None, None)
+    return {
+        'dataset': self._info.name, 'pictures': self.pictures, 'height': heights, 'width': widths,
+        'most_instances': self.most_instances, 'void_pixels': self.void_pixels,
+        'findings': self.findings,
+        'classes': [
+            {'id': index, 'name': self._info.class_names[index],
+             'isthing': int(index in self._info.label_space.thing_ids),
+             **dict(zip(self.COLUMNS, self.counts[index].tolist(), strict=True))}
+            for index in self._listed()]}
+
+  def table(self) -> str:
+    """Returns the statistics as lines for people."""
+    total = max(1, self.void_pixels + int(self.counts[:, -1].sum()))
+    rows = [('id', 'class', 'kind', *self.COLUMNS, '% of pixels')]
+    for index in self._listed():
+      kind = 'thing' if index in self._info.label_space.thing_ids else 'stuff'
+      rows.append((index, self._info.class_names[index], kind, *self.counts[index].tolist(),
+                   f'{100 * self.counts[index, -1] / total:.2f}'))
+    rows.append(('', '(no class)', '', '', '', '', self.void_pixels,
+                 f'{100 * self.void_pixels / total:.2f}'))
+    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ['  '.join(
+        f'{cell:<{width}}' if place in (1, 2) else f'{cell:>{width}}'
+        for place, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows]
+    if self.sizes:
+      (low, high), (left, right) = self.sizes
+      lines.append(f'{self.pictures} pictures, heights {low} to {high}, widths {left} to {right}, '
+                   f'at most {self.most_instances} instances in a picture')
+    return '\n'.join(lines)
+
+  def _listed(self):
+    space = self._info.label_space
+    return [index for index in range(space.num_classes) if index != space.ignore_label]
+
+
+def painted(values: np.ndarray) -> dict[int, Painted]:
+  """Returns where each value of a map [H, W] is."""
+  present, first, index, areas = np.unique(
+      values, return_index=True, return_inverse=True, return_counts=True)
+  boxes = coco_panoptic.boxes(index.reshape(values.shape), len(present))
+  width = values.shape[1]
+  return {value: Painted(area, box, divmod(place, width)) for value, area, box, place in zip(
+      present.tolist(), areas.tolist(), boxes, first.tolist(), strict=True)}
+
+
+def without_path(error: errors.UserError, path: str) -> str:
+  """Returns the message of an error, less the path that it begins with and its full stop."""
+  return str(error).removeprefix(f'{path}: ').rstrip('.')

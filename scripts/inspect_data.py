@@ -1,0 +1,256 @@
+"""Checks annotations or records, counts what is in them, and draws what the model sees.
+
+  python scripts/inspect_data.py annotations --dataset=coco_panoptic|my/dataset.json \\
+      --annotations=panoptic_val.json [--masks=panoptic_val] --pictures=val [--json=OUT.json]
+  python scripts/inspect_data.py records --config_file=CONFIG --split=train|eval \\
+      [--set a.b.c=value ...] [--sheet=OUT.png] [--json=OUT.json]
+
+Every finding is one line, `file, segment, pixel (row, column): kind: what is wrong`; after all
+pictures come the number of findings of each kind and a table of pictures, segments, crowd regions
+and pixels of every class. The exit code is 0 if there are no findings, else 2.
+
+`annotations` compares a COCO panoptic JSON, its PNGs and pictures with each other and with the
+dataset. `records` decodes the TFRecords of a config. --sheet draws some of them, one a row: picture
+and label as stored, then what the config's own input pipeline makes of them: the picture, the
+classes and the masks of things that a training step (or an evaluation) gets.
+"""
+import argparse
+import concurrent.futures
+import functools
+import itertools
+import json
+import os
+import sys
+
+import tensorflow as tf
+import tqdm
+
+from deeplab2 import assemble
+from deeplab2 import command_line
+from deeplab2 import errors
+from deeplab2.config import load
+from deeplab2.data import datasets
+from deeplab2.data import inspect_annotations
+from deeplab2.data import inspect_records
+from deeplab2.data import inspection
+from deeplab2.data import parallel
+from deeplab2.data import pipeline
+from deeplab2.data import reading
+from deeplab2.inference import contact_sheet
+
+# Records are checked so many at a time: label maps of large pictures take megabytes.
+_AT_A_TIME = 64
+_OPTIONS = {'train': 'train_dataset_options', 'eval': 'eval_dataset_options'}
+
+
+def check_annotations(options: argparse.Namespace) -> inspection.Tally:
+  """Checks a COCO panoptic set; UserError if it cannot be read at all."""
+  info = datasets.get(options.dataset)
+  if options.train_ids:
+    info = info._replace(dataset_ids={n: n for n in range(info.label_space.num_classes)})
+  tasks, findings = inspect_annotations.annotations(
+      options.annotations, options.masks or os.path.splitext(options.annotations)[0],
+      options.pictures, info)
+  num_workers = max(1, min(options.num_workers or parallel.usable_cores(), len(tasks)))
+  reports = parallel.in_order(
+      functools.partial(inspect_annotations.check, info=info), tasks, num_workers)
+  reports = parallel.with_progress(reports, len(tasks), 'annotations')
+  return _tallied(itertools.chain([inspection.Report(findings)], reports), info, options.ignore)
+
+
+def check_records(options: argparse.Namespace, config) -> inspection.Tally:
+  """Checks the records of a split of a config; UserError if there are none."""
+  field = _OPTIONS[options.split]
+  info = assemble.dataset_info(config)
+  divisor = info.label_space.label_divisor
+  pastes = options.split == 'train' and config.value(
+      f'{field}.augmentations.panoptic_copy_paste.panoptic_copy_paste_scale')
+  check = functools.partial(
+      inspect_records.check, space=info.label_space,
+      max_instances=config.value(f'{field}.max_thing_id'),
+      max_instance_id=(divisor // 2 if pastes else divisor) - 1)
+  files = pipeline.find_files(config.require(f'{field}.file_pattern'))
+  names: dict[str, str] = {}
+
+  def of(stored):
+    where, content = stored
+    if isinstance(content, inspection.Finding):
+      return inspection.Report([content])
+    return check(content, where)
+
+  def reports():
+    total = sum(tf.io.gfile.stat(file).length for file in files)
+    stream = inspect_records.stored_records(files)
+    with concurrent.futures.ThreadPoolExecutor(parallel.usable_cores()) as pool, tqdm.tqdm(
+        total=total, unit='B', unit_scale=True, desc=f'{options.split} records', disable=None,
+        leave=False) as bar:
+      while some := list(itertools.islice(stream, _AT_A_TIME)):
+        for (where, content), report in zip(some, pool.map(of, some), strict=True):
+          if isinstance(content, bytes):
+            bar.update(len(content))
+          first = names.setdefault(report.name, where) if report.name else where
+          if first != where:
+            report.findings.append(inspection.Finding(
+                'duplicate', where, f'is named {report.name!r} like {first}'))
+          yield report
+
+  return _tallied(reports(), info, options.ignore)
+
+
+def _tallied(reports, info, ignored) -> inspection.Tally:
+  """Adds up reports and prints the findings as they come, but for kinds that are `ignored`."""
+  tally = inspection.Tally(info)
+  for report in reports:
+    report = report._replace(findings=[
+        finding for finding in report.findings if finding.kind not in ignored])
+    tally.add(report)
+    for finding in report.findings:
+      tqdm.tqdm.write(str(finding))
+  return tally
+
+
+def pairs(config, split: str, count: int, seed: int):
+  """Returns the first `count` pictures of a config's own input: [(Record, Sample of one picture)].
+
+  Args:
+    config: as `load.load` returns it; set to batches of one picture, from `seed`, on this machine.
+    split: 'train' or 'eval'.
+    count: fewer come if there are fewer.
+    seed: of order and augmentation, for training.
+
+  Raises:
+    UserError: naming file and record, if one of them cannot be used.
+  """
+  field = _OPTIONS[split]
+  options = config.value(field)
+  options.batch_size = 1
+  for option in ('on_corrupt', 'data_service'):
+    options.ClearField(option)
+  patterns = config.require(f'{field}.file_pattern')
+  files, reader = pipeline.find_files(patterns), reading.Fail()
+  if split == 'train':
+    # Enough to be shuffled a little; a training run's buffer would take gigabytes.
+    options.shuffle_buffer_size, options.seed = 4 * count, seed
+    # The pipeline's first stream is in this very order, which tells whose sample is whose.
+    stored = pipeline.shuffled(files, reader, options.shuffle_buffer_size, seed)
+    samples = assemble.train_dataset(config)
+  else:
+    stored = reader.sources(files).flat_map(reader.read)
+    samples = assemble.eval_dataset(config)
+  deterministic = tf.data.Options()
+  deterministic.deterministic = True
+  records = reader.decode(stored, with_label=True, void_id=0).with_options(deterministic)
+  try:
+    return list(tf.data.Dataset.zip(records, samples).take(count))
+  except tf.errors.OpError as error:
+    raise pipeline.explain(error, patterns) from error
+
+
+def _inspect_annotations(options):
+  _finish(check_annotations(options), options.json)
+
+
+def _inspect_records(options):
+  config = load.load(options.config_file, options.set)
+  field = _OPTIONS[options.split]
+  if options.split == 'eval' and not config.value(f'{field}.decode_groundtruth_label'):
+    raise config.error(f'{field}.decode_groundtruth_label', 'there are no labels to inspect.')
+  if options.sheet and not options.sheet.lower().endswith('.png'):
+    raise errors.UserError(f'--sheet={options.sheet}: must end in .png.')
+  tally = check_records(options, config)
+  _report(tally, options.json)
+  if options.sheet and tally.pictures:
+    try:
+      drawn = contact_sheet.draw(pairs(config, options.split, options.num_pictures, options.seed),
+                    assemble.dataset_info(config), options.tile)
+    except errors.UserError as error:
+      if not tally.findings:
+        raise
+      print(f'No sheet is drawn: {error}')
+    else:
+      _write(options.sheet, lambda: drawn.save(options.sheet))
+      print(f'Wrote {options.sheet}.')
+  _judge(tally)
+
+
+def _finish(tally, path):
+  _report(tally, path)
+  _judge(tally)
+
+
+def _report(tally, path):
+  """Prints the statistics, and writes them to the JSON file `path` if there is one."""
+  print(tally.table())
+  if path:
+    def write():
+      with open(path, 'w', encoding='utf-8') as file:
+        json.dump(tally.as_json(), file, indent=2, ensure_ascii=False)
+    _write(path, write)
+    print(f'Wrote {path}.')
+
+
+def _write(path, write):
+  try:
+    write()
+  except OSError as error:
+    raise errors.UserError(f'{path}: cannot be written ({error.strerror}).') from error
+
+
+def _judge(tally):
+  """Raises UserError if there are findings."""
+  if not tally.findings:
+    print('No findings.')
+    return
+  kinds = ', '.join(f'{kind} {count}' for kind, count in sorted(tally.findings.items()))
+  raise errors.UserError(f'{sum(tally.findings.values())} findings: {kinds}.')
+
+
+def parse_options(arguments: list[str]) -> argparse.Namespace:
+  """Reads the flags; UserError for a mistake."""
+  def sub_parser(prog, **_):
+    parser = command_line.Parser(__doc__)
+    parser.prog = prog
+    return parser
+
+  positive = command_line.whole_number_from(1)
+  parser = command_line.Parser(__doc__)
+  modes = parser.add_subparsers(dest='mode', required=True, parser_class=sub_parser)
+  one = modes.add_parser('annotations')
+  one.set_defaults(inspect=_inspect_annotations)
+  one.add_argument('--dataset', required=True, help=f'{", ".join(datasets.DATASETS)}, or the path '
+                   'of a JSON file that describes your own.')
+  one.add_argument('--annotations', required=True, help='Panoptic JSON.')
+  one.add_argument('--masks', help="Folder of the PNGs. Default: the JSON's path without .json.")
+  one.add_argument('--pictures', required=True, help='Folder of the pictures.')
+  one.add_argument('--train_ids', action='store_true', help='The JSON holds ids of the dataset, '
+                   'not original ones: Cityscapes with --use-train-id.')
+  one.add_argument('--num_workers', type=positive, help='Processes. Default: one a core.')
+  two = modes.add_parser('records')
+  two.set_defaults(inspect=_inspect_records)
+  two.add_argument('--config_file', required=True)
+  two.add_argument('--split', required=True, choices=sorted(_OPTIONS))
+  two.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
+  two.add_argument('--sheet', help='PNG file to draw pictures into.')
+  two.add_argument('--num_pictures', type=positive, default=6, help='How many to draw.')
+  two.add_argument('--seed', type=command_line.whole_number_from(0), default=0,
+                   help='Of which ones are drawn and how they are augmented, for training.')
+  two.add_argument('--tile', type=command_line.whole_number_from(480), default=480,
+                   help='Longer side of each picture of the sheet, at least 480.')
+  for mode in (one, two):
+    mode.add_argument('--json', help='File to write the statistics to.')
+    mode.add_argument('--ignore', action='append', default=[], metavar='KIND', help='Findings of '
+                      'this kind are none; area for ADE20K, whose areas count hidden pixels too.')
+  return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+  """Runs the command line; returns its exit code."""
+  def run():
+    options = parse_options(arguments)
+    options.inspect(options)
+
+  return command_line.run(run)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

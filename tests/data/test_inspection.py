@@ -1,0 +1,270 @@
+"""Tests for deeplab2.data.inspection: each kind of mistake is found where it was made."""
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from deeplab2 import errors
+from deeplab2.data import coco_panoptic
+from deeplab2.data import datasets
+from deeplab2.data import inspect_annotations
+from deeplab2.data import inspect_records
+from deeplab2.data import inspection
+from deeplab2.data import pictures
+from deeplab2.data import tfrecord
+
+# A circle of 2x3 pixels at row 1, column 2, sky at the left of column 1, crowd of squares below.
+_LABEL = np.zeros((6, 8), np.int32)
+_LABEL[:, :1] = 6 * 256
+_LABEL[1:3, 2:5] = 1 * 256 + 1
+_LABEL[4:, 4:] = 3 * 256
+
+
+@pytest.fixture(name='info')
+def _info():
+  return datasets.get('shapes')
+
+
+class _Set:
+  """One annotated picture on disk, whose JSON can be changed."""
+
+  def __init__(self, folder, info):
+    self._folder, self._info = folder, info
+    writer = coco_panoptic.Writer(str(folder / 'png'), info)
+    self.png = writer.add('7', _LABEL)
+    writer.save(str(folder / 'set.json'))
+    self.content = json.loads((folder / 'set.json').read_text())
+    # The ids of the PNG: the panoptic ids + 1.
+    self.circle, self.crowd, self.sky = (
+        next(segment for segment in self.content['annotations'][0]['segments_info']
+             if segment['id'] == number) for number in (258, 769, 1537))
+    self.picture = folder / 'jpg' / '7.jpg'
+    self.picture.parent.mkdir()
+    PIL.Image.fromarray(np.full((6, 8, 3), 99, np.uint8)).save(self.picture)
+
+  def reports(self):
+    """Returns (findings of the set, reports of the pictures)."""
+    path = self._folder / 'set.json'
+    path.write_text(json.dumps(self.content))
+    tasks, findings = inspect_annotations.annotations(
+        str(path), str(self._folder / 'png'), str(self.picture.parent), self._info)
+    return findings, [inspect_annotations.check(task, self._info) for task in tasks]
+
+  def finding(self):
+    """Returns the only finding there is."""
+    findings, reports = self.reports()
+    (finding,) = findings + [finding for report in reports for finding in report.findings]
+    return finding
+
+
+@pytest.fixture(name='made')
+def _made(tmp_path, info):
+  return _Set(tmp_path, info)
+
+
+def test_statistics_of_a_right_set(made, info):
+  findings, (report,) = made.reports()
+  assert findings == [] and report.findings == []
+  tally = inspection.Tally(info)
+  tally.add(report)
+  tally.add(report)
+  content = tally.as_json()
+  by_name = {entry['name']: entry for entry in content['classes']}
+  assert by_name['circle'] == {'id': 1, 'name': 'circle', 'isthing': 1, 'pictures': 2,
+                               'segments': 2, 'crowd': 0, 'pixels': 12}
+  assert by_name['square'] == {'id': 3, 'name': 'square', 'isthing': 1, 'pictures': 2,
+                               'segments': 2, 'crowd': 2, 'pixels': 16}
+  assert by_name['sky']['pixels'] == 12 and by_name['sky']['isthing'] == 0
+  assert by_name['sand']['pictures'] == 0 and 'void' not in by_name
+  assert content['void_pixels'] == 2 * (48 - 6 - 8 - 6)
+  assert content['most_instances'] == 1
+  assert (content['height'], content['width']) == ((6, 6), (8, 8))
+  lines = tally.table().splitlines()
+  assert lines[1].split() == ['1', 'circle', 'thing', '2', '2', '0', '12', '12.50']
+  json.dumps(content)
+
+
+@pytest.mark.parametrize('segment, field, value, kind, words', [
+    ('circle', 'area', 5, 'area', 'covers 6 pixels, but its annotated area is 5'),
+    ('circle', 'bbox', [2, 1, 3, 3], 'bbox', '[2, 1, 3, 2]'),
+    ('circle', 'category_id', 77, 'class', 'category_id 77'),
+    ('circle', 'category_id', '1', 'class', "category_id '1'"),
+    ('circle', 'iscrowd', 2, 'crowd', 'must be 0 or 1'),
+    ('circle', 'isthing', 0, 'isthing', 'circle has 1'),
+    ('sky', 'iscrowd', 1, 'crowd', 'crowd of sky, which is stuff')])
+def test_a_wrong_field_of_a_segment(made, segment, field, value, kind, words):
+  getattr(made, segment)[field] = value
+  finding = made.finding()
+  pixel = {'circle': (1, 2), 'sky': (0, 0)}[segment]
+  assert finding[:2] == (kind, made.png)
+  assert (finding.segment, finding.pixel) == (getattr(made, segment)['id'], pixel)
+  assert words in finding.message
+  assert str(finding).startswith(
+      f'{made.png}, segment {finding.segment}, pixel ({pixel[0]}, {pixel[1]}): {kind}: ')
+
+
+def test_ids_that_one_side_lacks(made):
+  made.circle['id'] = 300
+  _, (report,) = made.reports()
+  lacks, more = report.findings
+  assert (lacks.kind, lacks.segment, lacks.pixel) == ('not painted', 300, None)
+  assert (more.kind, more.segment, more.pixel) == ('not listed', 258, (1, 2))
+  assert '6 pixels' in more.message
+
+
+def test_segments_without_area_or_id(made):
+  segments = made.content['annotations'][0]['segments_info']
+  segments += [{'id': 0, 'category_id': 6, 'area': 1}, {'category_id': 6}, {
+      'id': 4, 'category_id': 6, 'area': 0}, dict(made.sky)]
+  del made.circle['area']
+  _, (report,) = made.reports()
+  kinds = sorted((finding.kind, finding.segment) for finding in report.findings
+                 if finding.segment is not None)
+  assert kinds == [('duplicate', 1537), ('field', 0), ('field', 258), ('not painted', 4),
+                   ('zero area', 4)]
+  assert [f.message for f in report.findings if f.segment is None] == [
+      'segments_info[4] has no whole number id']
+  assert sum(segment.area for segment in report.segments) == 6 + 8 + 6
+
+
+def test_pictures_that_do_not_fit(made):
+  PIL.Image.new('RGB', (9, 6)).save(made.picture)
+  finding = made.finding()
+  assert finding[:3] == ('size', made.png, 'is 6x8 (height x width), but its picture 6x9')
+  made.picture.write_bytes(made.picture.read_bytes()[:200])
+  finding = made.finding()
+  assert finding[:2] == ('unreadable', str(made.picture))
+  made.picture.unlink()
+  finding = made.finding()
+  assert finding[:2] == ('missing', made.png) and 'image_id 7' in finding.message
+  made.content['images'][0]['height'] = 5
+  assert [finding.kind for finding in made.reports()[1][0].findings] == ['missing', 'size']
+
+
+def test_png_that_cannot_be_used(made, info):
+  PIL.Image.fromarray(np.zeros((6, 8), np.uint8)).save(made.png)
+  finding = made.finding()
+  assert finding.kind == 'unreadable' and "mode 'L'" in finding.message
+  tally = inspection.Tally(info)
+  tally.add(made.reports()[1][0])
+  assert (tally.pictures, tally.findings) == (0, {'unreadable': 1})
+  PIL.Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(made.png)
+  made.content['annotations'][0]['segments_info'] = []
+  assert made.finding().kind == 'no segments'
+
+
+def test_what_is_wrong_with_the_set(made, tmp_path):
+  annotation = made.content['annotations'][0]
+  made.content['annotations'] += [annotation, {'image_id': 8, 'segments_info': []}]
+  made.content['categories'][0]['isthing'] = 0
+  made.content['categories'][1]['id'] = 50
+  made.content['images'][0]['id'] = 6
+  PIL.Image.new('RGB', (8, 6)).save(made.picture.parent / 'other.jpg')
+  PIL.Image.new('RGB', (8, 6)).save(tmp_path / 'png' / 'other.png')
+  findings, reports = made.reports()
+  assert [(finding.kind, finding.file.rpartition('/')[2]) for finding in findings] == [
+      ('isthing', 'set.json'), ('class', 'set.json'), ('image', 'set.json, annotations[0]'),
+      ('duplicate', 'set.json, annotations[1]'), ('duplicate', 'set.json, annotations[1]'),
+      ('image', 'set.json, annotations[1]'), ('field', 'set.json, annotations[2]'),
+      ('no annotation', 'other.jpg'), ('no annotation', 'other.png')]
+  assert [report.findings for report in reports] == [[], []]
+
+
+def test_cityscapes_names(made, tmp_path):
+  """Pictures lie in folders of cities, and are named by the image id and a suffix."""
+  made.content['annotations'][0]['image_id'] = made.content['images'][0]['id'] = 'ulm_000_001'
+  (made.picture.parent / 'ulm').mkdir()
+  made.picture.rename(made.picture.parent / 'ulm' / 'ulm_000_001_leftImg8bit.png')
+  findings, (report,) = made.reports()
+  assert findings == report.findings == []
+
+
+def test_too_many_instances(made, info):
+  task, *_ = inspect_annotations.annotations(
+      made.png.replace('png/7.png', 'set.json'), made.png[:-6], str(made.picture.parent), info)[0]
+  assert not inspect_annotations.check(task, info).findings
+  space = info.label_space._replace(label_divisor=2)
+  task.entry['segments_info'].append({**made.circle, 'id': 5})
+  (finding,) = (f for f in inspect_annotations.check(
+      task, info._replace(label_space=space)).findings if f.kind == 'too many')
+  assert 'instance 2 of circle' in finding.message
+
+
+def test_other_files_are_one_line(tmp_path, info):
+  path = tmp_path / 'instances.json'
+  path.write_text('{"annotations": [{"segmentation": []}]}')
+  for name, words in ((path, 'instances or stuff'), (tmp_path, 'cannot be read'),
+                      (tmp_path / 'no.json', 'cannot be read')):
+    with pytest.raises(errors.UserError, match=words):
+      inspect_annotations.annotations(str(name), str(tmp_path), str(tmp_path), info)
+  path.write_text('{"annotations": []}')
+  with pytest.raises(errors.UserError, match='no such folder'):
+    inspect_annotations.annotations(str(path), str(tmp_path / 'no'), str(tmp_path), info)
+
+
+def _record(label, picture_size=None, label_format='raw'):
+  size = label.shape if picture_size is None else picture_size
+  picture = pictures.encode(np.zeros((*size, 3), np.uint8))
+  return tfrecord.encode_example(
+      picture._replace(height=label.shape[0], width=label.shape[1]), 'seven', label, label_format)
+
+
+def _check(serialized, info, **limits):
+  limits = {'max_instances': 128, 'max_instance_id': 255, **limits}
+  return inspect_records.check(serialized, 'file, record 3', info.label_space, **limits)
+
+
+@pytest.mark.parametrize('label_format', tfrecord.LABEL_FORMATS)
+def test_a_record_counts_like_its_annotation(made, info, label_format):
+  report = _check(_record(_LABEL, label_format=label_format), info)
+  assert report.findings == [] and report.name == 'seven' and report.size == (6, 8)
+  annotation = made.reports()[1][0]
+  assert {segment[1:] for segment in report.segments} == {
+      segment[1:] for segment in annotation.segments}
+
+
+@pytest.mark.parametrize('value, kind', [
+    (10 * 256, 'class'), (-3, 'class'), (6 * 256 + 2, 'isthing'), (200 * 256 + 1, 'class')])
+def test_an_id_that_is_no_id(info, value, kind):
+  label = _LABEL.copy()
+  label[5, 2] = value
+  (finding,) = _check(_record(label), info).findings
+  assert finding.kind == kind and (finding.segment, finding.pixel) == (value, (5, 2))
+  assert str(finding).startswith(f"file, record 3, picture 'seven', segment {value}, pixel (5, 2)")
+
+
+def test_limits_of_training(info):
+  label = np.arange(1, 7, dtype=np.int32).reshape(2, 3) + 256
+  (finding,) = _check(_record(label), info, max_instances=5).findings
+  assert finding.kind == 'too many' and '6 instances' in finding.message
+  (finding,) = _check(_record(label), info, max_instance_id=5).findings
+  assert (finding.segment, finding.pixel) == (256 + 6, (1, 2))
+  (finding,) = _check(_record(np.zeros((2, 3), np.int32)), info).findings
+  assert finding.kind == 'no segments'
+
+
+def test_records_that_cannot_be_decoded(info):
+  (finding,) = _check(_record(_LABEL, picture_size=(6, 9)), info).findings
+  assert finding.kind == 'unreadable' and '6x9' in finding.message
+  (finding,) = _check(b'no example', info).findings
+  assert finding.kind == 'unreadable' and 'not a tf.Example' in finding.message
+
+
+# A record of four bytes takes 20. TensorFlow says nothing of a cut within the twelve bytes that
+# come before its content.
+@pytest.mark.parametrize('length, words', [
+    (39, 'truncated or corrupt from here on'), (30, 'truncated here, 10 bytes')])
+def test_reading_goes_on_after_a_broken_file(tmp_path, length, words):
+  paths = [str(tmp_path / name) for name in ('a', 'b')]
+  for path in paths:
+    with tf.io.TFRecordWriter(path) as writer:
+      writer.write(b'1234')
+      writer.write(b'5678')
+  with open(paths[0], 'r+b') as file:
+    file.truncate(length)
+  (first, broken, *others) = inspect_records.stored_records(paths)
+  assert first == (f'{paths[0]}, record 0', b'1234')
+  assert broken[1].kind == 'unreadable' and words in broken[1].message
+  assert [content for _, content in others] == [b'1234', b'5678']

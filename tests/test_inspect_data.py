@@ -1,0 +1,172 @@
+"""Tests for scripts/inspect_data.py: whole runs, and that the sheet shows what belongs together."""
+import importlib.util
+import json
+import pathlib
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from deeplab2.config import load
+from deeplab2.data import coco_panoptic
+from deeplab2.data import datasets
+from deeplab2.data import pictures
+from deeplab2.data import shapes
+from deeplab2.data import tfrecord
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_CONFIG = str(_ROOT / 'configs' / 'shapes' / 'kmax_mobilenet_v3_small.textproto')
+
+
+@pytest.fixture(name='script', scope='module')
+def _script():
+  """The script, which finds its neighbours beside it."""
+  sys.path.insert(0, str(_ROOT / 'scripts'))
+  try:
+    spec = importlib.util.spec_from_file_location(
+        'inspect_data', _ROOT / 'scripts' / 'inspect_data.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+  finally:
+    sys.path.remove(str(_ROOT / 'scripts'))
+
+
+@pytest.fixture(name='annotated')
+def _annotated(tmp_path):
+  """Returns the flags that name three annotated pictures."""
+  info = datasets.get('shapes')
+  writer = coco_panoptic.Writer(str(tmp_path / 'set'), info)
+  (tmp_path / 'pictures').mkdir()
+  for index in range(3):
+    image, label = shapes.generate(0, 'train', index, info.label_space)
+    writer.add(str(index), label)
+    PIL.Image.fromarray(image).save(tmp_path / 'pictures' / f'{index}.jpg')
+  writer.save(str(tmp_path / 'set.json'))
+  return ['annotations', '--dataset=shapes', f'--annotations={tmp_path}/set.json',
+          f'--pictures={tmp_path}/pictures', f'--json={tmp_path}/out.json', '--num_workers=1']
+
+
+def test_right_annotations(script, annotated, tmp_path, capsys):
+  assert script.main(annotated) == 0
+  assert 'No findings.' in capsys.readouterr().out
+  content = json.loads((tmp_path / 'out.json').read_text())
+  _, label = shapes.generate(0, 'train', 0, datasets.get('shapes').label_space)
+  assert content['pictures'] == 3 and content['findings'] == {}
+  assert sum(entry['pixels'] for entry in content['classes']) + content['void_pixels'] == sum(
+      PIL.Image.open(path).size[0] * PIL.Image.open(path).size[1]
+      for path in (tmp_path / 'pictures').iterdir())
+  assert label.size
+
+
+def test_findings_are_lines_and_exit_code_2(script, annotated, tmp_path, capsys):
+  path = tmp_path / 'set.json'
+  content = json.loads(path.read_text())
+  for annotation in content['annotations'][1:]:
+    annotation['segments_info'][0]['area'] += 1
+  path.write_text(json.dumps(content))
+  assert script.main(annotated) == 2
+  out, err = capsys.readouterr()
+  lines = [line for line in out.splitlines() if ': area: ' in line]
+  assert [line.partition(',')[0] for line in lines] == [
+      str(tmp_path / 'set' / f'{index}.png') for index in (1, 2)]
+  assert 'error: 2 findings: area 2.' in err
+  assert json.loads((tmp_path / 'out.json').read_text())['findings'] == {'area': 2}
+  assert script.main([*annotated, '--ignore=area']) == 0
+
+
+@pytest.mark.parametrize('flag, words', [
+    ('--annotations={}', 'cannot be read'), ('--annotations={}/other.json', 'captions'),
+    ('--pictures={}/no', 'no such folder'), ('--dataset=no', "dataset 'no' is unknown"),
+    ('--json={}', 'cannot be written'), ('--flag', 'see --help')])
+def test_mistakes_are_one_line(script, annotated, tmp_path, capsys, flag, words):
+  (tmp_path / 'other.json').write_text('{"annotations": [{"caption": "a dog"}]}')
+  assert script.main([*annotated, flag.format(tmp_path)]) == 2
+  err = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
+  assert len(err) == 1 and words in err[0]
+
+
+@pytest.fixture(name='records')
+def _records(tmp_path, monkeypatch):
+  """Six records in three files; the grey value and the class of picture i tell i."""
+  monkeypatch.setenv('SHAPES_TFRECORDS', str(tmp_path))
+  for split in ('train', 'val'):
+    for index in range(6):
+      image = np.full((40, 50 + index, 3), 20 + 40 * index, np.uint8)
+      label = np.full(image.shape[:2], (1 + index % 5) * 256 + 1, np.int32)
+      label[:20] = (6 + index % 4) * 256
+      with tf.io.TFRecordWriter(str(tmp_path / f'{split}-{index}.tfrecord')) as writer:
+        writer.write(tfrecord.encode_example(pictures.encode(image), f'picture_{index}', label))
+  return ['records', f'--config_file={_CONFIG}', f'--json={tmp_path}/out.json']
+
+
+def _is_of_its_record(record, sample):
+  """Asserts that a sample is made of the record: its grey value, classes and instance."""
+  index = int(record.name.numpy().decode().removeprefix('picture_'))
+  middle = sample.image[0].numpy()[sample.targets.semantic[0].numpy() > 0]
+  assert np.median(middle) == pytest.approx(20 + 40 * index, abs=2)
+  assert set(np.unique(sample.targets.semantic)) - {0} <= {1 + index % 5, 6 + index % 4}
+  assert sample.image.shape == (1, 129, 129, 3)
+
+
+@pytest.mark.parametrize('split', ['train', 'eval'])
+def test_every_sample_stands_beside_its_record(script, records, split):
+  drawn = script.pairs(load.load(_CONFIG), split, 6, seed=3)
+  names = [record.name.numpy().decode() for record, _ in drawn]
+  in_order = [f'picture_{index}' for index in range(6)]
+  assert len(names) == 6 and set(names) <= set(in_order)
+  assert (names == in_order) == (split == 'eval')
+  for record, sample in drawn:
+    _is_of_its_record(record, sample)
+
+
+def test_copy_paste_keeps_the_first_picture_first(script, records):
+  """With a paste of no size to speak of, most of the crop is still the record's."""
+  config = load.load(_CONFIG, [
+      'train_dataset_options.augmentations.panoptic_copy_paste.panoptic_copy_paste_scale=0.2'])
+  for record, sample in script.pairs(config, 'train', 6, seed=1):
+    index = int(record.name.numpy().decode().removeprefix('picture_'))
+    values, counts = np.unique(np.round(sample.image), return_counts=True)
+    is_padding = np.abs(values - 127.5) <= 1
+    largest = values[~is_padding][counts[~is_padding].argmax()]
+    assert largest == pytest.approx(20 + 40 * index, abs=2)
+
+
+@pytest.mark.parametrize('split', ['train', 'eval'])
+def test_sheet_and_statistics_of_records(script, records, tmp_path, capsys, split):
+  assert script.main([*records, f'--split={split}', f'--sheet={tmp_path}/sheet.png',
+                      '--num_pictures=2']) == 0
+  content = json.loads((tmp_path / 'out.json').read_text())
+  assert content['pictures'] == 6 and content['width'] == [50, 55]
+  assert content['classes'][0] == {
+      'id': 1, 'name': 'circle', 'isthing': 1, 'pictures': 2, 'segments': 2, 'crowd': 0,
+      'pixels': 20 * (50 + 55)}
+  sheet = PIL.Image.open(tmp_path / 'sheet.png')
+  assert sheet.width == 5 * 480 + 4 * 12
+
+
+def test_broken_records_are_named_and_the_rest_is_counted(script, records, tmp_path, capsys):
+  path = tmp_path / 'train-2.tfrecord'
+  path.write_bytes(path.read_bytes()[:-20])
+  image = pictures.encode(np.zeros((4, 4, 3), np.uint8))
+  with tf.io.TFRecordWriter(str(tmp_path / 'train-4.tfrecord')) as writer:
+    writer.write(tfrecord.encode_example(image, 'picture_1', np.full((4, 4), 99 * 256, np.int32)))
+  assert script.main([*records, '--split=train', f'--sheet={tmp_path}/sheet.png']) == 2
+  out, err = capsys.readouterr()
+  assert f'{path}, record 0: unreadable: ' in out
+  assert "train-4.tfrecord, record 0, picture 'picture_1', segment 25344, pixel (0, 0): " in out
+  assert 'train-4.tfrecord, record 0: duplicate: ' in out and 'No sheet is drawn: ' in out
+  assert 'error: 4 findings: class 1, duplicate 1, no segments 1, unreadable 1.' in err
+  assert json.loads((tmp_path / 'out.json').read_text())['pictures'] == 5
+
+
+@pytest.mark.parametrize('flag, words', [
+    ('--set=train_dataset_options.file_pattern={}', 'is a folder'),
+    ('--set=train_dataset_options.file_pattern={}/no', 'No file matches'),
+    ('--sheet={}/sheet.jpg', 'must end in .png'), ('--tile=9', 'from 480')])
+def test_mistakes_about_records_are_one_line(script, records, tmp_path, capsys, flag, words):
+  assert script.main([*records, '--split=train', flag.format(tmp_path)]) == 2
+  err = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
+  assert len(err) == 1 and words in err[0]
