@@ -3,6 +3,7 @@
 Everything below this module takes plain arguments; everything above it asks here.
 """
 import functools
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -271,15 +272,20 @@ def train_dataset(config: Config, share: pipeline.Share | None = None) -> tf.dat
       of the data service cannot be reached.
   """
   options = config.value(_TRAIN)
-  augmentations = options.augmentations
   return pipeline.training(
       config.require(f'{_TRAIN}.file_pattern'), batch_size=options.batch_size,
-      scale=augment.RandomScale(augmentations.min_scale_factor, augmentations.max_scale_factor,
-                                augmentations.scale_factor_step_size),
       shuffle_buffer_size=options.shuffle_buffer_size,
-      seed=options.seed if options.HasField('seed') else None, policy=_policy(config),
-      paste=_copy_paste(augmentations), share=share or pipeline.Share(),
-      data_service=config.resolved(f'{_TRAIN}.data_service') or None, **_input(config, _TRAIN))
+      seed=options.seed if options.HasField('seed') else None, share=share or pipeline.Share(),
+      data_service=config.resolved(f'{_TRAIN}.data_service') or None, **train_input(config))
+
+
+def train_input(config: Config) -> dict[str, Any]:
+  """Returns what training does to a picture, as arguments of pipeline.training."""
+  augmentations = config.value(_TRAIN).augmentations
+  return {
+      'scale': augment.RandomScale(augmentations.min_scale_factor, augmentations.max_scale_factor,
+                                   augmentations.scale_factor_step_size),
+      'policy': _policy(config), 'paste': _copy_paste(augmentations), **_input(config, _TRAIN)}
 
 
 def eval_dataset(config: Config) -> tf.data.Dataset:

@@ -8,11 +8,11 @@
   python scripts/benchmark.py eval     --config_file=CONFIG [--set a.b=c ...]
   python scripts/benchmark.py matching --config_file=CONFIG [--set a.b=c ...]
 
-`input` measures a picture through the training pipeline; `train` a whole step (forward, losses,
-backward, update) on a made batch; `remax` such steps without and with ReMask and ReClass by turns,
-in one process, and their ratios; `infer` the network, the post-processing and both together on one
-made picture; `compiled` the network compiled by XLA (`jit_compile=True`); `eval` one update of
-panoptic quality; `matching` one assignment.
+`input` measures a picture through the training pipeline, and its stages one by one; `train` a whole
+step (forward, losses, backward, update) on a made batch; `remax` such steps without and with ReMask
+and ReClass by turns, in one process, and their ratios; `infer` the network, the post-processing and
+both together on one made picture; `compiled` the network compiled by XLA (`jit_compile=True`);
+`eval` one update of panoptic quality; `matching` one assignment.
 
 `cpu_ms` is the process time of all threads and hardly depends on what else the machine does;
 `wall_ms` does. `first_call_s` holds tracing and the first run. `peak_mb` is the peak resident
@@ -32,7 +32,11 @@ from deeplab2 import command_line
 from deeplab2 import errors
 from deeplab2 import structures
 from deeplab2.config import load
+from deeplab2.data import augment
+from deeplab2.data import copy_paste
+from deeplab2.data import pipeline
 from deeplab2.data import targets
+from deeplab2.data import tfrecord
 from deeplab2.loss import assignment
 from deeplab2.metrics import panoptic_quality
 from deeplab2.trainer import experiment
@@ -106,7 +110,68 @@ def benchmark_input(config, options) -> dict:
   pictures = size * -(-20 // size)
   for name in ('wall_ms_median', 'wall_ms_min', 'cpu_ms_median'):
     result[name] = round(result[name] / pictures, 3)
-  return result
+  return result | {'stages_cpu_ms': input_stages(config, options.records)}
+
+
+def input_stages(config, records: str, pictures: int = 40) -> dict[str, float]:
+  """Returns the CPU time a picture of each stage of the training input, each run by itself.
+
+  The stages of the other picture, for copy-paste, begin with `other`. Shuffling and batching belong
+  to no stage, and calls one by one cost more than inside the pipeline: the sum is not the whole.
+  """
+  settings = assemble.train_input(config)
+  space, crop_size = settings['label_space'], settings['crop_size']
+  policy, paste = settings['policy'], settings['paste']
+  files = pipeline.find_files([records])
+  stored = list(tf.data.TFRecordDataset(files).repeat().take(pictures + 1))
+  spent: dict[str, float] = {}
+
+  def timed(name, function, *arguments):
+    started = time.process_time()
+    result = function(*arguments)
+    tf.nest.map_structure(lambda tensor: tensor.numpy(), result)
+    spent[name] = spent.get(name, 0) + time.process_time() - started
+    return result
+
+  decode = tf.function(lambda serialized: tfrecord.parse_example(serialized, True))
+
+  def augmenter(scale, policy, void_id):
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8),
+                                  tf.TensorSpec([None, None, 1], tf.int32),
+                                  tf.TensorSpec([2], tf.int64)])
+    def augmented(image, label, seed):
+      return augment.augment(image, label[..., 0], augment.draw(seed, scale), policy=policy,
+                             crop_size=crop_size, resize=settings['resize'], void_id=void_id)
+    return augmented
+
+  plain = augmenter(settings['scale'], None, space.void_id)
+  full = augmenter(settings['scale'], policy, space.void_id)
+  other = paste and augmenter(settings['scale'].times(paste.scale), policy,
+                              copy_paste.padding_id(space))
+  pasted = tf.function(lambda *arguments: copy_paste.paste(
+      *arguments[:4], name=tf.constant(''), space=space, settings=paste, seed=arguments[4]))
+  target = tf.function(lambda label: targets.make_targets(
+      label, tf.constant(''), space, settings['target_options']))
+
+  def run(number):
+    seed = tf.constant([0, number], tf.int64)
+    image, label = timed('decode', decode, stored[number])[:2]
+    timed('resize_crop_flip', plain, image, label, seed)
+    image, label = timed('with_autoaugment', full, image, label, seed)
+    if paste:
+      pair = timed('other_decode', decode, stored[number + 1])[:2]
+      pair = timed('other_augment', other, *pair, seed)
+      image, label = timed('copy_paste', pasted, image, label, *pair, seed)
+    timed('targets', target, label)
+
+  run(0)  # Traces.
+  spent.clear()
+  for number in range(pictures):
+    run(number)
+  with_autoaugment = spent.pop('with_autoaugment')
+  if policy:
+    spent['autoaugment'] = with_autoaugment - spent['resize_crop_flip']
+  return {name: round(1e3 * seconds / pictures, 2) for name, seconds in spent.items()}
 
 
 def benchmark_train(config, options) -> dict:

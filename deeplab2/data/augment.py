@@ -21,6 +21,10 @@ class RandomScale(NamedTuple):
   maximum: float = 1.0
   step: float = 0.25  # 0 for any number in [minimum, maximum).
 
+  def times(self, factor: float) -> 'RandomScale':
+    """Returns the range with both ends multiplied."""
+    return self._replace(minimum=factor * self.minimum, maximum=factor * self.maximum)
+
 
 class Draw(NamedTuple):
   """What was drawn for one picture. Scalars but for the last."""

@@ -91,10 +91,6 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
       the data service cannot be reached.
   """
   files = share.files(find_files(patterns))
-  other_scale = scale
-  if paste is not None:
-    other_scale = scale._replace(minimum=paste.scale * scale.minimum,
-                                 maximum=paste.scale * scale.maximum)
 
   def read(seed):
     stored = shuffled(files, reader, shuffle_buffer_size, seed)
@@ -113,7 +109,8 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
 
       image, label = crop(records[0], of(seed), scale, label_space.void_id)
       if paste is not None:
-        other = crop(records[1], of(seed + _OTHER), other_scale, copy_paste.padding_id(label_space))
+        other = crop(records[1], of(seed + _OTHER), scale.times(paste.scale),
+                     copy_paste.padding_id(label_space))
         image, label = copy_paste.paste(image, label, *other, name=records[0].name,
                                         space=label_space, settings=paste, seed=of(seed + _PASTE))
       return structures.Sample(
