@@ -70,12 +70,14 @@ def test_semantic_labels_are_refused_by_name(golden):
     _parse_in_pipeline(golden('data_tfexample')['example_semantic_png'].tobytes())
 
 
-@pytest.mark.parametrize('key', ['example', 'example_no_label'])
+@pytest.mark.parametrize('key', ['example', 'example_no_label', 'example_semantic_png'])
 def test_writes_what_deeplab2_writes(golden, key):
   stored = golden('data_tfexample')
   expected = tf.train.Example.FromString(stored[key].tobytes())
   encoded = expected.features.feature['image/encoded'].bytes_list.value[0]
   label = stored['label'][..., 0] if key == 'example' else None
+  if key == 'example_semantic_png':
+    label = expected.features.feature['image/segmentation/class/encoded'].bytes_list.value[0]
   written = tfrecord.encode_example(pictures.Encoded(encoded, 'png', 5, 7), 'tiny', label)
   assert tf.train.Example.FromString(written) == expected
 
