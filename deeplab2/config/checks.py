@@ -215,7 +215,8 @@ def _check_augmentations(config, dataset_field):
 def _check_reading(config, dataset_field):
   """Checks what is done about corrupt records, and who reads."""
   share = f'{dataset_field}.max_corrupt_share'
-  values.probability(config, share)
+  # Not 1, or training on nothing but corrupt records would read them for ever.
+  values.require(config, share, lambda number: 0 <= number < 1, 'at least 0 and less than 1')
   dataset = config.value(dataset_field)
   if dataset.HasField('max_corrupt_share') and dataset.on_corrupt != dataset.SKIP:
     logging.warning('%s', config.error(share, 'has no effect without on_corrupt: SKIP.'))

@@ -9,6 +9,7 @@ import orbit
 import tensorflow as tf
 import tf_keras
 
+from deeplab2 import errors
 from deeplab2 import structures
 from deeplab2.inference import segmenter as segmenter_lib
 from deeplab2.trainer import diagnostics
@@ -98,8 +99,15 @@ class Evaluator(orbit.StandardEvaluator):
     return state
 
   def eval_end(self, state):
-    """Returns the scalars: mean losses, throughput, and what `end` returns."""
+    """Returns the scalars: mean losses, throughput, and what `end` returns.
+
+    Raises:
+      UserError: there was no picture, but corrupt records only.
+    """
     self._progress.close()
+    if not self._done:
+      raise errors.UserError(f'There is no picture to evaluate: all {self._skipped} records are '
+                             'corrupt.')
     if self._skipped:
       logging.warning('%d corrupt records were skipped: the numbers are of the other %d.',
                       self._skipped, self._done)

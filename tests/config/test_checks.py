@@ -28,8 +28,8 @@ MASKWISE = 'evaluator_options.maskwise_postprocessing'
     ('train_dataset_options.shuffle_buffer_size=0', 'must be greater than 0.'),
     ('train_dataset_options.small_instance_weight=-1', 'must be 0 or greater.'),
     # Reading.
-    ('train_dataset_options.max_corrupt_share=-0.1', 'must be between 0 and 1.'),
-    ('train_dataset_options.max_corrupt_share=nan', 'must be between 0 and 1.'),
+    ('train_dataset_options.max_corrupt_share=-0.1', 'must be at least 0 and less than 1.'),
+    ('train_dataset_options.max_corrupt_share=1', 'must be at least 0 and less than 1.'),
     ('train_dataset_options.data_service=localhost:5000', 'must be of the form grpc://host:port.'),
     ('train_dataset_options.data_service=grpc://localhost', 'must be of the form grpc://host:port.'),
     ('train_dataset_options.data_service=grpc://a:99999', 'must be of the form grpc://host:port.'),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab2 import errors
 from deeplab2.data import geometry
 from deeplab2.inference import segmenter as segmenter_lib
 from deeplab2.trainer import evaluator as evaluator_lib
@@ -76,6 +77,15 @@ def test_corrupt_records_are_counted_and_said(caplog):
     assert scalars['skipped_records'] == 1
     assert len(collected) == 3
     assert '1 corrupt records were skipped: the numbers are of the other 3.' in caplog.text
+
+
+def test_nothing_but_corrupt_records_is_a_mistake():
+  dataset = stand_ins.eval_dataset(2).map(lambda sample: sample._replace(
+      name=tf.fill([2], 'some.tfrecord'), placement=tf.nest.map_structure(
+          tf.zeros_like, sample.placement)))
+  evaluator, _, _ = _evaluator(dataset)
+  with pytest.raises(errors.UserError, match='no picture to evaluate: all 4 records are corrupt'):
+    evaluator.evaluate(tf.constant(-1))
 
 
 def test_pictures_without_labels():
