@@ -5,6 +5,7 @@ Everything below this module takes plain arguments; everything above it asks her
 import functools
 from typing import Any
 
+from absl import logging
 import tensorflow as tf
 import tf_keras
 
@@ -39,6 +40,8 @@ from deeplab2.model.layers import norm as norm_lib
 _TRAIN = 'train_dataset_options'
 _EVAL = 'eval_dataset_options'
 _MAX_DEEPLAB = 'model_options.max_deeplab'
+_BACKBONE = 'model_options.backbone.name'
+_DROP_PATH = 'model_options.backbone.drop_path_keep_prob'
 _LOSSES = 'trainer_options.loss_options'
 _ACTIVATIONS = {trainer_pb2.LossOptions.SIGMOID: tf.sigmoid,
                 trainer_pb2.LossOptions.SOFTMAX: tf.nn.softmax}
@@ -78,8 +81,9 @@ def model(config: Config) -> kmax_deeplab.KMaXDeepLab:
     UserError: if the backbone is unknown, or the semantic head has another number of classes than
       the dataset.
   """
+  check_model(config)
   options = config.options
-  info = dataset_info(config)
+  info = _model_dataset(config)
   norm = _norm(config)
   kmax = options.model_options.kmax
   head = config.value(f'{_MAX_DEEPLAB}.pixel_space_head')
@@ -89,9 +93,9 @@ def model(config: Config) -> kmax_deeplab.KMaXDeepLab:
         info.label_space.num_real_classes + 1, norm=norm, channels=head.output_channels,
         head_channels=head.head_channels, head_conv=heads.CONVS[head.head_conv_type], **kwargs)
 
-  _check_slots(config, info)
   built = kmax_deeplab.KMaXDeepLab(
-      backbone=_backbone(config, norm),
+      backbone=registry.create(_backbone_name(config), norm=norm,
+                               drop_path_keep_prob=config.value(_DROP_PATH)),
       pixel_decoder=pixel_decoder.PixelDecoder(
           [pixel_decoder.PixelDecoderStage(
               stage.filters, stage.num_blocks, pixel_decoder.BLOCKS[stage.Kind.Name(stage.kind)])
@@ -102,7 +106,7 @@ def model(config: Config) -> kmax_deeplab.KMaXDeepLab:
           feed_forward_channels=kmax.feed_forward_channels,
           drop_path_keep_prob=kmax.decoder_drop_path_keep_prob),
       predictor=predictor(name='predictor'),
-      semantic_branch=_semantic_branch(config, info, norm))
+      semantic_branch=_semantic_branch(config, norm))
   built.create_variables()
   return built
 
@@ -126,34 +130,50 @@ def _norm(config):
                                solver.batchnorm_epsilon)
 
 
-def _check_slots(config, info):
+def check_model(config: Config) -> None:
+  """Checks what `model` needs of the configuration and of the dataset, without building it.
+
+  Raises:
+    UserError: as `model`.
+  """
+  info = _model_dataset(config)
   slots, divisor = config.value('model_options.kmax.num_mask_slots'), info.label_space.label_divisor
   if slots >= divisor:
     raise config.error('model_options.kmax.num_mask_slots',
                        f'must be below the label divisor {divisor} of {info.name}: instances are '
                        'numbered by slot.')
-
-
-def _backbone(config, norm):
-  field = 'model_options.backbone.name'
-  name = config.value(field).removeprefix(scope.BACKBONE_PREFIX)
+  head = f'{_MAX_DEEPLAB}.auxiliary_semantic_head'
+  if config.value(_MAX_DEEPLAB).HasField('auxiliary_semantic_head') and config.value(
+      f'{head}.output_channels') != info.label_space.num_classes:
+    raise config.error(f'{head}.output_channels',
+                       f'must be {info.label_space.num_classes}, the classes of {info.name}.')
+  name = _backbone_name(config)
   if name not in registry.BACKBONES:
     known = [scope.BACKBONE_PREFIX + known for known in sorted(registry.BACKBONES)]
-    raise config.error(field, f'is no backbone; choose from {known}.')
-  return registry.create(
-      name, norm=norm,
-      drop_path_keep_prob=config.value('model_options.backbone.drop_path_keep_prob'))
+    raise config.error(_BACKBONE, f'is no backbone; choose from {known}.')
+  if name in registry.WITHOUT_DROP_PATH and config.value(_DROP_PATH) != 1:
+    raise config.error(_DROP_PATH, f'{config.value(_BACKBONE)} has no drop path; must be 1.0.')
 
 
-def _semantic_branch(config, info, norm):
+def _model_dataset(config):
+  """Returns the dataset whose classes the model has: COCO where none is named, as for
+  model_options.kmax (load.py). Training and evaluation ask for a name."""
+  if any(config.value(f'{field}.dataset') for field in (_EVAL, _TRAIN)):
+    return dataset_info(config)
+  logging.info('%s: no dataset is named; the model has the classes of COCO.', config.path)
+  return datasets.get('coco_panoptic')
+
+
+def _backbone_name(config):
+  return config.value(_BACKBONE).removeprefix(scope.BACKBONE_PREFIX)
+
+
+def _semantic_branch(config, norm):
   """Builds the auxiliary semantic branch; None where the config has no head for it."""
   max_deeplab = config.value(_MAX_DEEPLAB)
   if not max_deeplab.HasField('auxiliary_semantic_head'):
     return None
   head = max_deeplab.auxiliary_semantic_head
-  if head.output_channels != info.label_space.num_classes:
-    raise config.error(f'{_MAX_DEEPLAB}.auxiliary_semantic_head.output_channels',
-                       f'must be {info.label_space.num_classes}, the classes of {info.name}.')
   decoder = None
   if config.value('model_options.kmax.semantic_decoder'):
     decoder = _semantic_decoder(config.value('model_options.decoder'), max_deeplab, norm)

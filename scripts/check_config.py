@@ -36,9 +36,8 @@ def described(path: str, overrides, with_sizes: bool) -> list[str]:
   """
   config = load.load(path, overrides)
   unresolved = config.unresolved()
-  named = [field for field in _DATASETS if config.value(f'{field}.dataset')]
-  if named and not any(f'{field}.dataset' in unresolved for field in named):
-    assemble.dataset_info(config)
+  if not any(f'{field}.dataset' in unresolved for field in _DATASETS):
+    assemble.check_model(config)
   lines = [f'{path}: loads']
   for field, origin in config.origins.items():
     if not origin.startswith(f'{path} ('):  # Neither a line of the file nor an override.

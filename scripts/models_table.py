@@ -43,7 +43,7 @@ _PUBLISHED = {
 }
 _HEADER = """# Models: sizes, and what is published
 
-Counted by `python scripts/models_table.py`, which makes this file, for other backbones too.
+Counted by `python scripts/models_table.py`, which makes this file.
 Parameters are trainable ones. *Inference* counts those that inference reads; *whole* those of a
 checkpoint, with the semantic branch and the predictors of the decoder's layers, which only training
 needs. Multiply-adds are those of convolutions, matrix products and einsums at batch 1,
@@ -92,6 +92,7 @@ def main(arguments) -> int:
         if name not in registry.BACKBONES:
           raise errors.UserError(f'--backbones: {name!r} is none of '
                                  f'{", ".join(registry.BACKBONES)}.')
+    _write(options.output, '')  # Better now than after a quarter of an hour.
     lines = [_HEADER]
     bar = tqdm.tqdm(total=len(names) * len(_DATASETS), unit=' model')
     for title, (_, crops) in _DATASETS.items():
@@ -105,10 +106,17 @@ def main(arguments) -> int:
         bar.update()
       lines.append('')
     bar.close()
-    with open(options.output, 'w', encoding='utf-8') as file:
-      file.write('\n'.join(lines))
+    _write(options.output, '\n'.join(lines))
 
   return command_line.run(run)
+
+
+def _write(path, text):
+  try:
+    with open(path, 'w', encoding='utf-8') as file:
+      file.write(text)
+  except OSError as error:
+    raise errors.UserError(f'--output={path}: cannot be written ({error.strerror}).') from error
 
 
 if __name__ == '__main__':

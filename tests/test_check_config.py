@@ -81,12 +81,25 @@ def test_a_config_without_dataset_loads(check_config, tmp_path, capsys):
   path = tmp_path / 'least.textproto'
   start = configs.SMALL.index('trainer_options')
   path.write_text(configs.SMALL[:start] + 'train_dataset_options { crop_size: [65, 65] }')
-  assert check_config.main(['--no_sizes', str(path)]) == 0
+  assert check_config.main([str(path)]) == 0
+  output = capsys.readouterr().out
   source = 'the default (of COCO; no dataset is named)'
-  assert (f'  filled in: model_options.kmax.num_mask_slots = 128: {source}'
-          in capsys.readouterr().out)
-  assert check_config.main([str(path)]) == 2
-  assert 'train_dataset_options.dataset: is missing; choose from' in capsys.readouterr().out
+  assert f'  filled in: model_options.kmax.num_mask_slots = 128: {source}' in output
+  assert '56.37 M parameters' in output  # COCO's, see docs/models.md.
+
+
+@pytest.mark.parametrize('override, words', [
+    ('model_options.backbone.name=kmax_moat', "is no backbone; choose from ['kmax_axial_resnet50'"),
+    ('model_options.backbone={name: "kmax_mobilenet_v3_small" drop_path_keep_prob: 0.5}',
+     'kmax_mobilenet_v3_small has no drop path; must be 1.0.'),
+    ('model_options.max_deeplab.auxiliary_semantic_head.output_channels=18',
+     'must be 19, the classes of cityscapes_panoptic.'),
+    ('model_options.kmax.num_mask_slots=1000', 'must be below the label divisor 1000')])
+def test_what_cannot_be_built_does_not_load_without_sizes(
+    check_config, published, capsys, override, words):
+  assert check_config.main(['--no_sizes', published, f'--set={override}']) == 2
+  (line,) = capsys.readouterr().out.splitlines()
+  assert line.startswith('wrong: ') and override.split('=')[0] in line and words in line
 
 
 def test_sizes_by_part(check_config, tmp_path, capsys):

@@ -92,6 +92,30 @@ def _text(dataset, backbone, crop):
   return text
 
 
+# What DeepLab2's example of kMaX has: no dataset, no crop of evaluation, no losses.
+_EXAMPLE = """
+model_options {
+  decoder { feature_key: "feature_semantic" atrous_rates: [6, 12, 18] }
+  backbone { name: "kmax_convnext_base" drop_path_keep_prob: 0.5 }
+  max_deeplab {
+    pixel_space_head { output_channels: 128 head_channels: 256 }
+    auxiliary_low_level { feature_key: "res3" channels_project: 64 }
+    auxiliary_low_level { feature_key: "res2" channels_project: 32 }
+    auxiliary_semantic_head { output_channels: 134 head_channels: 256 }
+  }
+}
+train_dataset_options { crop_size: [65, 65] }
+"""
+
+
+@pytest.mark.slow
+def test_the_example_is_a_model_of_coco(write):
+  model = assemble.model(load.load(write(_EXAMPLE)))
+  variables, parameters, _ = _KMAX['coco_panoptic', 'convnext_base']
+  assert len(model.trainable_variables) == variables
+  assert sum(math.prod(variable.shape) for variable in model.trainable_variables) == parameters
+
+
 def test_there_are_sixteen():
   assert len(_PUBLISHED) == 16
 

@@ -1,11 +1,12 @@
 """Loading DeepLab2's public checkpoints: whole models, and backbones trained on ImageNet.
 
-Three layouts are understood, by the keys of the backbone: `encoder/...` of models and classifiers
-of DeepLab2, `backbone/_encoder/...` of Model Garden's classifiers, and keys without a place in
-front, as Keras writes the weights of a backbone alone. Every tensor of the file and every variable
-of the model is accounted for before anything is changed.
+Four layouts are understood, by the keys of the backbone: `encoder/...` of models and classifiers of
+DeepLab2, `backbone/_encoder/...` of Model Garden's classifiers, keys without a place in front, as
+Keras writes the weights of a backbone alone, and names of variables, as MOAT's classifiers have.
+Every tensor of the file and every variable of the model is accounted for before anything is
+changed.
 """
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import re
 from typing import NamedTuple
 
@@ -37,6 +38,8 @@ _FAMILIES = tuple((family, re.compile(f'encoder/{sign}'), re.compile(f'encoder/{
     ('Axial-ResNet', r'_stage\d+/_block\d+/_attention/', r'_stage\d+/_block\d+/'),
     ('ResNet', r'_stage\d+/', r'_stage\d+/_block\d+/')))
 _NUM_EXAMPLES = 3
+_MOVING_STATISTICS = re.compile('/moving_(mean|variance)$')
+_NOTHING = re.compile('(?!)')
 
 
 class Report(NamedTuple):
@@ -60,15 +63,34 @@ class Report(NamedTuple):
 
 class _Stored(NamedTuple):
   """A checkpoint under the keys of `encoder/...`."""
-  sources: Mapping[str, str]  # Our key -> the checkpoint's own.
+  sources: Mapping[str, str]  # Our key -> the checkpoint's own, with TensorFlow's ending.
   shapes: Mapping[str, tuple[int, ...]]  # By our key.
   unused: tuple[str, ...]  # Keys beside a backbone.
   is_whole: bool  # Not just a backbone.
+  may_lack: re.Pattern  # Keys of variables that need not be there.
+
+
+def _of_model_garden(key):
+  is_ours = key.startswith(_MODEL_GARDEN_ENCODER)
+  return _ENCODER + key.removeprefix(_MODEL_GARDEN_ENCODER) if is_ours else None
+
+
+def _of_deeplab2(key):
+  return key if key.startswith(_ENCODER) else None
+
+
+def _of_keras(key):
+  return _ENCODER + key if _BARE_ENCODER.match(key) else None
+
+
+# Each turns a key of a backbone into ours, others into None. The first that knows any is taken.
+_LAYOUTS: tuple[Callable[[str], str | None], ...] = (
+    _of_model_garden, _of_deeplab2, _of_keras, released_keys.of_moat_name)
 
 
 def is_released(reader) -> bool:
   """Says whether a checkpoint, opened by tf.train.load_checkpoint, has a backbone as above."""
-  return _prefix(_stripped(reader)) is not None
+  return _layout(_stripped(reader)) is not None
 
 
 def load(prefix: str, model: tf.Module, *, fresh_class_heads: bool = False,
@@ -91,17 +113,19 @@ def load(prefix: str, model: tf.Module, *, fresh_class_heads: bool = False,
   if not stored.is_whole:
     if not backbone_alone:
       raise errors.UserError(
-          f'{prefix}: holds a backbone alone, {_described(stored.shapes)}, where a whole '
-          'kMaX-DeepLab is expected; training can start from it.')
-    backbone = {key: value for key, value in variables.items() if key.startswith(_ENCODER)}
-    _fill(prefix, reader, stored, backbone)
-    rest = (key for key in variables if key not in backbone)
-    return Report(tuple(backbone), (), tuple(rest), stored.unused)
-  skipped = [key for key, variable in variables.items()
-             if fresh_class_heads and _is_fresh(key, variable, stored)]
-  wanted = {key: value for key, value in variables.items() if key not in set(skipped)}
+          f'{prefix}: holds a backbone, {_described(stored.shapes)}, where a whole kMaX-DeepLab is '
+          'expected; training can start from it.')
+    matched = _fill_backbone(prefix, reader, stored, {
+        key: value for key, value in variables.items() if key.startswith(_ENCODER)})
+    rest = (key for key in variables if key not in set(matched))
+    return Report(matched, (), tuple(rest), stored.unused)
+  skipped = set()
+  if fresh_class_heads:
+    skipped = {key for key in variables if key.startswith(_LAST_SEMANTIC_LAYER)}
+    skipped |= heads_of_other_classes(variables, stored.shapes, _CLASS_HEADS)
+  wanted = {key: value for key, value in variables.items() if key not in skipped}
   _fill(prefix, reader, _without(stored, skipped), wanted)
-  return Report(tuple(wanted), tuple(skipped), (), ())
+  return Report(tuple(wanted), tuple(sorted(skipped)), (), ())
 
 
 def load_backbone(prefix: str, backbone: tf.Module) -> Report:
@@ -113,31 +137,32 @@ def load_backbone(prefix: str, backbone: tf.Module) -> Report:
   reader, stored = _open(prefix)
   rest = [key for key in stored.shapes if not key.startswith(_ENCODER)]
   variables = released_keys.of_model(backbone, 'backbone')
-  _fill(prefix, reader, _without(stored, rest), variables)
-  return Report(tuple(variables), (), (), (*rest, *stored.unused))
+  matched = _fill_backbone(prefix, reader, _without(stored, rest), variables)
+  missing = (key for key in variables if key not in set(matched))
+  return Report(matched, (), tuple(missing), (*rest, *stored.unused))
 
 
 def _open(prefix):
   """Returns (reader, what it holds by our keys, bookkeeping left out)."""
   reader = tf.train.load_checkpoint(prefix)
   shapes = _stripped(reader)
-  place = _prefix(shapes)
+  layout = _layout(shapes)
   shapes = {key: shape for key, shape in shapes.items() if not _BOOKKEEPING.match(key)}
-  if place is None:
+  if layout is None:
     raise errors.UserError(f'{prefix}: holds no backbone of DeepLab2; it has {_some(shapes)}.')
-  is_whole = place == _ENCODER and any(key.startswith(_WHOLE) for key in shapes)
+  is_whole = layout is _of_deeplab2 and any(key.startswith(_WHOLE) for key in shapes)
   sources, unused = {}, []
   for key in shapes:
-    if place == '':
-      is_ours, ours = bool(_BARE_ENCODER.match(key)), _ENCODER + key
-    else:
-      is_ours, ours = is_whole or key.startswith(place), re.sub(f'^{place}', _ENCODER, key)
-    if is_ours:
-      sources[ours] = key
-    else:
+    ours = key if is_whole else layout(key)
+    if ours is None:
       unused.append(key)
-  return reader, _Stored(sources, {ours: shapes[key] for ours, key in sources.items()},
-                         tuple(unused), is_whole)
+    else:
+      sources[ours] = key + _SUFFIX if reader.has_tensor(key + _SUFFIX) else key
+  return reader, _Stored(
+      sources, {ours: shapes[key.removesuffix(_SUFFIX)] for ours, key in sources.items()},
+      tuple(unused), is_whole,
+      # DeepLab2 reads trainable variables alone of them.
+      _MOVING_STATISTICS if layout is released_keys.of_moat_name else _NOTHING)
 
 
 def _stripped(reader):
@@ -146,19 +171,27 @@ def _stripped(reader):
           for key, shape in sorted(reader.get_variable_to_shape_map().items())}
 
 
-def _prefix(keys):
-  """Returns what is before the keys of the backbone, None if there is none."""
-  for prefix in (_MODEL_GARDEN_ENCODER, _ENCODER):
-    if any(key.startswith(prefix) for key in keys):
-      return prefix
-  return '' if any(_BARE_ENCODER.match(key) for key in keys) else None
+def _layout(keys):
+  """Returns which of _LAYOUTS a checkpoint has, None if it has no backbone."""
+  return next((layout for layout in _LAYOUTS if any(map(layout, keys))), None)
 
 
-def _is_fresh(key, variable, stored):
-  """Says whether a class head is left as it was initialised."""
-  if key.startswith(_LAST_SEMANTIC_LAYER):
-    return True
-  return bool(_CLASS_HEADS.match(key)) and stored.shapes.get(key) != tuple(variable.shape)
+def heads_of_other_classes(variables: Mapping[str, tf.Variable],
+                           stored: Mapping[str, tuple[int, ...]], head: re.Pattern) -> set[str]:
+  """Returns the keys of the heads that a checkpoint has with another number of classes.
+
+  Args:
+    variables: by key.
+    stored: shapes by key.
+    head: matches the start of a key of a head, all of it that its tensors share.
+  """
+  heads: dict[str, list[str]] = {}
+  for key in variables:
+    found = head.search(key)
+    if found:
+      heads.setdefault(key[:found.end()], []).append(key)
+  return {key for keys in heads.values() for key in keys if any(
+      stored.get(one, (None,))[-1:] != tuple(variables[one].shape)[-1:] for one in keys)}
 
 
 def _without(stored, keys):
@@ -166,6 +199,14 @@ def _without(stored, keys):
   for key in keys:
     shapes.pop(key, None)
   return stored._replace(shapes=shapes)
+
+
+def _fill_backbone(prefix, reader, stored, variables):
+  """Fills a backbone; returns the keys that were filled."""
+  wanted = {key: variable for key, variable in variables.items()
+            if key in stored.shapes or not stored.may_lack.search(key)}
+  _fill(prefix, reader, stored, wanted)
+  return tuple(wanted)
 
 
 def _fill(prefix, reader, stored, variables):
@@ -177,7 +218,7 @@ def _fill(prefix, reader, stored, variables):
         f'{prefix}: this checkpoint does not fit the configuration: {complaints}.')
   _check_shapes(prefix, stored, variables)
   for key, variable in variables.items():
-    value = reader.get_tensor(stored.sources[key] + _SUFFIX)
+    value = reader.get_tensor(stored.sources[key])
     variable.assign(np.asarray(value).astype(variable.dtype.as_numpy_dtype))
 
 
@@ -186,9 +227,11 @@ def _check_backbone(prefix, stored, variables):
                   for keys in (variables, stored.shapes))
   complaints = _differences(theirs, ours)
   if complaints:
+    found, expected = _described(theirs), _described(ours)
     raise errors.UserError(
-        f'{prefix}: holds the backbone {_described(theirs)}, where the configuration has '
-        f'{_described(ours)}: {complaints}.')
+        f'{prefix}: holds the backbone {found}, '
+        + (f'where the configuration has {expected}: ' if found != expected else 'but ')
+        + f'{complaints}.')
 
 
 def _check_shapes(prefix, stored, variables):
@@ -196,8 +239,12 @@ def _check_shapes(prefix, stored, variables):
            for key, variable in variables.items() if stored.shapes[key] != tuple(variable.shape)]
   if not wrong:
     return
-  key, theirs, ours = min(wrong, key=lambda item: not _CLASS_HEADS.match(item[0]))
-  if _CLASS_HEADS.match(key):
+  def has_other_classes(entry):
+    key, theirs, ours = entry
+    return bool(_CLASS_HEADS.match(key)) and theirs[-1:] != ours[-1:]
+
+  key, theirs, ours = max(wrong, key=has_other_classes)
+  if has_other_classes((key, theirs, ours)):
     cause = (f'it was trained with {theirs[-1]} classes, not {ours[-1]}: restore it with '
              'restore_semantic_last_layer_from_initial_checkpoint: false')
   elif key.endswith('cluster_centers'):

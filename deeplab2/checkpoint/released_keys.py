@@ -114,6 +114,28 @@ _LEAVES = (
     (r'/(kernel|bias)$', '/_conv/{1}'),
 )
 
+# Names of the variables of MOAT's ImageNet classifiers, which are of TensorFlow 1 (DeepLab2's
+# model/pixel_encoder/moat.py, _load_moat_pretrained_checkpoint; layers: model/layers/moat_*.py).
+_MOAT_BLOCK = r'^moat/block_0?(\d+)_0?(\d+)/'
+_MOAT_NAMES = (
+    (r'^(?:moat/stem/)?conv_0/(\w+)$', 'encoder/_stem/layer_with_weights-0/{1}'),
+    (r'^(?:moat/stem/)?norm_0/(\w+)$', 'encoder/_stem/layer_with_weights-1/{1}'),
+    (r'^(?:moat/stem/)?conv_1/(\w+)$', 'encoder/_stem/layer_with_weights-2/{1}'),
+    (_MOAT_BLOCK + r'(\w+_(?:conv|norm))/(\w+)$', 'encoder/_blocks/{1}/{2}/_{3}/{4}'),
+    (_MOAT_BLOCK + r'se/(reduce|expand)_conv2d/(\w+)$', 'encoder/_blocks/{1}/{2}/_se/_se_{3}/{4}'),
+    (_MOAT_BLOCK + r'attention/([qkvo])/(\w+)$',
+     'encoder/_blocks/{1}/{2}/_attention/_{3}_proj/{4}'),
+    (_MOAT_BLOCK + r'attention/(\w+)$', 'encoder/_blocks/{1}/{2}/_attention/{3}'),
+)
+
+
+def of_moat_name(name: str) -> str | None:
+  """Returns the released key of a variable of MOAT's ImageNet classifiers, None for any other.
+
+  Their exponential moving averages, which DeepLab2 does not load, are others.
+  """
+  return _rename(name, _MOAT_NAMES)
+
 
 def of_model(model: tf.Module, place: str = '') -> dict[str, tf.Variable]:
   """Returns every variable of `model` by its key in DeepLab2's public checkpoints.

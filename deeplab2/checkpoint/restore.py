@@ -37,14 +37,32 @@ _FILE_ENDING = re.compile(r'\.(index|data-\d{5}-of-\d{5})$')
 def newest(path: str) -> str:
   """Returns the checkpoint prefix that `path` means: itself, or the newest of a directory.
 
+  The newest is what the file `checkpoint` in a directory names, or the only one there is.
+
   Raises:
-    UserError: if there is no checkpoint.
+    UserError: if there is no checkpoint, or it is unknown which is the newest.
   """
-  if tf.io.gfile.isdir(path):
-    found = tf.train.latest_checkpoint(path)
-    if found is None:
-      raise errors.UserError(f'{path}: no checkpoint in this directory.')
-    return found
+  try:
+    return _newest_in(path) if tf.io.gfile.isdir(path) else _existing(path)
+  except _UNREADABLE as error:
+    raise errors.UserError(f'{path}: cannot be looked up: {_first_line(error)}') from error
+
+
+def _newest_in(directory):
+  listed = tf.train.latest_checkpoint(directory)
+  if listed is not None:
+    return listed
+  found = sorted(path.removesuffix('.index') for path in tf.io.gfile.glob(f'{directory}/*.index'))
+  if not found:
+    raise errors.UserError(f'{directory}: no checkpoint in this directory.')
+  if len(found) > 1:
+    raise errors.UserError(
+        f'{directory}: the file `checkpoint` that says which is the newest is missing or names '
+        f'none of {", ".join(found)}; give one of these.')
+  return found[0]
+
+
+def _existing(path):
   if path.endswith(_ARCHIVES):
     raise errors.UserError(f'{path}: an archive; unpack it, and give the prefix of the checkpoint '
                            'inside, or its directory.')
@@ -249,7 +267,9 @@ def _first_line(error):
 
 
 def _is_native(reader):
-  return any(key.startswith(_MODEL) for key in reader.get_variable_to_shape_map())
+  # Model Garden's classifiers hold their head below `model/` too.
+  return not released.is_released(reader) and any(
+      key.startswith(_MODEL) for key in reader.get_variable_to_shape_map())
 
 
 def variable_keys(parts: Mapping[str, object]) -> dict[str, tf.Variable]:
@@ -294,8 +314,8 @@ def _restore_parts(prefix, reader, parts, *, fresh_class_heads=False, below='', 
   wanted = variable_keys(parts)
   fresh = set()
   if fresh_class_heads:
-    fresh = {key for key, variable in wanted.items() if _LAST_SEMANTIC_LAYERS.search(key) or
-             _CLASS_HEADS.search(key) and stored.get(key) != tuple(variable.shape)}
+    fresh = {key for key in wanted if _LAST_SEMANTIC_LAYERS.search(key)}
+    fresh |= released.heads_of_other_classes(wanted, stored, _CLASS_HEADS)
     wanted = {key: variable for key, variable in wanted.items() if key not in fresh}
     stored = {key: shape for key, shape in stored.items() if key not in fresh}
     logging.info('%s: left as initialised: %s', prefix, ', '.join(sorted(fresh)))
@@ -313,6 +333,7 @@ def _restore_parts(prefix, reader, parts, *, fresh_class_heads=False, below='', 
     ) from error
   except _UNREADABLE as error:
     raise _unreadable(prefix, error) from error
+  logging.info('%s: %d tensors matched.', prefix, len(wanted))
 
 
 def _check_account(prefix, wanted, stored):
@@ -329,6 +350,12 @@ def _check_account(prefix, wanted, stored):
     complaints.append(f'it has {_some(unexpected)} besides')
   if wrong:
     complaints.append(_some(wrong))
+    heads = released.heads_of_other_classes(wanted, stored, _CLASS_HEADS) & set(stored)
+    if heads:
+      head = min(heads)
+      complaints.append(
+          f'it was trained with {stored[head][-1]} classes, not {wanted[head].shape[-1]}: restore '
+          'it with restore_semantic_last_layer_from_initial_checkpoint: false')
   if complaints:
     raise errors.UserError(f'{prefix}: this checkpoint does not fit the configuration: '
                            f'{"; ".join(complaints)}.')
@@ -342,14 +369,18 @@ def _some(names):
 def _restore_released(prefix, reader, load):
   """Calls `load` of a released checkpoint and logs its report."""
   if not released.is_released(reader):
-    some = _some(sorted(reader.get_variable_to_shape_map()))
+    keys = {key.removesuffix(_SUFFIX) for key in reader.get_variable_to_shape_map()}
+    some = _some(sorted(key for key in keys if key != _STEP and not _OF_TENSORFLOW.search(key))
+                 or ['nothing'])
     raise errors.UserError(
         f'{prefix}: neither a checkpoint of this program nor one of DeepLab2; it holds {some}.')
   try:
     report = load()
   except _UNREADABLE as error:
     raise _unreadable(prefix, error) from error
-  logging.info('%s, a checkpoint of DeepLab2: %s.', prefix, report.summary())
+  # Beside a backbone there may be a classifier's head, or all of another model.
+  log = logging.warning if report.unused else logging.info
+  log('%s, a checkpoint of DeepLab2: %s.', prefix, report.summary())
 
 
 def _remove_partial(prefix):

@@ -1,4 +1,5 @@
 """Checks of model_options: the heads, the k-means decoder and the semantic branch."""
+from deeplab2 import structures
 from deeplab2.config import experiment
 from deeplab2.config import values
 
@@ -6,6 +7,7 @@ _CONV_TYPES = ('depthwise_separable_conv', 'standard_conv')
 _MAX_DEEPLAB = 'model_options.max_deeplab'
 _KMAX = 'model_options.kmax'
 _LOSSES = 'trainer_options.loss_options'
+_DECODED = 'feature_semantic'  # DeepLab2's name of a backbone's last feature.
 
 
 def check(config: experiment.Config) -> None:
@@ -82,9 +84,9 @@ def _check_semantic_branch(config):
   _check_head(config, head)
   if not has_decoder:
     return
-  if not decoder.feature_key:
+  if decoder.feature_key != _DECODED:
     raise config.error(f'{decoder_path}.feature_key',
-                       f'is missing, but {_KMAX}.semantic_decoder needs it: "feature_semantic".')
+                       f'must be "{_DECODED}": {_KMAX}.semantic_decoder reads no other.')
   values.positive(config, f'{decoder_path}.decoder_channels')
   values.positive(config, f'{decoder_path}.aspp_channels')
   values.one_of(config, f'{decoder_path}.decoder_conv_type', _CONV_TYPES)
@@ -92,8 +94,12 @@ def _check_semantic_branch(config):
     raise config.error(f'{decoder_path}.atrous_rates',
                        'must be three numbers, unless aspp_use_only_1x1_proj_conv is true.')
   values.positive(config, f'{decoder_path}.atrous_rates')
-  for index, _ in enumerate(max_deeplab.auxiliary_low_level):
+  stride = 5
+  for index, level in enumerate(max_deeplab.auxiliary_low_level):
     low_level = f'{_MAX_DEEPLAB}.auxiliary_low_level[{index}]'
     values.positive(config, f'{low_level}.channels_project')
-    if not config.value(f'{low_level}.feature_key'):
-      raise config.error(f'{low_level}.feature_key', 'is missing; give a feature like "res3".')
+    values.one_of(config, f'{low_level}.feature_key', structures.Pyramid._fields)
+    before, stride = stride, int(level.feature_key[-1])
+    if stride > before:
+      raise config.error(f'{low_level}.feature_key', f'is coarser than the feature before, at '
+                         f'stride {2**before}; must go from coarse to fine.')

@@ -69,6 +69,6 @@ def test_wrong_checkpoints(released, tmp_path, capfd):
   assert 'no such checkpoint' in _error(capfd, tmp_path / 'nothing', tmp_path)
   backbone = {key: value for key, value in values.items() if key.startswith('encoder/')}
   error = _error(capfd, _write(tmp_path / 'imagenet', backbone), tmp_path / 'new')
-  assert 'imagenet: holds a backbone alone' in error and 'whole kMaX-DeepLab' in error
+  assert 'imagenet: holds a backbone' in error and 'whole kMaX-DeepLab' in error
   assert '/none.textproto' in _error(capfd, prefix, tmp_path, '/none.textproto')
   assert not (tmp_path / 'new').exists()

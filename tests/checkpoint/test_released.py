@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from deeplab2.checkpoint import released
 from deeplab2.checkpoint import released_keys
+from deeplab2.model.backbones import registry
 from tests import conftest
 from tests.checkpoint import files
 from tests.model import builders
@@ -124,7 +125,9 @@ def _backbone_alone(source, prefix):
   """Returns the source's backbone below `prefix`, with the classifier that comes with it."""
   tensors = {key.replace('encoder/', prefix, 1): value for key, value in source.items()
              if key.startswith('encoder/')}
-  return tensors | {'head/kernel' + files.SUFFIX: np.zeros(5)}
+  # Model Garden keeps its classifier below model/.
+  head = 'model/layer_with_weights-1/kernel' if prefix == 'backbone/_encoder/' else 'head/kernel'
+  return tensors | {head + files.SUFFIX: np.zeros(5)}
 
 
 _each_layout = pytest.mark.parametrize('prefix', ['encoder/', 'backbone/_encoder/', ''])
@@ -136,10 +139,10 @@ def test_training_starts_from_a_backbone_alone(source, tmp_path, prefix):
   before = _values(model)
   path = files.write(tmp_path / 'ckpt', _backbone_alone(source, prefix))
   files.refused(lambda: released.load(path, model),
-                'holds a backbone alone, MobileNetV3 with 13 blocks',
+                'holds a backbone, MobileNetV3 with 13 blocks',
                 'a whole kMaX-DeepLab is expected')
   report = released.load(path, model, backbone_alone=True)
-  assert report.unused == ('head/kernel',)
+  assert len(report.unused) == 1 and report.unused[0].endswith('/kernel')
   assert set(report.matched) == {key for key in before if key.startswith('encoder/')}
   assert set(report.missing) == set(before) - set(report.matched)
   assert f'{len(report.missing)} variables start from scratch' in report.summary()
@@ -156,6 +159,70 @@ def test_a_backbone_takes_its_own(source, tmp_path, prefix):
   for key, variable in released_keys.of_model(model.backbone, 'backbone').items():
     np.testing.assert_array_equal(variable, source[key + files.SUFFIX])
   assert report.missing == () and report.unused
+
+
+def _moat_names(num_blocks):
+  """Names of the variables of a MOAT classifier, after DeepLab2's layers (moat.py, moat_blocks.py,
+  moat_attention.py), of a model whose stem is as wide as its first stage."""
+  norm, biased = ('gamma', 'beta'), ('kernel', 'bias')
+  layers = [(f'moat/stem/{name}', biased) for name in ('conv_0', 'conv_1')]
+  layers.append(('moat/stem/norm_0', norm))
+  for stage, count in enumerate(num_blocks):
+    for index in range(count):
+      block = f'moat/block_{stage:02d}_{index:02d}'
+      layers += [(f'{block}/{name}_norm', norm) for name in ('pre', 'expand', 'depthwise')]
+      layers += [(f'{block}/expand_conv', ['kernel']), (f'{block}/shrink_conv', biased),
+                 (f'{block}/depthwise_conv', ['depthwise_kernel'])]
+      if stage > 0 and index == 0:
+        layers.append((f'{block}/shortcut_conv', biased))
+      if stage < 2:
+        layers += [(f'{block}/se/{name}_conv2d', biased) for name in ('reduce', 'expand')]
+      else:
+        layers.append((f'{block}/attention_norm', norm))
+        layers += [(f'{block}/attention/{name}', ('weight', 'bias')) for name in 'qkvo']
+        layers.append((f'{block}/attention', ['relative_position_embedding']))
+  return [f'{layer}/{variable}' for layer, variables in layers for variable in variables]
+
+
+@pytest.mark.parametrize('with_statistics', [False, True])
+def test_moat_classifiers_go_by_names_of_variables(tmp_path, with_statistics):
+  backbone = registry.create('tiny_moat0_pretrain_256_1k', norm=builders.NORM)
+  backbone(tf.zeros([1, 33, 33, 3]))
+  names = _moat_names([2, 3, 7, 2])
+  by_name = {released_keys.of_moat_name(name): name for name in names}
+  generator = np.random.default_rng(0)
+  variables = released_keys.of_model(backbone, 'backbone')
+  expected = {key: generator.normal(size=variable.shape).astype(np.float32)
+              for key, variable in variables.items()}
+  tensors = {by_name[key]: value for key, value in expected.items() if key in by_name}
+  assert len(tensors) == len(names) == len(by_name)
+  tensors |= {f'{name}/ExponentialMovingAverage': np.zeros(2) for name in names}
+  if with_statistics:
+    tensors |= {by_name[f'{place}/gamma'].replace('gamma', leaf): expected[key]
+                for key in expected for place, _, leaf in [key.rpartition('/')]
+                if leaf.startswith('moving_')}
+  path = files.write(tmp_path / 'ckpt', tensors | {
+      'global_step': np.int64(3), 'moat/logits_head/bias': np.zeros(10)})
+  before = {key: variable.numpy() for key, variable in variables.items()}
+  report = released.load_backbone(path, backbone)
+  is_missing = {key: '/moving_' in key and not with_statistics for key in variables}
+  for key, variable in variables.items():
+    np.testing.assert_array_equal(variable, (before if is_missing[key] else expected)[key])
+  assert set(report.missing) == {key for key, missing in is_missing.items() if missing}
+  assert set(report.unused) == {'moat/logits_head/bias'} | {
+      f'{name}/ExponentialMovingAverage' for name in names}
+  tensors.pop('moat/block_02_00/attention/q/weight')
+  files.refused(lambda: released.load_backbone(files.write(tmp_path / 'less', tensors), backbone),
+                'MOAT with 14 blocks, but it lacks encoder/_blocks/2/0/_attention/_q_proj/weight')
+
+
+def test_a_head_is_fresh_as_a_whole_or_not_at_all(source, tmp_path):
+  """A kernel of another input width alone is no matter of classes."""
+  key = 'transformer_class_head/_conv/kernel' + files.SUFFIX
+  tensors = source | {key: np.zeros([1, 5, source[key].shape[-1]], np.float32)}
+  path = files.write(tmp_path / 'ckpt', tensors)
+  files.refused(lambda: released.load(path, builders.tiny(), fresh_class_heads=True),
+                'transformer_class_head/_conv/kernel', 'other widths')
 
 
 def test_one_tensor_too_few_and_one_too_many(source, tmp_path):
@@ -210,7 +277,9 @@ def test_a_deeper_backbone(source, tmp_path):
   for tensors in (deeper, _backbone_alone(deeper, '')):
     path = files.write(tmp_path / 'ckpt', tensors)
     files.refused(lambda path=path: released.load(path, builders.tiny(), backbone_alone=True),
-                  'MobileNetV3 with 14 blocks', 'it has encoder/_blocks/13/_conv/kernel besides')
+                  'MobileNetV3 with 14 blocks',
+                  'where the configuration has MobileNetV3 with 13',
+                  'it has encoder/_blocks/13/_conv/kernel besides')
 
 
 def test_no_backbone_at_all(tmp_path):

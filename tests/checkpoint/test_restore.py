@@ -195,6 +195,42 @@ def test_a_flipped_bit_is_noticed(run):
   files.refused(lambda: restore.restore_model(_model(), str(directory)), 'ckpt-5', 'damaged')
 
 
+def test_the_only_checkpoint_of_a_directory_needs_no_list(run):
+  directory, saved = run
+  (directory / 'checkpoint').unlink()
+  model = _model()
+  assert restore.restore_model(model, str(directory)) == str(directory / 'ckpt-5')
+  np.testing.assert_array_equal(model.backbone.stem.kernel, saved.backbone.stem.kernel)
+  for path in list(directory.glob('ckpt-5.*')):
+    (directory / path.name.replace('5', '7', 1)).write_bytes(path.read_bytes())
+  files.refused(lambda: restore.newest(str(directory)), 'ckpt-5', 'ckpt-7', '`checkpoint`')
+
+
+@pytest.mark.parametrize('path', ['https://example.org/kmax/ckpt-1', 's3://nowhere/ckpt-1'])
+def test_places_that_tensorflow_cannot_open(path):
+  files.refused(lambda: restore.newest(path), path, 'cannot be looked up')
+
+
+def test_a_damaged_list_is_refused(run):
+  directory, _ = run
+  (directory / 'checkpoint').write_bytes(bytes(range(128, 256)))
+  files.refused(lambda: restore.newest(str(directory)), str(directory))
+
+
+def test_model_gardens_head_does_not_make_it_a_run_of_ours(tmp_path):
+  model = _model()
+  tensors = {f'backbone/_{key}{files.SUFFIX}': 2 * tf.ones_like(variable)
+             for key, variable in released_keys.of_model(model).items()
+             if key.startswith('encoder/')}
+  path = files.write(tmp_path / 'ckpt', tensors | {
+      'model/layer_with_weights-1/kernel' + files.SUFFIX: tf.ones([5])})
+  for start in (lambda: restore.initialize_model(model, path),
+                lambda: restore.initialize_backbone(model.backbone, path)):
+    start()
+    assert (model.backbone.stem.kernel.numpy() == 2).all()
+    model.backbone.stem.kernel.assign(tf.zeros_like(model.backbone.stem.kernel))
+
+
 def test_checkpoints_without_their_list_are_not_overlooked(run):
   directory, _ = run
   os.remove(directory / 'checkpoint')
@@ -231,7 +267,7 @@ def test_training_may_start_from_a_backbone_alone_but_not_be_evaluated_so(tmp_pa
   restore.initialize_model(model, backbone)
   assert (model.backbone.stem.kernel.numpy() == 2).all()
   assert (model.predictor.class_head.kernel.numpy() == 0).all()
-  files.refused(lambda: restore.restore_model(_model(), backbone), 'holds a backbone alone',
+  files.refused(lambda: restore.restore_model(_model(), backbone), 'holds a backbone',
                 'whole kMaX-DeepLab is expected')
 
 
@@ -269,7 +305,8 @@ def test_class_heads_may_start_afresh(run, tmp_path):
   directory, saved = run
   for path in (str(directory), _released(tmp_path, _model())):
     model = _model(classes=7)
-    files.refused(lambda model=model, path=path: restore.initialize_model(model, path), 'class')
+    files.refused(lambda model=model, path=path: restore.initialize_model(model, path),
+                  'classes, not 7', 'restore_semantic_last_layer_from_initial_checkpoint: false')
     restore.initialize_model(model, path, fresh_class_heads=True)
     assert (model.predictor.class_head.kernel.numpy() == 0).all()
     assert (model.backbone.stem.kernel.numpy() != 0).all()

@@ -171,3 +171,6 @@ def small(*, norm: norm_lib.NormSettings) -> MobileNetV3:
 def large(*, norm: norm_lib.NormSettings) -> MobileNetV3:
   """MobileNetV3-Large at width 1."""
   return MobileNetV3(LARGE, norm=norm, name='mobilenet_v3_large')
+
+
+MOBILENETS = {'mobilenet_v3_large': large, 'mobilenet_v3_small': small}

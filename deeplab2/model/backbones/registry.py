@@ -1,7 +1,6 @@
 """Backbones by name."""
 import tf_keras
 
-from deeplab2 import errors
 from deeplab2.model.backbones import convnext
 from deeplab2.model.backbones import moat
 from deeplab2.model.backbones import mobilenet_v3
@@ -10,13 +9,12 @@ from deeplab2.model.layers import norm as norm_lib
 
 
 def _without_drop_path(make):
-  """Wraps the maker of a backbone that has no drop path: asking for it is an error."""
+  """Wraps the maker of a backbone that has no drop path."""
 
   def create_backbone(*, norm, drop_path_keep_prob):
     if drop_path_keep_prob != 1.0:
-      raise errors.UserError(
-          f'drop_path_keep_prob is {drop_path_keep_prob}, but this backbone has no drop path; '
-          '1.0 is the only value it takes.')
+      raise ValueError(f'drop_path_keep_prob is {drop_path_keep_prob}; without drop path it must '
+                       'be 1.0.')
     return make(norm=norm)
 
   return create_backbone
@@ -36,10 +34,10 @@ BACKBONES = {
     **{name: _without_batch_norm(make) for name, make in convnext.CONVNEXTS.items()},
     'axial_resnet50': resnet.axial_resnet50,
     **moat.MOATS,
-    'mobilenet_v3_large': _without_drop_path(mobilenet_v3.large),
-    'mobilenet_v3_small': _without_drop_path(mobilenet_v3.small),
+    **{name: _without_drop_path(make) for name, make in mobilenet_v3.MOBILENETS.items()},
     'resnet50': resnet.resnet50,
 }
+WITHOUT_DROP_PATH = frozenset(mobilenet_v3.MOBILENETS)
 
 
 def create(name: str, *, norm: norm_lib.NormSettings,
@@ -52,8 +50,8 @@ def create(name: str, *, norm: norm_lib.NormSettings,
     drop_path_keep_prob: probability that training keeps the residual of the last block.
 
   Raises:
-    ValueError: if there is no backbone of that name.
-    UserError: if the backbone has no drop path and `drop_path_keep_prob` is not 1.
+    ValueError: if there is no backbone of that name, or it is one of WITHOUT_DROP_PATH and
+      `drop_path_keep_prob` is not 1.
   """
   if name not in BACKBONES:
     raise ValueError(f'{name!r} is no backbone; choose from {sorted(BACKBONES)}.')

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab2 import errors
 from deeplab2 import resampling
 from deeplab2.model.backbones import registry
 from tests.goldens import fill
@@ -87,5 +86,6 @@ def test_unknown_name():
 
 
 def test_drop_path_where_there_is_none():
-  with pytest.raises(errors.UserError, match='0.9'):
+  assert registry.WITHOUT_DROP_PATH == {'mobilenet_v3_large', 'mobilenet_v3_small'}
+  with pytest.raises(ValueError, match='0.9'):
     registry.create('mobilenet_v3_small', norm=builders.NORM, drop_path_keep_prob=0.9)
