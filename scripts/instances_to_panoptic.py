@@ -28,22 +28,27 @@ def convert(path: str, content: dict, info: datasets.DatasetInfo, output: str) -
     UserError: naming the file, the picture and the annotation that is wrong.
   """
   by_picture: dict = {}
-  for annotation in content['annotations']:
-    by_picture.setdefault(annotation.get('image_id'), []).append(annotation)
-  known = {picture.get('id') for picture in content['images']}
+  for number, annotation in enumerate(content['annotations']):
+    image_id = coco_panoptic.field(
+        annotation, 'image_id', f'{path}, annotations[{number}]', 'whole number or text')
+    by_picture.setdefault(image_id, []).append(annotation)
+  known = {coco_panoptic.field(picture, 'id', f'{path}, images[{number}]', 'whole number or text')
+           for number, picture in enumerate(content['images'])}
   for image_id in by_picture:
     if image_id not in known:
       raise errors.UserError(f'{path}: annotations are of image {image_id}, which is not in the '
                              "list 'images'.")
   writer = coco_panoptic.Writer(os.path.splitext(output)[0], info)
   for picture in tqdm.tqdm(content['images'], unit=' picture', mininterval=1.0):
-    where = f'{path}, image {picture.get("id")}'
-    missing = [key for key in ('file_name', 'height', 'width') if key not in picture]
-    if missing:
-      raise errors.UserError(f'{where}: field {missing[0]!r} is missing.')
+    where = f'{path}, image {picture["id"]}'
+    name = os.path.basename(coco_panoptic.field(picture, 'file_name', where, 'text'))
+    size = tuple(coco_panoptic.field(picture, key, where, 'whole number')
+                 for key in ('height', 'width'))
+    if not name or min(size) < 1:
+      raise errors.UserError(f'{where}: file_name is {name!r}, height and width are {size}; must '
+                             'be a name and positive numbers.')
     label = coco_instances.label_of_instances(
-        by_picture.get(picture['id'], ()), (picture['height'], picture['width']), info, where)
-    name = os.path.basename(picture['file_name'])
+        by_picture.get(picture['id'], ()), size, info, where)
     writer.add(os.path.splitext(name)[0], label, name)
   writer.save(output)
   return len(content['images'])
@@ -97,7 +102,8 @@ def main(arguments) -> int:
       return
     if not options.output:
       raise errors.UserError('--output is missing: the panoptic JSON to write.')
-    if content['annotations'] and 'segments_info' in content['annotations'][0]:
+    if any('segments_info' in entry for entry in content['annotations'][:1]
+           if isinstance(entry, dict)):
       raise errors.UserError(f'{options.annotations}: is a panoptic JSON already; give it to '
                              'scripts/build_tfrecords.py.')
     number = convert(options.annotations, content, info, options.output)

@@ -37,12 +37,14 @@ def label_of_instances(annotations: Sequence[dict[str, Any]], size: tuple[int, i
   masks = []
   for annotation in annotations:
     at = f'{where}, annotation {annotation.get("id", "without id")}'
-    category = coco_panoptic.field(annotation, 'category_id', at)
+    category = coco_panoptic.field(annotation, 'category_id', at, 'whole number')
     class_id = info.dataset_ids.get(category)
     if class_id not in space.thing_ids:
       raise errors.UserError(f'{at}: category_id {category} is not a thing of {info.name}.')
-    is_crowd = bool(annotation.get('iscrowd', 0))
-    segmentation = coco_panoptic.field(annotation, 'segmentation', at)
+    is_crowd = coco_panoptic.is_crowd(annotation, at)
+    if 'segmentation' not in annotation:
+      raise errors.UserError(f"{at}: field 'segmentation' is missing.")
+    segmentation = annotation['segmentation']
     masks.append((not is_crowd, _mask(segmentation, size, at), class_id))
   label = np.full(size, space.void_id, np.int32)
   instances: dict[int, int] = {}

@@ -19,6 +19,9 @@ from deeplab2.data import labels
 _OTHER_KINDS = {
     'keypoints': 'keypoints', 'caption': 'captions', 'segmentation': 'instances or stuff',
     'question': 'questions'}
+# What a field of a JSON may be.
+_KINDS = {'whole number': int, 'number': (int, float), 'text': str, 'list': list,
+          'whole number or text': (int, str)}
 
 
 class Annotation(NamedTuple):
@@ -41,15 +44,15 @@ def read_annotations(path: str, info: datasets.DatasetInfo) -> dict[str, Annotat
   content = read_json(path)
   annotations: dict[str, Annotation] = {}
   image_ids = set()
-  for entry in content['annotations']:
-    image_id = field(entry, 'image_id', path)
+  for number, entry in enumerate(content['annotations']):
+    image_id = field(entry, 'image_id', f'{path}, annotations[{number}]', 'whole number or text')
     where = f'{path}, image {image_id}'
     if image_id in image_ids:
       raise errors.UserError(f'{where}: annotated twice.')
     image_ids.add(image_id)
-    file_name = os.path.basename(field(entry, 'file_name', where))
+    file_name = os.path.basename(field(entry, 'file_name', where, 'text'))
     segments = tuple(_segment(segment, info, where)
-                     for segment in field(entry, 'segments_info', where))
+                     for segment in field(entry, 'segments_info', where, 'list'))
     stem = os.path.splitext(file_name)[0]
     if stem in annotations:
       raise errors.UserError(f'{where}: file_name {file_name} is also that of image '
@@ -60,15 +63,15 @@ def read_annotations(path: str, info: datasets.DatasetInfo) -> dict[str, Annotat
 
 def _segment(content, info, where):
   """Converts an entry of segments_info."""
-  segment_id = field(content, 'id', where)
+  segment_id = field(content, 'id', where, 'whole number')
   where = f'{where}, segment {segment_id}'
-  category = field(content, 'category_id', where)
+  category = field(content, 'category_id', where, 'whole number')
   if category not in info.dataset_ids:
     known = sorted(info.dataset_ids)
     raise errors.UserError(f'{where}: category_id {category} is not a class of {info.name} '
                            f'({len(known)} ids between {known[0]} and {known[-1]}).')
-  return labels.Segment(segment_id, info.dataset_ids[category], field(content, 'area', where),
-                        bool(content.get('iscrowd', 0)))
+  area = field(content, 'area', where, 'number')
+  return labels.Segment(segment_id, info.dataset_ids[category], area, is_crowd(content, where))
 
 
 def read_json(path: str) -> dict[str, Any]:
@@ -94,11 +97,32 @@ def read_json(path: str) -> dict[str, Any]:
   return content
 
 
-def field(content: Any, key: str, where: str) -> Any:
-  """Returns `content[key]`; UserError naming `where` and the key if it is missing."""
+def field(content: Any, key: str, where: str, kind: str) -> Any:
+  """Returns `content[key]` of a JSON.
+
+  Args:
+    content: what should be an object.
+    key: of its field.
+    where: file and entry, for error messages.
+    kind: a key of _KINDS.
+
+  Raises:
+    errors.UserError: the field is missing or of another kind.
+  """
   if not isinstance(content, dict) or key not in content:
     raise errors.UserError(f'{where}: field {key!r} is missing.')
-  return content[key]
+  value = content[key]
+  if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
+    raise errors.UserError(f'{where}: field {key!r} is {json.dumps(value):.60}; must be a {kind}.')
+  return value
+
+
+def is_crowd(content: dict[str, Any], where: str) -> bool:
+  """Returns the field `iscrowd`, False without one; UserError unless it is 0 or 1."""
+  value = content.get('iscrowd', 0)
+  if not isinstance(value, int) or value not in (0, 1):
+    raise errors.UserError(f"{where}: field 'iscrowd' is {json.dumps(value):.60}; must be 0 or 1.")
+  return bool(value)
 
 
 def read_segment_ids(path: str) -> np.ndarray:

@@ -127,6 +127,36 @@ def test_wrong_files_are_explained(tmp_path, coco, content, message):
   assert '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize('field, value, kind', [
+    ('id', [1], 'whole number'), ('id', True, 'whole number'), ('category_id', {}, 'whole number'),
+    ('area', None, 'number'), ('iscrowd', 2, '0 or 1'), ('iscrowd', None, '0 or 1')])
+def test_fields_of_segments_of_the_wrong_kind(tmp_path, coco, field, value, kind):
+  segment = {'id': 5, 'category_id': 1, 'area': 3} | {field: value}
+  path = tmp_path / 'x.json'
+  path.write_text(json.dumps({'annotations': [
+      {'image_id': 1, 'file_name': '1.png', 'segments_info': [segment]}]}))
+  with pytest.raises(errors.UserError) as caught:
+    coco_panoptic.read_annotations(str(path), coco)
+  assert str(caught.value).startswith(f'{path}, image 1')
+  assert f'{field!r} is {json.dumps(value)}; must be' in str(caught.value)
+  assert str(caught.value).endswith(f'{kind}.')
+
+
+@pytest.mark.parametrize('field, value', [
+    ('image_id', [1]), ('image_id', None), ('file_name', 7), ('segments_info', {})])
+def test_fields_of_pictures_of_the_wrong_kind(tmp_path, coco, field, value):
+  # The first entry tells the kind of the file.
+  entries = [{'image_id': number, 'file_name': f'{number}.png', 'segments_info': []}
+             for number in (1, 2)]
+  entries[1][field] = value
+  path = tmp_path / 'x.json'
+  path.write_text(json.dumps({'annotations': entries}))
+  with pytest.raises(errors.UserError) as caught:
+    coco_panoptic.read_annotations(str(path), coco)
+  assert str(path) in str(caught.value)
+  assert f'{field!r} is {json.dumps(value)}; must be a' in str(caught.value)
+
+
 def test_png_errors(tmp_path):
   with pytest.raises(errors.UserError, match='no such annotation PNG'):
     coco_panoptic.read_segment_ids(str(tmp_path / 'a.png'))
