@@ -117,6 +117,15 @@ def test_libraries_stay_in_their_rooms(file):
 
 
 @pytest.mark.parametrize('file', PACKAGE)
+def test_graphs_run_without_python(file):
+  """Input runs on other machines (data/service.py), and models are exported."""
+  for node in ast.walk(_tree(file)):
+    if isinstance(node, ast.Attribute):
+      assert node.attr not in ('py_function', 'numpy_function', 'from_generator'), (
+          f'{file}:{node.lineno} puts Python into a graph')
+
+
+@pytest.mark.parametrize('file', PACKAGE)
 def test_options_are_read_by_few(file):
   if file.startswith(OPTIONS_READERS):
     return
