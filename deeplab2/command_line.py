@@ -1,6 +1,7 @@
 """What the command lines share: flags whose mistakes are one line, and exit codes."""
 import argparse
 from collections.abc import Callable
+import sys
 
 from deeplab2 import errors
 
@@ -18,11 +19,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(command: Callable[[], None]) -> int:
-  """Runs `command`; returns 0, or 2 after showing a mistake of the user as one line."""
+  """Runs `command`; returns 0, 2 after one line on a mistake of the user, 130 after Ctrl-C."""
   try:
     command()
   except errors.UserError as error:
     return errors.report(error)
+  except KeyboardInterrupt:
+    print('Interrupted.', file=sys.stderr)
+    return 130
   return 0
 
 

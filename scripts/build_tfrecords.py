@@ -121,6 +121,25 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
   return options
 
 
+def _identity(convert) -> str:
+  """Returns what a converter does: its function, and what that was given (classes, seed, ...)."""
+  if isinstance(convert, functools.partial):
+    return repr((convert.func.__name__, convert.args, convert.keywords))
+  return convert.__name__
+
+
+def _version(task) -> list:
+  """Returns sizes and times of a task's files, None for one that is not there."""
+  versions = []
+  for path in (getattr(task, 'picture', ''), getattr(task, 'label', '')):
+    try:
+      status = os.stat(path) if path else None
+    except OSError:  # Whoever reads it will say so.
+      status = None
+    versions.append(status and (status.st_size, status.st_mtime_ns))
+  return versions
+
+
 def build(options: argparse.Namespace) -> None:
   """Writes the shards that the flags ask for; UserError for bad input or a full disk."""
   started = time.monotonic()
@@ -144,7 +163,9 @@ def build(options: argparse.Namespace) -> None:
       serialize, found.tasks, options.output_dir, options.split,
       options.num_shards or -(-total // _PICTURES_PER_SHARD),
       {'dataset': options.dataset, 'split': options.split, 'label_format': options.label_format,
-       'crowd': 'void' if options.ignore_crowd else 'kept'})
+       'crowd': 'void' if options.ignore_crowd else 'kept',
+       **({'seed': options.seed} if options.dataset == 'shapes' else {})},
+      identity=_identity(found.convert), versions=[_version(task) for task in found.tasks])
   resumed = f' ({written.resumed} by an earlier run)' if written.resumed else ''
   print(f'Wrote {written.records} records{resumed}, {written.num_bytes / 1e6:.1f} MB, in '
         f'{len(written.files)} shards {written.files[0]} ... in '

@@ -8,6 +8,7 @@ instances overlap, the smaller one is on top; crowds lie below all others; pixel
 --dataset is read if the file exists, and else written from the categories of the JSON (of a
 panoptic JSON as well: --describe_only does no more than that).
 """
+import collections
 import json
 import os
 import sys
@@ -34,6 +35,13 @@ def convert(path: str, content: dict, info: datasets.DatasetInfo, output: str) -
     by_picture.setdefault(image_id, []).append(annotation)
   known = {coco_panoptic.field(picture, 'id', f'{path}, images[{number}]', 'whole number or text')
            for number, picture in enumerate(content['images'])}
+  for what, values in (('id', [picture['id'] for picture in content['images']]),
+                       ('file name', [_stem(picture) for picture in content['images']])):
+    value, count = max(collections.Counter(values).items(), key=lambda item: item[1],
+                       default=(None, 1))
+    if count > 1:
+      raise errors.UserError(f"{path}: {count} entries of 'images' have the {what} {value}, and "
+                             'would become one.')
   for image_id in by_picture:
     if image_id not in known:
       raise errors.UserError(f'{path}: annotations are of image {image_id}, which is not in the '
@@ -54,12 +62,19 @@ def convert(path: str, content: dict, info: datasets.DatasetInfo, output: str) -
   return len(content['images'])
 
 
+def _stem(picture):
+  """Returns the name of a picture's PNG; 001 and 1 are one, as they would be one image id."""
+  name = picture.get('file_name')
+  stem = os.path.splitext(os.path.basename(name))[0] if isinstance(name, str) else str(name)
+  return int(stem) if stem.isdecimal() else stem
+
+
 def _read(path):
   """Returns the content of a COCO JSON; UserError unless it has pictures and categories."""
   try:
     with open(path, encoding='utf-8') as file:
       content = json.load(file)
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise errors.UserError(f'{path}: cannot be read as JSON ({error}).') from error
   for key in ('images', 'annotations', 'categories'):
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -106,7 +121,15 @@ def main(arguments) -> int:
            if isinstance(entry, dict)):
       raise errors.UserError(f'{options.annotations}: is a panoptic JSON already; give it to '
                              'scripts/build_tfrecords.py.')
-    number = convert(options.annotations, content, info, options.output)
+    if not options.output.endswith('.json'):
+      raise errors.UserError(f'--output={options.output}: must end in .json.')
+    if os.path.exists(options.output) and os.path.samefile(options.output, options.annotations):
+      raise errors.UserError(f'--output={options.output}: is --annotations; would overwrite it.')
+    try:
+      number = convert(options.annotations, content, info, options.output)
+    except OSError as error:
+      raise errors.UserError(
+          f'--output={options.output}: cannot be written ({error.strerror}).') from error
     print(f'Wrote {number} pictures to {options.output}.')
 
   return command_line.run(run)

@@ -65,6 +65,8 @@ def _segment(content, info, where):
   """Converts an entry of segments_info."""
   segment_id = field(content, 'id', where, 'whole number')
   where = f'{where}, segment {segment_id}'
+  if not 0 < segment_id < 2**24:
+    raise errors.UserError(f'{where}: must be 1 to 2**24 - 1; 0 stands for pixels of no segment.')
   category = field(content, 'category_id', where, 'whole number')
   if category not in info.dataset_ids:
     known = sorted(info.dataset_ids)
@@ -81,7 +83,7 @@ def read_json(path: str) -> dict[str, Any]:
       content = json.load(file)
   except OSError as error:
     raise errors.UserError(f'{path}: cannot be read ({error.strerror}).') from error
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise errors.UserError(f'{path}: not a JSON file ({error}).') from error
   entries = content.get('annotations') if isinstance(content, dict) else None
   if not isinstance(entries, list):
@@ -139,7 +141,7 @@ def read_segment_ids(path: str) -> np.ndarray:
       rgb = np.asarray(image, np.int32)
   except FileNotFoundError as error:
     raise errors.UserError(f'{path}: no such annotation PNG.') from error
-  except (OSError, SyntaxError, ValueError) as error:
+  except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
     raise errors.UserError(f'{path}: the PNG cannot be decoded ({error}).') from error
   return rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
 

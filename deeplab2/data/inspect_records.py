@@ -30,7 +30,7 @@ def check(serialized: bytes | tf.Tensor, where: str, space: structures.LabelSpac
   serialized = tf.convert_to_tensor(serialized)
   try:
     record = tfrecord.parse_example(serialized, True)
-  except tf.errors.OpError:
+  except (tf.errors.OpError, UnicodeDecodeError):  # Messages may quote bytes of no tf.Example.
     try:
       tfrecord.check_record(serialized, where, True, None)
     except errors.UserError as error:

@@ -6,6 +6,7 @@ import concurrent.futures.process
 import os
 import signal
 import sys
+import threading
 import time
 from typing import TypeVar
 
@@ -32,7 +33,7 @@ def in_order(function: Callable[[Task], Result], tasks: Iterable[Task],
   # Workers may be forked: the first result must be asked for before TensorFlow runs anything here.
   # The parent alone answers to Ctrl-C, and takes the workers down with it.
   with concurrent.futures.ProcessPoolExecutor(
-      num_workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
+      num_workers, initializer=_start_worker, initargs=(os.getpid(),)) as pool:
     waiting = collections.deque()
     try:
       for task in tasks:
@@ -46,6 +47,18 @@ def in_order(function: Callable[[Task], Result], tasks: Iterable[Task],
                              f'than --num_workers={num_workers}.') from error
     finally:
       pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(parent):
+  """Leaves Ctrl-C to the parent, and ends the worker when that is gone."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+  def watch():
+    while os.getppid() == parent:
+      time.sleep(1)
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
 
 
 def with_progress(items: Iterable[Result], total: int, title: str) -> Iterator[Result]:

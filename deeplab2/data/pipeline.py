@@ -229,7 +229,10 @@ def find_files(patterns: Sequence[str]) -> list[str]:
     if not matches:
       raise errors.UserError(f'No file matches the pattern {pattern!r}.')
     # build_tfrecords.py leaves a manifest beside the shards, and unfinished ones until it is done.
-    files.update(file for file in matches if not file.endswith(('.json', '.part')))
+    files.update(file for file in matches if not file.endswith(('.json', '.part', '.tmp')))
+  if not files:
+    raise errors.UserError(f'Only an unfinished run of build_tfrecords.py matches '
+                           f'{", ".join(patterns)}; run it again.')
   # Single shards may be empty. If all were, reading them over and over would never end.
   if not any(tf.io.gfile.stat(file).length for file in files):
     raise errors.UserError(

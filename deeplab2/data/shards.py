@@ -7,6 +7,7 @@ their names and `manifest-<split>.json` says what is in them.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import glob
 import hashlib
+import itertools
 import json
 import os
 from typing import Any, NamedTuple
@@ -30,7 +31,8 @@ class Written(NamedTuple):
 
 
 def write(serialize: Serialize, tasks: Sequence[Any], output_dir: str, split: str,
-          num_shards: int, settings: dict[str, Any]) -> Written:
+          num_shards: int, settings: dict[str, Any], *, identity: str = '',
+          versions: Sequence[Any] | None = None) -> Written:
   """Writes `<split>-<i>-of-<n>.tfrecord`. No shard is empty: there are at most as many as tasks.
 
   Args:
@@ -40,23 +42,30 @@ def write(serialize: Serialize, tasks: Sequence[Any], output_dir: str, split: st
     split: first part of the file names.
     num_shards: number of files, at least 1.
     settings: what else the records depend on; becomes part of the manifest.
+    identity: what else they depend on and the manifest need not say.
+    versions: one a task, for what its files hold: a shard of other versions is made again.
 
   Raises:
     UserError: the folder holds shards of this split of another number (a pattern would mix the
-      two), or cannot be written (disk full, no permission). What `serialize` raises passes. In all
-      cases complete shards wait for the next run, and earlier files stay as they are.
+      two) or with other settings, or cannot be written (disk full, no permission). What `serialize`
+      raises passes. In all cases complete shards wait for the next run, and earlier files stay as
+      they are.
     ValueError: `serialize` makes another number of records than there are tasks.
   """
   num_shards = min(num_shards, len(tasks))
   files = [os.path.join(output_dir, f'{split}-{i:05d}-of-{num_shards:05d}.tfrecord')
            for i in range(num_shards)]
   _refuse_others(files, output_dir, split, num_shards)
+  _refuse_other_settings(output_dir, split, settings)
   # Sizes differ by one at most.
   bounds = [len(tasks) * i // num_shards for i in range(num_shards + 1)]
   unfinished = os.path.join(output_dir, f'unfinished-{split}.json')
   try:
     os.makedirs(output_dir, exist_ok=True)
-    missing = _missing(files, unfinished, split, _fingerprint(tasks, settings, num_shards))
+    digests = [_digest((versions or tasks)[low:high])
+               for low, high in itertools.pairwise(bounds)]
+    missing = _missing(files, unfinished, split, digests, _digest(
+        [sorted(settings.items()), num_shards, identity, *tasks]))
     records = iter(serialize([task for i in missing for task in tasks[bounds[i]:bounds[i + 1]]]))
     try:
       for i in missing:
@@ -83,28 +92,41 @@ def _refuse_others(files, output_dir, split, num_shards):
                            'folder.')
 
 
-def _fingerprint(tasks, settings, num_shards):
-  """Returns what tells a run from another: tasks hold paths, and annotations as they were read."""
-  content = hashlib.sha256(repr((sorted(settings.items()), num_shards)).encode())
-  for task in tasks:
-    content.update(repr(task).encode())
+def _refuse_other_settings(output_dir, split, settings):
+  path = os.path.join(output_dir, f'manifest-{split}.json')
+  earlier = _read(path)
+  for key, value in settings.items():
+    if key in earlier and earlier[key] != value:
+      raise errors.UserError(f'{path}: these shards are of {key} {earlier[key]}, not {value}; '
+                             'delete them or choose another folder.')
+
+
+def _digest(entries):
+  """Returns what tells lists apart: tasks hold paths, and annotations as they were read."""
+  content = hashlib.sha256()
+  for entry in entries:
+    content.update(repr(entry).encode(errors='surrogateescape'))
   return content.hexdigest()
 
 
-def _missing(files, unfinished, split, fingerprint) -> list[int]:
+def _missing(files, unfinished, split, digests, fingerprint) -> list[int]:
   """Returns which shards are to be written, having dropped what another run has left."""
   parts = [f'{file}.part' for file in files]
-  if _read(unfinished).get('fingerprint') == fingerprint:
-    missing = [i for i, part in enumerate(parts) if not os.path.exists(part)]
-    if len(missing) < len(parts):
-      logging.info('%s: going on with %d of %d shards.', unfinished, len(missing), len(parts))
-    return missing
+  earlier = _read(unfinished)
+  kept = []
+  if earlier.get('fingerprint') == fingerprint:
+    kept = [part for part, digest, before in zip(parts, digests, earlier['shards'], strict=True)
+            if digest == before and os.path.exists(part)]
+    if kept:
+      logging.info('%s: going on with %d of %d shards.', unfinished, len(files) - len(kept),
+                   len(files))
   folder = glob.escape(os.path.dirname(unfinished))
   for stale in glob.glob(os.path.join(folder, f'{split}-*.tfrecord.part*')):
-    logging.info('%s: of an unfinished run with other settings; removed.', stale)
-    os.remove(stale)
-  _write_json(unfinished, {'fingerprint': fingerprint})
-  return list(range(len(files)))
+    if stale not in kept:
+      logging.info('%s: of an unfinished run with other settings or files; removed.', stale)
+      os.remove(stale)
+  _write_json(unfinished, {'fingerprint': fingerprint, 'shards': digests})
+  return [i for i, part in enumerate(parts) if part not in kept]
 
 
 def _write_shard(path, records: Iterator[bytes], size):

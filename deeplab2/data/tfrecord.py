@@ -9,6 +9,7 @@
     `png`   a PNG of classes alone, which is written for other programs and not read here
 """
 from collections.abc import Sequence
+import re
 from typing import NamedTuple
 import zlib
 
@@ -127,7 +128,8 @@ def encode_example(picture: pictures.Encoded, name: str, label: np.ndarray | byt
     raw = np.ascontiguousarray(label, '<i4').tobytes()
     features[_LABEL] = _bytes(raw if label_format == 'raw' else zlib.compress(raw, 6))
     features[_LABEL_FORMAT] = _bytes(label_format.encode())
-  return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+  example = tf.train.Example(features=tf.train.Features(feature=features))
+  return example.SerializeToString(deterministic=True)
 
 
 def scan(files: Sequence[str], *, with_label: bool = True,
@@ -195,9 +197,13 @@ def check_record(serialized: tf.Tensor, where: str, with_label: bool,
   if missing:
     raise errors.UserError(f'{where}: feature {missing[0]!r} is missing; the record has '
                            f'{sorted(feature)}.')
+  for key in needed:
+    kind = 'int64_list' if key in (_HEIGHT, _WIDTH) else 'bytes_list'
+    if len(getattr(feature[key], kind).value) != 1:
+      raise errors.UserError(f'{where}: feature {key!r} must hold one value, a {kind}.')
   try:
     record = parse_example(serialized, with_label)
-  except tf.errors.OpError as error:
+  except (tf.errors.OpError, UnicodeDecodeError) as error:
     raise errors.UserError(f'{where}: {_what_fails(feature, error)}') from error
   if with_label and label_space is not None:
     problem = labels.find_problem(record.label.numpy(), label_space)
@@ -236,7 +242,8 @@ def _what_fails(feature, error):
 def first_line(error: Exception) -> str:
   """Returns the first line of an error's message, without TF's wrapping of it."""
   message = getattr(error, 'message', None) or str(error)
-  return message.replace('{{function_node', '\n').strip().splitlines()[0].rstrip('. ')
+  message = re.sub(r'\{\{function_node [^}]*\}\}|\s*\[Op:\w+\].*', '\n', message)
+  return message.strip().splitlines()[0].strip().rstrip('. ')
 
 
 def _bytes(value):

@@ -250,6 +250,18 @@ def test_records_that_cannot_be_decoded(info):
   assert finding.kind == 'unreadable' and '6x9' in finding.message
   (finding,) = _check(b'no example', info).findings
   assert finding.kind == 'unreadable' and 'not a tf.Example' in finding.message
+  # TensorFlow quotes such bytes in its message, which Python cannot decode.
+  (finding,) = _check(b'\xff\xfe\x80\x81' * 20, info).findings
+  assert finding.kind == 'unreadable' and 'not a tf.Example' in finding.message
+  example = tf.train.Example.FromString(_record(_LABEL))
+  example.features.feature['image/height'].int64_list.value.append(6)
+  (finding,) = _check(example.SerializeToString(), info).findings
+  assert "'image/height' must hold one value" in finding.message
+  example = tf.train.Example.FromString(_record(_LABEL))
+  example.features.feature['image/encoded'].bytes_list.value[0] = b'\xff\xd8\xff\xe0 no picture'
+  (finding,) = _check(example.SerializeToString(), info).findings
+  assert 'cannot be decoded' in finding.message
+  assert not any(word in finding.message for word in ('function_node', '/job:', '[Op:'))
 
 
 # A record of four bytes takes 20. TensorFlow says nothing of a cut within the twelve bytes that

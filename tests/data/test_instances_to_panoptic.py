@@ -73,6 +73,11 @@ def test_instances_become_panoptic_maps_that_are_read_back(script, tmp_path, ins
     (lambda content: content['images'][1].update(height=0), ['image 4', 'positive numbers']),
     (lambda content: content['images'][1].update(file_name=3),
      ['image 4', "'file_name' is 3; must be a text"]),
+    (lambda content: content['images'].append(content['images'][0]), ['the id 3']),
+    (lambda content: content['images'].append(
+        {**content['images'][0], 'id': 9,
+         'file_name': 'south/' + content['images'][0]['file_name'].rpartition('/')[2]}),
+     ['file name', 'would become one']),
     (lambda content: content['images'].append(3), ['images[2]', "'id' is missing"]),
     (lambda content: content['annotations'][0].update(image_id=[1]),
      ['annotations[0]', "'image_id' is [1]; must be a whole number or text"]),

@@ -280,9 +280,12 @@ def test_files_that_are_missing_or_empty_are_refused(read, tmp_path):
 
 
 def test_what_lies_beside_the_shards_is_left_alone(tmp_path):
-  for name in ('train-00000-of-00001.tfrecord', 'manifest-train.json', 'train-1.tfrecord.part'):
+  for name in ('train-00000-of-00001.tfrecord', 'manifest-train.json', 'train-1.tfrecord.part',
+               'train-2.tfrecord.part.tmp'):
     (tmp_path / name).write_bytes(b'x')
   assert pipeline.find_files([f'{tmp_path}/*']) == [f'{tmp_path}/train-00000-of-00001.tfrecord']
+  with pytest.raises(errors.UserError, match='Only an unfinished run of build_tfrecords.py'):
+    pipeline.find_files([f'{tmp_path}/*.part*'])
 
 
 def test_a_file_matched_twice_is_read_once(pattern):

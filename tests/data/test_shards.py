@@ -144,3 +144,28 @@ def test_output_folder_that_cannot_be_made(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.UserError, match='file: cannot be written'):
     _write(tmp_path / 'file', ['a'], 1)
+
+
+def test_shards_of_another_converter_or_of_changed_files_are_made_again(tmp_path):
+  for versions, identity, made_again in (
+      ('aabbc', 'x', ['d', 'e']), ('aaBbc', 'x', list('bcde')), ('Aabbc', 'x', list('ade')),
+      ('aabbc', 'y', list('abcde'))):
+    folder = tmp_path / f'{versions}-{identity}'
+    with pytest.raises(errors.UserError):
+      shards.write(_stops_at('e', []), list('abcde'), str(folder), 'val', 3, {}, identity='x',
+                   versions='aabbc')
+    made = []
+    shards.write(_stops_at(None, made), list('abcde'), str(folder), 'val', 3, {},
+                 identity=identity, versions=versions)
+    assert made == made_again, (versions, identity)
+    assert not list(folder.glob('*.part*'))
+
+
+def test_shards_with_other_settings_are_refused(tmp_path):
+  _write(tmp_path, ['a'], 1, dataset='orchard')
+  with pytest.raises(errors.UserError, match='manifest-val.json: these shards are of dataset '
+                                             'orchard, not shapes; delete them'):
+    _write(tmp_path, ['b'], 1, dataset='shapes')
+  assert _content(tmp_path.glob('*.tfrecord')) == [['a']]
+  _write(tmp_path, ['c'], 1, dataset='orchard')
+  assert _content(tmp_path.glob('*.tfrecord')) == [['c']]
