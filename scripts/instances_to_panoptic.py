@@ -129,7 +129,7 @@ def main(arguments) -> int:
       number = convert(options.annotations, content, info, options.output)
     except OSError as error:
       raise errors.UserError(
-          f'--output={options.output}: cannot be written ({error.strerror}).') from error
+          f'--output={options.output}: cannot be written ({error.strerror or error}).') from error
     print(f'Wrote {number} pictures to {options.output}.')
 
   return command_line.run(run)

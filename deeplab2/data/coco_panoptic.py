@@ -69,9 +69,9 @@ def _segment(content, info, where):
     raise errors.UserError(f'{where}: must be 1 to 2**24 - 1; 0 stands for pixels of no segment.')
   category = field(content, 'category_id', where, 'whole number')
   if category not in info.dataset_ids:
-    known = sorted(info.dataset_ids)
+    known = sorted(info.dataset_ids) or ['none']
     raise errors.UserError(f'{where}: category_id {category} is not a class of {info.name} '
-                           f'({len(known)} ids between {known[0]} and {known[-1]}).')
+                           f'({len(info.dataset_ids)} ids between {known[0]} and {known[-1]}).')
   area = field(content, 'area', where, 'number')
   return labels.Segment(segment_id, info.dataset_ids[category], area, is_crowd(content, where))
 

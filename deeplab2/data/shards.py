@@ -56,7 +56,8 @@ def write(serialize: Serialize, tasks: Sequence[Any], output_dir: str, split: st
   files = [os.path.join(output_dir, f'{split}-{i:05d}-of-{num_shards:05d}.tfrecord')
            for i in range(num_shards)]
   _refuse_others(files, output_dir, split, num_shards)
-  _refuse_other_settings(output_dir, split, settings)
+  if any(map(os.path.exists, files)):
+    _refuse_other_settings(output_dir, split, settings)
   # Sizes differ by one at most.
   bounds = [len(tasks) * i // num_shards for i in range(num_shards + 1)]
   unfinished = os.path.join(output_dir, f'unfinished-{split}.json')

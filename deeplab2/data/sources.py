@@ -151,6 +151,9 @@ def _listed(folder, endings: Sequence[str]):
                  if name.lower().endswith(tuple(endings)))
   if not names:
     raise errors.UserError(f'{folder}: holds no picture ({", ".join(endings)}).')
+  for name in names:
+    if name != name.encode(errors='replace').decode():
+      raise errors.UserError(f'{folder}: the file name {name!r} is not UTF-8; rename the picture.')
   return names
 
 
@@ -214,7 +217,7 @@ def _convert_semantic(task):
       image.load()
   except FileNotFoundError as error:
     raise errors.UserError(f'{task.label}: no such label PNG.') from error
-  except (OSError, SyntaxError, ValueError) as error:
+  except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
     raise errors.UserError(f'{task.label}: the PNG cannot be decoded ({error}).') from error
   if image.mode != 'L':
     raise errors.UserError(f'{task.label}: mode {image.mode!r}; label PNGs must have one channel '

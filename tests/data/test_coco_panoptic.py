@@ -168,3 +168,10 @@ def test_png_errors(tmp_path):
   os.truncate(tmp_path / 'cut.png', 2000)
   with pytest.raises(errors.UserError, match='cut.png: the PNG cannot be decoded'):
     coco_panoptic.read_segment_ids(str(tmp_path / 'cut.png'))
+
+
+def test_a_dataset_without_original_ids_has_no_class_of_the_annotations(tmp_path, coco):
+  path = tmp_path / 'x.json'
+  path.write_text(json.dumps({'annotations': [_annotation()]}))
+  with pytest.raises(errors.UserError, match='category_id 1 is not a class of coco_panoptic'):
+    coco_panoptic.read_annotations(str(path), coco._replace(dataset_ids={}))

@@ -169,3 +169,7 @@ def test_shards_with_other_settings_are_refused(tmp_path):
   assert _content(tmp_path.glob('*.tfrecord')) == [['a']]
   _write(tmp_path, ['c'], 1, dataset='orchard')
   assert _content(tmp_path.glob('*.tfrecord')) == [['c']]
+  (shard,) = tmp_path.glob('*.tfrecord')
+  shard.unlink()  # As the message says; the manifest may stay.
+  _write(tmp_path, ['b'], 1, dataset='shapes')
+  assert _content(tmp_path.glob('*.tfrecord')) == [['b']]
