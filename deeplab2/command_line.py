@@ -4,6 +4,7 @@ from collections.abc import Callable
 import sys
 
 from deeplab2 import errors
+from deeplab2 import files
 
 
 class Parser(argparse.ArgumentParser):
@@ -13,6 +14,10 @@ class Parser(argparse.ArgumentParser):
     """Creates a parser that shows `description` as it is written."""
     super().__init__(description=description, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
+
+  def add_path(self, name: str, **arguments) -> None:
+    """Adds a flag that takes a path: literal, with `~` and `~user` expanded."""
+    self.add_argument(name, type=path, **arguments)
 
   def error(self, message):
     raise errors.UserError(f'{message}; see --help.')
@@ -37,3 +42,11 @@ def whole_number_from(lowest: int) -> Callable[[str], int]:
       raise argparse.ArgumentTypeError(f'{text!r} must be a whole number from {lowest}')
     return int(text)
   return parse
+
+
+def path(text: str) -> str:
+  """Returns a path given on the command line, with `~` and `~user` expanded."""
+  try:
+    return files.expand(text)
+  except errors.UserError as error:
+    raise argparse.ArgumentTypeError(str(error).rstrip('.')) from None
