@@ -280,12 +280,15 @@ def eval_fit(config: Config) -> tuple[tuple[int, int], geometry.Resize]:
   return _crop(config, _EVAL), _resize(config.value(_EVAL))
 
 
-def train_dataset(config: Config, share: pipeline.Share | None = None) -> tf.data.Dataset:
+def train_dataset(config: Config, share: pipeline.Share | None = None,
+                  first_step: int = 0) -> tf.data.Dataset:
   """Builds the endless training dataset of Sample, with the config's global batch size.
 
   Args:
     config: the configuration.
     share: what one of several hosts or replicas gets of it; None for everything.
+    first_step: number of updates that the run has done, whose batches are passed over if the input
+      has a seed.
 
   Raises:
     UserError: a file pattern matches nothing, there are fewer files than hosts, or the dispatcher
@@ -296,7 +299,8 @@ def train_dataset(config: Config, share: pipeline.Share | None = None) -> tf.dat
       config.require(f'{_TRAIN}.file_pattern'), batch_size=options.batch_size,
       shuffle_buffer_size=options.shuffle_buffer_size,
       seed=options.seed if options.HasField('seed') else None, share=share or pipeline.Share(),
-      data_service=config.resolved(f'{_TRAIN}.data_service') or None, **train_input(config))
+      data_service=config.resolved(f'{_TRAIN}.data_service') or None, first_step=first_step,
+      **train_input(config))
 
 
 def train_input(config: Config) -> dict[str, Any]:

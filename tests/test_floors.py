@@ -11,6 +11,7 @@ REPOSITORY = pathlib.Path(__file__).parents[1]
 # Lower never imports higher. The wings of one floor do not import one another.
 FLOORS = {
     'errors': 1, 'structures': 1, 'resampling': 1, 'command_line': 1, 'files': 1, 'locks': 1,
+    'randomness': 1,
     'config': 1, 'metrics': 1, 'checkpoint': 1,
     'data': 2, 'model': 2, 'loss': 2,
     'assemble': 3,

@@ -16,6 +16,7 @@ from deeplab2 import structures
 from deeplab2.data import augment
 from deeplab2.data import autoaugment
 from deeplab2.data import copy_paste
+from deeplab2.data import framing
 from deeplab2.data import geometry
 from deeplab2.data import reading
 from deeplab2.data import service
@@ -61,8 +62,8 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
              paste: copy_paste.CopyPaste | None = None,
              reader: reading.Fail | reading.Skip = reading.Fail(),  # noqa: B008
              share: Share = Share(),  # noqa: B008
-             data_service: str | None = None) -> tf.data.Dataset:
-  """Endless batches of augmented pictures with targets; epochs blend into each other.
+             data_service: str | None = None, first_step: int = 0) -> tf.data.Dataset:
+  """Endless batches of augmented pictures with targets, every epoch in a new order.
 
   Args:
     patterns: TFRecord files or globs of them; a file matched twice is read once.
@@ -74,14 +75,17 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
     target_options: what targets hold.
     shuffle_buffer_size: records, kept as they are on disk, among which the next one is drawn;
       twice as many with copy-paste.
-    seed: makes the stream of batches the same in every run. A run that resumes should take another
-      seed than the one before, or it sees the same pictures again. Not with `data_service`.
+    seed: makes the stream of batches the same in every run; None draws one. Not with
+      `data_service`.
     policy: of AutoAugment.
     paste: copy-paste from another picture, which is drawn independently from the same files.
     reader: what becomes of records that cannot be read.
     share: the part of the input that this pipeline makes: of every hosts-th file, batches for one
       replica.
     data_service: dispatcher of the tf.data service that makes the batches, see service.py.
+    first_step: number of global batches that an earlier run has taken of the stream of this seed:
+      they are passed over without being made. Exact unless `reader` leaves records out. Has no
+      meaning without a seed.
 
   Returns:
     A dataset of Sample with the fields `image` and `targets`.
@@ -91,9 +95,11 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
       the data service cannot be reached.
   """
   files = share.files(find_files(patterns))
+  taken = 0 if seed is None else first_step * (batch_size // share.hosts)
+  epoch, taken_of_epoch = divmod(taken, count_records(files)) if taken else (0, 0)
 
   def read(seed):
-    stored = shuffled(files, reader, shuffle_buffer_size, seed)
+    stored = shuffled(files, reader, shuffle_buffer_size, seed, epoch).skip(taken_of_epoch)
     records = reader.decode(stored, with_label=True, void_id=label_space.void_id)
     return records.filter(lambda record: ~reading.is_blank(record))
 
@@ -117,7 +123,7 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
           image, targets.make_targets(label, records[0].name, label_space, target_options))
 
     seeds = [seed] if paste is None else [seed, seed + _OTHER]
-    dataset = tf.data.Dataset.zip(tuple(read(one) for one in seeds)).enumerate()
+    dataset = tf.data.Dataset.zip(tuple(read(one) for one in seeds)).enumerate(taken)
     dataset = dataset.map(sample, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.batch(share.batch_size(batch_size), drop_remainder=True)
 
@@ -130,16 +136,43 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
 
 
 def shuffled(files: Sequence[str], reader: reading.Fail | reading.Skip, buffer_size: int,
-             seed: int | tf.Tensor) -> tf.data.Dataset:
+             seed: int | tf.Tensor, first_epoch: int = 0) -> tf.data.Dataset:
   """Returns stored records of all files in random order, endlessly, as `reader.decode` takes them.
 
-  With one seed the order is always the same, which tells whose sample is whose (inspect_data.py).
+  Every epoch holds every record once, in an order that seed and number of the epoch alone decide:
+  so a run can go on in the middle of its input, and it is known whose sample is whose
+  (inspect_data.py).
   """
-  dataset = reader.sources(files).shuffle(len(files), seed=seed).repeat()
-  dataset = dataset.interleave(
-      reader.read, cycle_length=min(len(files), _INTERLEAVED_FILES),
-      num_parallel_calls=tf.data.AUTOTUNE)
-  return dataset.shuffle(buffer_size, seed=seed)
+  def epoch(number):
+    # Of this function's graph alone: orders do not depend on the seed of the model.
+    tf.random.set_seed(1)
+    file_seed, record_seed = tf.unstack(tf.random.stateless_uniform(
+        [2], tf.stack([tf.cast(seed, tf.int64), number]), 1, tf.int64.max, tf.int64))
+    dataset = reader.sources(files).shuffle(
+        len(files), seed=file_seed, reshuffle_each_iteration=False)
+    dataset = dataset.interleave(
+        reader.read, cycle_length=min(len(files), _INTERLEAVED_FILES),
+        num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.shuffle(buffer_size, seed=record_seed, reshuffle_each_iteration=False)
+
+  return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch)
+
+
+def count_records(files: Sequence[str]) -> int:
+  """Returns the number of records in TFRecord files; remote ones are read through for it.
+
+  Raises:
+    UserError: naming a file that is corrupt.
+  """
+  logging.info('Counting the records of %d files, to go on with the input where the run stopped.',
+               len(files))
+  if not any('://' in file for file in files):
+    return framing.count(files)
+  records = tf.data.TFRecordDataset(files, num_parallel_reads=min(len(files), _INTERLEAVED_FILES))
+  try:
+    return int(records.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
+  except tf.errors.DataLossError as error:
+    raise explain(error, files) from error
 
 
 def evaluation(patterns: Sequence[str], *, label_space: structures.LabelSpace,
@@ -217,7 +250,8 @@ def find_files(patterns: Sequence[str]) -> list[str]:
   """Returns the files that match, sorted.
 
   Raises:
-    UserError: there is no pattern, a pattern matches no file, or all files are empty.
+    UserError: there is no pattern, a pattern matches no file, all files are empty, or a record of a
+      local file claims to be longer than its file.
   """
   if not patterns:
     raise errors.UserError('No file pattern is given; name the TFRecord files to read.')
@@ -237,6 +271,7 @@ def find_files(patterns: Sequence[str]) -> list[str]:
   if not any(tf.io.gfile.stat(file).length for file in files):
     raise errors.UserError(
         f'The {len(files)} files that match {", ".join(patterns)} hold no record.')
+  framing.count([file for file in files if '://' not in file])
   return sorted(files)
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from deeplab2 import randomness
 from deeplab2.loss.ground_truth import GroundTruth
 
 # Keeps pixels without a mask out as long as there are others.
@@ -25,9 +26,9 @@ ALL_PIXELS = Sampling()
 
 
 def gumbel(shape, call: int) -> tf.Tensor:
-  """Returns fresh Gumbel noise, -log(-log(u)) of uniform u; the same call draws anew each time."""
+  """Returns Gumbel noise, -log(-log(u)) of uniform u (see randomness.py)."""
   del call
-  return -tf.math.log(-tf.math.log(tf.random.uniform(shape)))
+  return -tf.math.log(-tf.math.log(randomness.uniform(shape)))
 
 
 def logits(truth: GroundTruth, temperature: float) -> tf.Tensor:

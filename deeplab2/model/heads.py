@@ -126,7 +126,7 @@ class ASPP(tf_keras.layers.Layer):
                    for i, rate in enumerate(rates)]
     self.pool = conv.ConvNorm(channels, 1, name='pool', **settings)
     self.project = conv.ConvNorm(channels, 1, name='project', **settings)
-    self.dropout = tf_keras.layers.Dropout(dropout)
+    self._dropout = dropout
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     branches = [layer(x, training=training) for layer in (self.conv, *self.atrous)]
@@ -134,7 +134,7 @@ class ASPP(tf_keras.layers.Layer):
     pooled = self.pool(mean, training=training)
     branches.append(tf.broadcast_to(pooled, tf.shape(branches[0])))
     x = self.project(tf.concat(branches, axis=-1), training=training)
-    return self.dropout(x, training=training)
+    return activations.dropout(x, self._dropout, training)
 
 
 class PointwisePyramid(tf_keras.layers.Layer):

@@ -137,10 +137,12 @@ def _train_loop(config, directory, model, global_step):
   solver = options.solver_options
   trainer = trainer_lib.Trainer(
       runtime.distribute_shares(
-          functools.partial(assemble.train_dataset, config), fetch_to_device=True),
+          functools.partial(assemble.train_dataset, config, first_step=int(global_step.numpy())),
+          fetch_to_device=True),
       model=training_model, loss=assemble.loss(config).score, groups=tuple(groups.values()),
       global_step=global_step, batch_size=config.options.train_dataset_options.batch_size,
-      clip_norm=solver.clip_gradient_norm if solver.use_gradient_clipping else None)
+      clip_norm=solver.clip_gradient_norm if solver.use_gradient_clipping else None,
+      seed=runtime.seed_of_steps())
   return loop.TrainLoop(
       trainer, checkpoints, global_step=global_step, steps_per_loop=options.steps_per_loop,
       save_steps=options.save_checkpoints_steps, summary_steps=options.save_summaries_steps,

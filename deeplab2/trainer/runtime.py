@@ -92,6 +92,17 @@ def distribute_shares(build: Callable[[pipeline.Share], tf.data.Dataset], *,
       of_host, tf.distribute.InputOptions(experimental_fetch_to_device=fetch_to_device))
 
 
+_seed: int | None = None  # As `set_up` was told.
+
+
+def seed_of_steps() -> int:
+  """Returns the seed of what model and loss draw in a training step, a new one where none is set.
+
+  A run with a set seed that is resumed draws what it would have drawn uninterrupted.
+  """
+  return random.SystemRandom().getrandbits(31) if _seed is None else _seed
+
+
 @gin.configurable
 def set_up(seed: int | None = None, deterministic: bool = False, num_threads: int = 0) -> None:
   """Sets what the experiment's options do not hold; values come from gin.
@@ -101,7 +112,14 @@ def set_up(seed: int | None = None, deterministic: bool = False, num_threads: in
       train_dataset_options.seed.
     deterministic: whether TensorFlow only uses kernels that give the same bits in every run.
     num_threads: most threads of one operation; 0 for one per core.
+
+  Raises:
+    UserError: the seed is no integer in [0, 2**31), or `deterministic` has none.
   """
+  global _seed
+  if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 2**31):
+    raise errors.UserError(f'gin: set_up.seed = {seed!r}; must be an integer from 0 to 2**31 - 1.')
+  _seed = seed
   if seed is not None:
     random.seed(seed)
     np.random.seed(seed)

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab2 import errors
+from deeplab2 import randomness
 from deeplab2.trainer import diagnostics
 from deeplab2.trainer import optimizer as optimizer_lib
 from deeplab2.trainer import runtime
@@ -28,7 +29,7 @@ class Trainer(orbit.StandardTrainer):
 
   def __init__(self, dataset, *, model: tf_keras.Model, loss: Callable,
                groups: Sequence[optimizer_lib.Group], global_step: tf.Variable,
-               batch_size: int, clip_norm: float | None = None):
+               batch_size: int, clip_norm: float | None = None, seed: int = 0):
     """Creates a trainer inside the strategy's scope.
 
     Args:
@@ -40,6 +41,7 @@ class Trainer(orbit.StandardTrainer):
       global_step: int64, number of updates done.
       batch_size: pictures per step over all replicas.
       clip_norm: largest global norm of the summed gradient, or None.
+      seed: with the step's number, decides all that model and loss draw; in [0, 2**31).
     """
     super().__init__(dataset)
     self._strategy = tf.distribute.get_strategy()
@@ -49,6 +51,7 @@ class Trainer(orbit.StandardTrainer):
     self._global_step = global_step
     self._batch_size = batch_size
     self._clip_norm = clip_norm
+    self._seed = seed
     self._variables = [v for group in groups for v in group.variables]
     # Running statistics, which the forward pass changes before the loss is known.
     self._statistics = list(model.non_trainable_variables)
@@ -126,7 +129,11 @@ class Trainer(orbit.StandardTrainer):
     """Does one replica's part; returns what `train_step` does, of the global batch."""
     context = tf.distribute.get_replica_context()
     kept = [tf.identity(v) for v in self._statistics]
-    losses, ratios, gradients = self._gradients(sample)
+    key = tf.random.experimental.stateless_fold_in(
+        tf.stack([self._seed, tf.cast(self._global_step, tf.int32)]),
+        context.replica_id_in_sync_group)
+    with randomness.keyed(key):
+      losses, ratios, gradients = self._gradients(sample)
     self._names = (*losses, GRADIENT_NORM)
     self._diagnostics = tuple(ratios)
     gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)

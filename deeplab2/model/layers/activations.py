@@ -1,7 +1,9 @@
-"""Activations, and dropping whole residuals."""
+"""Activations, and dropping values or whole residuals in training."""
 import math
 
 import tensorflow as tf
+
+from deeplab2 import randomness
 
 
 def linear(x: tf.Tensor) -> tf.Tensor:
@@ -81,5 +83,21 @@ def drop_path(residual: tf.Tensor, keep_prob: float, training: bool) -> tf.Tenso
   if not training or keep_prob == 1.0:
     return residual
   shape = [tf.shape(residual)[0]] + [1] * (residual.shape.rank - 1)
-  kept = tf.floor(keep_prob + tf.random.uniform(shape))
+  kept = tf.floor(keep_prob + randomness.uniform(shape))
   return residual * tf.cast(kept / keep_prob, residual.dtype)
+
+
+def dropout(x: tf.Tensor, rate: float, training: bool) -> tf.Tensor:
+  """Sets single values to 0 in training, and scales the others by 1 / (1 - rate).
+
+  (Srivastava et al. 2014, inverted.)
+
+  Args:
+    x: of any shape.
+    rate: probability that a value becomes 0, in [0, 1).
+    training: whether to drop; if not, `x` is returned as it is.
+  """
+  if not training or rate == 0.0:
+    return x
+  kept = tf.cast(randomness.uniform(tf.shape(x)) >= rate, x.dtype)
+  return x * kept * (1.0 / (1.0 - rate))

@@ -39,3 +39,11 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
 def test_drop_path_off(keep_prob, training):
   residual = tf.random.normal([3, 4])
   assert activations.drop_path(residual, keep_prob, training) is residual
+
+
+def test_dropout_keeps_the_mean_and_drops_single_values():
+  x = tf.fill([4, 50, 50, 2], 3.0)
+  dropped = activations.dropout(x, 0.25, True).numpy()
+  np.testing.assert_allclose(np.unique(dropped), [0.0, 4.0], rtol=1e-6)
+  assert abs((dropped == 0).mean() - 0.25) < 0.02
+  assert activations.dropout(x, 0.25, False) is x and activations.dropout(x, 0.0, True) is x

@@ -1,0 +1,54 @@
+"""The frame around the records of a TFRecord file, read without their content.
+
+A record is its length (uint64, little-endian), a checksum of the length (4 bytes), the content, and
+a checksum of the content (4 bytes). TensorFlow's reader believes a length whose checksum is right,
+and asks for that much memory at once: a length beyond the file, which no writer makes, would end
+the process. So files are looked through before they are given to it.
+"""
+from collections.abc import Iterator, Sequence
+import concurrent.futures
+import os
+import struct
+
+from deeplab2 import errors
+
+_HEADER = struct.Struct('<QI')
+_FOOTER_BYTES = 4
+_FILES_AT_A_TIME = 16
+
+
+def positions(path: str) -> Iterator[int]:
+  """Yields where each complete record of a local file begins, in bytes.
+
+  A file that is cut within a record ends before it.
+
+  Raises:
+    UserError: a record claims to be longer than the whole file.
+  """
+  size = os.path.getsize(path)
+  with open(path, 'rb', buffering=0) as file:
+    position = number = 0
+    while True:
+      header = os.pread(file.fileno(), _HEADER.size, position)
+      if len(header) < _HEADER.size:
+        return
+      length, _ = _HEADER.unpack(header)
+      if length > size:
+        raise errors.UserError(
+            f'{path}, record {number}: claims to have {length} bytes, but the whole file has '
+            f'{size}; it is corrupt from here on. Build or copy it again.')
+      end = position + _HEADER.size + length + _FOOTER_BYTES
+      if end > size:
+        return
+      yield position
+      position, number = end, number + 1
+
+
+def count(paths: Sequence[str]) -> int:
+  """Returns the number of complete records in local files.
+
+  Raises:
+    UserError: as `positions`.
+  """
+  with concurrent.futures.ThreadPoolExecutor(_FILES_AT_A_TIME) as pool:
+    return sum(pool.map(lambda path: sum(1 for _ in positions(path)), paths))
