@@ -3,6 +3,7 @@
 Everything below this module takes plain arguments; everything above it asks here.
 """
 import functools
+import os
 from typing import Any
 
 from absl import logging
@@ -64,7 +65,7 @@ def dataset_info(config: Config) -> datasets.DatasetInfo:
   if not fields:
     raise config.error(f'{_TRAIN}.dataset', 'is missing; choose from '
                        f'{", ".join(datasets.DATASETS)}, or give the path of a JSON file.')
-  names = [config.value(f'{field}.dataset') for field in fields]
+  names = [_dataset_name(config.value(f'{field}.dataset')) for field in fields]
   if len(set(names)) > 1:
     raise config.error(f'{_EVAL}.dataset', f'differs from {_TRAIN}.dataset = "{names[1]}"; one '
                        'model has the classes of one dataset.')
@@ -72,6 +73,11 @@ def dataset_info(config: Config) -> datasets.DatasetInfo:
     return datasets.get(config.resolved(f'{fields[0]}.dataset'))
   except errors.UserError as error:
     raise config.error(f'{fields[0]}.dataset', str(error)) from error
+
+
+def _dataset_name(name):
+  """Returns the name of a dataset; of one's own, the absolute path of its file."""
+  return os.path.abspath(name) if name.endswith('.json') and '://' not in name else name
 
 
 def model(config: Config) -> kmax_deeplab.KMaXDeepLab:
@@ -312,8 +318,12 @@ def train_input(config: Config) -> dict[str, Any]:
       'policy': _policy(config), 'paste': _copy_paste(augmentations), **_input(config, _TRAIN)}
 
 
-def eval_dataset(config: Config) -> tf.data.Dataset:
+def eval_dataset(config: Config, skip: int = 0) -> tf.data.Dataset:
   """Builds the evaluation dataset of Sample: every picture once, in order.
+
+  Args:
+    config: the configuration.
+    skip: number of records to leave out at the beginning.
 
   Raises:
     UserError: a file pattern matches nothing.
@@ -321,7 +331,7 @@ def eval_dataset(config: Config) -> tf.data.Dataset:
   options = config.value(_EVAL)
   return pipeline.evaluation(
       config.require(f'{_EVAL}.file_pattern'), batch_size=options.batch_size,
-      decode_labels=options.decode_groundtruth_label, **_input(config, _EVAL))
+      decode_labels=options.decode_groundtruth_label, skip=skip, **_input(config, _EVAL))
 
 
 def _input(config, field):

@@ -26,6 +26,10 @@ RENEW_SECONDS = 60.0
 STALE_SECONDS = 600.0
 
 
+class InUseError(errors.UserError):
+  """Another process holds the lock."""
+
+
 @contextlib.contextmanager
 def hold(path: str, what: str) -> Iterator[None]:
   """Holds the lock file `path` for as long as the context lasts.
@@ -35,8 +39,8 @@ def hold(path: str, what: str) -> Iterator[None]:
     what: what it protects, for the error: 'the run RUNS/NAME'.
 
   Raises:
-    UserError: another process holds the lock: naming its host, process and start; or the file
-      cannot be written.
+    InUseError: another process holds the lock: naming its host, process and start.
+    UserError: the file cannot be written.
   """
   if os.path.dirname(path):
     files.make_directory(os.path.dirname(path))
@@ -61,7 +65,7 @@ def _acquire(path, owner, what):
     holder = _read(path)
     why_stale = _why_stale(path, holder)
     if not why_stale:
-      raise errors.UserError(
+      raise InUseError(
           f'{what} is in use by process {holder.get("process")} on {holder.get("host")}, started '
           f'{holder.get("started")} ({holder.get("command")}). Wait for it or stop it; if it no '
           f'longer exists, delete {path}.')

@@ -105,7 +105,7 @@ def model_size(config) -> dict:
 def main(arguments) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
-  parser.add_argument('--config_file', action='append', required=True)
+  parser.add_path('--config_file', action='append', required=True)
   parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
 
   def run():

@@ -3,7 +3,8 @@
   python scripts/models_table.py [--output=docs/models.md] [--backbones=resnet50,...]
 
 Counted by scripts/model_size.py on the models of the configs below, with one backbone after the
-other. Takes a quarter of an hour for all, three minutes for those with published results:
+other. `OUTPUT.part` holds what is done until all is. Takes a quarter of an hour for all, three
+minutes for those with published results:
 --backbones=resnet50,axial_resnet50,convnext_tiny,convnext_small,convnext_base,convnext_large
 """
 import concurrent.futures
@@ -16,6 +17,7 @@ import tqdm
 from deeplab2 import assemble
 from deeplab2 import command_line
 from deeplab2 import errors
+from deeplab2 import files
 from deeplab2.config import load
 from deeplab2.model.backbones import registry
 
@@ -80,7 +82,7 @@ def _millions(variables):
 def main(arguments) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
-  parser.add_argument('--output', default='docs/models.md')
+  parser.add_path('--output', default='docs/models.md')
   parser.add_argument('--backbones', help='Only these, with commas between.')
 
   def run():
@@ -92,8 +94,9 @@ def main(arguments) -> int:
         if name not in registry.BACKBONES:
           raise errors.UserError(f'--backbones: {name!r} is none of '
                                  f'{", ".join(registry.BACKBONES)}.')
-    _write(options.output, '')  # Better now than after a quarter of an hour.
     lines = [_HEADER]
+    part = f'{options.output}.part'
+    _write(part, lines)  # What cannot be written is better known before a quarter of an hour.
     bar = tqdm.tqdm(total=len(names) * len(_DATASETS), unit=' model')
     for title, (_, crops) in _DATASETS.items():
       sizes = [f'G multiply-adds at {height}x{width}' for height, width in crops]
@@ -103,20 +106,18 @@ def main(arguments) -> int:
         # In a process of its own, which gives the memory back: all models together take 30 GB.
         with concurrent.futures.ProcessPoolExecutor(1, _SPAWN) as pool:
           lines.append(pool.submit(row, title, name).result())
+        _write(part, lines)
         bar.update()
       lines.append('')
     bar.close()
-    _write(options.output, '\n'.join(lines))
+    _write(options.output, lines)
+    files.remove_if_exists(part)
 
   return command_line.run(run)
 
 
-def _write(path, text):
-  try:
-    with open(path, 'w', encoding='utf-8') as file:
-      file.write(text)
-  except OSError as error:
-    raise errors.UserError(f'--output={path}: cannot be written ({error.strerror}).') from error
+def _write(path, lines):
+  files.write_whole(path, '\n'.join(lines).encode())
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """Writes a checkpoint of this program from a released one of DeepLab2.
 
-  python -m deeplab2.checkpoint.convert --config_file=CONFIG --checkpoint=CHECKPOINT_OR_FOLDER \
-      --output_dir=FOLDER [--set a.b.c=value ...]
+  python -m deeplab2.checkpoint.convert --config_file=CONFIG --checkpoint=CHECKPOINT_OR_DIRECTORY \
+      --output_dir=DIRECTORY [--set a.b.c=value ...]
 
 The config says which model the checkpoint is of: the released textproto, or one of this program.
 Evaluation, export and `initial_checkpoint` take either kind of checkpoint; a converted one is
@@ -15,6 +15,7 @@ import tensorflow as tf
 from deeplab2 import assemble
 from deeplab2 import command_line
 from deeplab2 import errors
+from deeplab2 import files
 from deeplab2.checkpoint import restore
 from deeplab2.config import checks
 from deeplab2.config import load
@@ -25,20 +26,21 @@ def convert(config_file: str, checkpoint: str, output_dir: str, overrides=()) ->
 
   Args:
     config_file: textproto of the experiment.
-    checkpoint: prefix of a checkpoint, or a folder whose newest one is taken.
-    output_dir: folder to write to, made if need be.
+    checkpoint: prefix of a checkpoint, or a directory whose newest one is taken.
+    output_dir: directory to write to, made if need be.
     overrides: 'a.b.c=value' each.
 
   Returns:
     The prefix of what was written.
 
   Raises:
-    UserError: config or checkpoint is wrong, or the folder has checkpoints or cannot be written.
+    UserError: config or checkpoint is wrong, or the directory has checkpoints or cannot be written.
   """
   config = load.load(config_file, overrides)
   checks.check_mode(config, 'export')
-  if tf.io.gfile.glob(f'{output_dir}/ckpt-*') or tf.io.gfile.exists(f'{output_dir}/checkpoint'):
-    raise errors.UserError(f'--output_dir={output_dir}: there are checkpoints; give a new folder.')
+  if files.matching(output_dir, r'ckpt-.*|checkpoint'):
+    raise errors.UserError(
+        f'--output_dir={output_dir}: there are checkpoints; give a new directory.')
   model = assemble.model(config)
   prefix = restore.restore_model(model, checkpoint)
   step = tf.Variable(restore.stored_step(prefix), dtype=tf.int64, trainable=False)
@@ -50,10 +52,10 @@ def convert(config_file: str, checkpoint: str, output_dir: str, overrides=()) ->
 def main(arguments) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
-  parser.add_argument('--config_file', required=True, help='Textproto of the model.')
-  parser.add_argument('--checkpoint', required=True,
-                      help='Prefix of a checkpoint, or a folder whose newest one is taken.')
-  parser.add_argument('--output_dir', required=True, help='Folder to write to.')
+  parser.add_path('--config_file', required=True, help='Textproto of the model.')
+  parser.add_path('--checkpoint', required=True,
+                  help='Prefix of a checkpoint, or a directory whose newest one is taken.')
+  parser.add_path('--output_dir', required=True, help='Directory to write to.')
   parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value',
                       help='Override one option of the config; may be repeated.')
   return command_line.run(lambda: convert(*vars(parser.parse_args(arguments)).values()))

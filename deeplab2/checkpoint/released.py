@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab2 import errors
+from deeplab2.checkpoint import reading
 from deeplab2.checkpoint import released_keys
 
 _SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
@@ -88,34 +89,36 @@ _LAYOUTS: tuple[Callable[[str], str | None], ...] = (
     _of_model_garden, _of_deeplab2, _of_keras, released_keys.of_moat_name)
 
 
-def is_released(reader) -> bool:
-  """Says whether a checkpoint, opened by tf.train.load_checkpoint, has a backbone as above."""
+def is_released(reader: reading.Reader) -> bool:
+  """Says whether a checkpoint has a backbone as above."""
   return _layout(_stripped(reader)) is not None
 
 
-def load(prefix: str, model: tf.Module, *, fresh_class_heads: bool = False,
-         backbone_alone: bool = False) -> Report:
+def load(reader: reading.Reader, model: tf.Module, *, fresh_class_heads: bool = False,
+         backbone_alone: bool = False, for_classes: str = '') -> Report:
   """Fills the variables of a whole model.
 
   Args:
-    prefix: of the checkpoint.
+    reader: of the checkpoint.
     model: with its variables created.
     fresh_class_heads: leave the last semantic layer, and the class heads if they have another
       number of classes, as they were initialised.
     backbone_alone: whether a checkpoint of the backbone alone will do; all else is left as it was.
+    for_classes: what to do about another number of classes, for the error.
 
   Raises:
-    UserError: if the checkpoint is no whole kMaX-DeepLab (or backbone, if that will do), lacks a
-      variable, has an unknown tensor, or one of another shape. No variable has been changed then.
+    UserError: if the checkpoint cannot be read, is no whole kMaX-DeepLab (or backbone, if that
+      will do), lacks a variable, has an unknown tensor, or one of another shape. No variable has
+      been changed then.
   """
-  reader, stored = _open(prefix)
+  prefix, stored = reader.prefix, _stored(reader)
   variables = released_keys.of_model(model)
   if not stored.is_whole:
     if not backbone_alone:
       raise errors.UserError(
           f'{prefix}: holds a backbone, {_described(stored.shapes)}, where a whole kMaX-DeepLab is '
           'expected; training can start from it.')
-    matched = _fill_backbone(prefix, reader, stored, {
+    matched = _fill_backbone(reader, stored, {
         key: value for key, value in variables.items() if key.startswith(_ENCODER)})
     rest = (key for key in variables if key not in set(matched))
     return Report(matched, (), tuple(rest), stored.unused)
@@ -124,32 +127,33 @@ def load(prefix: str, model: tf.Module, *, fresh_class_heads: bool = False,
     skipped = {key for key in variables if key.startswith(_LAST_SEMANTIC_LAYER)}
     skipped |= heads_of_other_classes(variables, stored.shapes, _CLASS_HEADS)
   wanted = {key: value for key, value in variables.items() if key not in skipped}
-  _fill(prefix, reader, _without(stored, skipped), wanted)
+  _fill(reader, _without(stored, skipped), wanted, for_classes)
   return Report(tuple(wanted), tuple(sorted(skipped)), (), ())
 
 
-def load_backbone(prefix: str, backbone: tf.Module) -> Report:
+def load_backbone(reader: reading.Reader, backbone: tf.Module) -> Report:
   """Fills a backbone from a checkpoint of it alone, a classifier, or a whole model.
 
   Raises:
-    UserError: if the checkpoint is not of exactly this backbone. No variable has been changed then.
+    UserError: if the checkpoint cannot be read, or is not of exactly this backbone. No variable
+      has been changed then.
   """
-  reader, stored = _open(prefix)
+  stored = _stored(reader)
   rest = [key for key in stored.shapes if not key.startswith(_ENCODER)]
   variables = released_keys.of_model(backbone, 'backbone')
-  matched = _fill_backbone(prefix, reader, _without(stored, rest), variables)
+  matched = _fill_backbone(reader, _without(stored, rest), variables)
   missing = (key for key in variables if key not in set(matched))
   return Report(matched, (), tuple(missing), (*rest, *stored.unused))
 
 
-def _open(prefix):
-  """Returns (reader, what it holds by our keys, bookkeeping left out)."""
-  reader = tf.train.load_checkpoint(prefix)
+def _stored(reader):
+  """Returns what a checkpoint holds by our keys, bookkeeping left out."""
   shapes = _stripped(reader)
   layout = _layout(shapes)
   shapes = {key: shape for key, shape in shapes.items() if not _BOOKKEEPING.match(key)}
   if layout is None:
-    raise errors.UserError(f'{prefix}: holds no backbone of DeepLab2; it has {_some(shapes)}.')
+    raise errors.UserError(
+        f'{reader.prefix}: holds no backbone of DeepLab2; it has {_some(shapes)}.')
   is_whole = layout is _of_deeplab2 and any(key.startswith(_WHOLE) for key in shapes)
   sources, unused = {}, []
   for key in shapes:
@@ -157,8 +161,8 @@ def _open(prefix):
     if ours is None:
       unused.append(key)
     else:
-      sources[ours] = key + _SUFFIX if reader.has_tensor(key + _SUFFIX) else key
-  return reader, _Stored(
+      sources[ours] = key + _SUFFIX if reader.has(key + _SUFFIX) else key
+  return _Stored(
       sources, {ours: shapes[key.removesuffix(_SUFFIX)] for ours, key in sources.items()},
       tuple(unused), is_whole,
       # DeepLab2 reads trainable variables alone of them.
@@ -167,8 +171,7 @@ def _open(prefix):
 
 def _stripped(reader):
   """Returns the shapes of a checkpoint by key without TensorFlow's ending."""
-  return {key.removesuffix(_SUFFIX): tuple(shape)
-          for key, shape in sorted(reader.get_variable_to_shape_map().items())}
+  return {key.removesuffix(_SUFFIX): shape for key, shape in reader.shapes().items()}
 
 
 def _layout(keys):
@@ -201,24 +204,25 @@ def _without(stored, keys):
   return stored._replace(shapes=shapes)
 
 
-def _fill_backbone(prefix, reader, stored, variables):
+def _fill_backbone(reader, stored, variables):
   """Fills a backbone; returns the keys that were filled."""
   wanted = {key: variable for key, variable in variables.items()
             if key in stored.shapes or not stored.may_lack.search(key)}
-  _fill(prefix, reader, stored, wanted)
+  _fill(reader, stored, wanted)
   return tuple(wanted)
 
 
-def _fill(prefix, reader, stored, variables):
+def _fill(reader, stored, variables, for_classes=''):
   """Assigns the checkpoint's values to `variables`, by our keys, once all of them are matched."""
+  prefix = reader.prefix
   _check_backbone(prefix, stored, variables)
   complaints = _differences(stored.shapes, variables)
   if complaints:
     raise errors.UserError(
         f'{prefix}: this checkpoint does not fit the configuration: {complaints}.')
-  _check_shapes(prefix, stored, variables)
+  _check_shapes(prefix, stored, variables, for_classes)
   for key, variable in variables.items():
-    value = reader.get_tensor(stored.sources[key])
+    value = reader.get(stored.sources[key])
     variable.assign(np.asarray(value).astype(variable.dtype.as_numpy_dtype))
 
 
@@ -234,7 +238,7 @@ def _check_backbone(prefix, stored, variables):
         + f'{complaints}.')
 
 
-def _check_shapes(prefix, stored, variables):
+def _check_shapes(prefix, stored, variables, for_classes):
   wrong = [(key, list(stored.shapes[key]), variable.shape.as_list())
            for key, variable in variables.items() if stored.shapes[key] != tuple(variable.shape)]
   if not wrong:
@@ -245,11 +249,10 @@ def _check_shapes(prefix, stored, variables):
 
   key, theirs, ours = max(wrong, key=has_other_classes)
   if has_other_classes((key, theirs, ours)):
-    cause = (f'it was trained with {theirs[-1]} classes, not {ours[-1]}: restore it with '
-             'restore_semantic_last_layer_from_initial_checkpoint: false')
+    cause = f'it was trained with {theirs[-1]} classes, not {ours[-1]}: {for_classes}'
   elif key.endswith('cluster_centers'):
     cause = (f'it has {theirs[1]} mask slots, the model {ours[1]}: set '
-             f'model_options.kmax.num_mask_slots: {theirs[1]}')
+             f'model_options.kmax.num_mask_slots={theirs[1]}')
   else:
     cause = 'it is of a model with other widths'
   others = f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''

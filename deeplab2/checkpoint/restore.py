@@ -8,12 +8,16 @@ while it is read may leave a part restored.
 """
 from collections import deque
 from collections.abc import Mapping
+import os
 import re
 
 from absl import logging
 import tensorflow as tf
 
 from deeplab2 import errors
+from deeplab2 import files
+from deeplab2.checkpoint import directory as directory_lib
+from deeplab2.checkpoint import reading
 from deeplab2.checkpoint import released
 
 _SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
@@ -26,12 +30,14 @@ _OF_TENSORFLOW = re.compile(r'(save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)$')
 _LAST_SEMANTIC_LAYERS = re.compile(
     r'(^|/)(semantic_branch/final|remask_semantic_heads/heads/\d+/final)/')
 _CLASS_HEADS = re.compile(r'(^|/)class_head/')
-# What TensorFlow's readers raise for files that are truncated, damaged, or no checkpoints.
-_UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, tf.errors.OpError)
-# Words of TensorFlow's messages that only speak of its own graph.
-_NOISE = re.compile(r'\{\{function_node [^}]*\}\} ?| ?\[Op:\w+\]')
+_SAVE_COUNTER = 'save_counter'
 _ARCHIVES = ('.tar.gz', '.tgz', '.tar', '.zip')
-_FILE_ENDING = re.compile(r'\.(index|data-\d{5}-of-\d{5})$')
+# What to do about another number of classes, by what is done with the checkpoint {prefix}.
+_FRESH_HEADS = 'model_options.restore_semantic_last_layer_from_initial_checkpoint'
+_TO_INITIALIZE = f'to start with its other layers alone, set {_FRESH_HEADS}=false'
+_TO_RESUME = ('a run keeps its classes: to train on with others, give another experiment_name, '
+              f'model_options.initial_checkpoint={{prefix}} and {_FRESH_HEADS}=false')
+_TO_USE = 'it needs a configuration of the dataset that it was trained on'
 
 
 def newest(path: str) -> str:
@@ -44,15 +50,16 @@ def newest(path: str) -> str:
   """
   try:
     return _newest_in(path) if tf.io.gfile.isdir(path) else _existing(path)
-  except _UNREADABLE as error:
-    raise errors.UserError(f'{path}: cannot be looked up: {_first_line(error)}') from error
+  except reading.UNREADABLE as error:
+    raise errors.UserError(f'{path}: cannot be looked up: {files.reason(error)}') from error
 
 
 def _newest_in(directory):
-  listed = tf.train.latest_checkpoint(directory)
-  if listed is not None:
-    return listed
-  found = sorted(path.removesuffix('.index') for path in tf.io.gfile.glob(f'{directory}/*.index'))
+  named = directory_lib.recorded(directory)
+  if named and directory_lib.exists(named[-1]):
+    return named[-1]
+  found = [os.path.join(directory, name.removesuffix('.index'))
+           for name in files.matching(directory, r'.*\.index')]
   if not found:
     raise errors.UserError(f'{directory}: no checkpoint in this directory.')
   if len(found) > 1:
@@ -66,8 +73,8 @@ def _existing(path):
   if path.endswith(_ARCHIVES):
     raise errors.UserError(f'{path}: an archive; unpack it, and give the prefix of the checkpoint '
                            'inside, or its directory.')
-  prefix = _FILE_ENDING.sub('', path)
-  if not tf.io.gfile.exists(f'{prefix}.index'):
+  prefix = re.sub(f'{reading.FILE_ENDING}$', '', path)
+  if not directory_lib.exists(prefix):
     raise errors.UserError(f'{path}: no such checkpoint; give the prefix of {prefix}.index without '
                            'its ending, or a directory with checkpoints.')
   return prefix
@@ -87,11 +94,11 @@ def restore_model(model: tf.Module, path: str) -> str:
     UserError: if there is none, it cannot be read, or it is not of exactly this model.
   """
   prefix = newest(path)
-  reader = _open(prefix)
+  reader = reading.Reader(prefix)
   if _is_native(reader):
-    _restore_parts(prefix, reader, {'model': model})
+    _restore_parts(reader, {'model': model}, for_classes=_TO_USE)
   else:
-    _restore_released(prefix, reader, lambda: released.load(prefix, model))
+    _restore_released(reader, lambda: released.load(reader, model, for_classes=_TO_USE))
   return prefix
 
 
@@ -113,19 +120,20 @@ def initialize_model(model: tf.Module, path: str, *, fresh_class_heads: bool = F
     UserError: as `restore_model`.
   """
   prefix = newest(path)
-  reader = _open(prefix)
+  reader = reading.Reader(prefix)
   if _is_native(reader):
-    stored = {key.partition('/')[0] for key in reader.get_variable_to_shape_map()}
+    stored = {key.partition('/')[0] for key in reader.shapes()}
     parts = {'model': model}
     for name, part in (training_parts or {}).items():
       if name in stored:
         parts[name] = part
       else:
         logging.info('%s has no %s, which start from scratch.', prefix, name)
-    _restore_parts(prefix, reader, parts, fresh_class_heads=fresh_class_heads)
+    _restore_parts(reader, parts, fresh_class_heads=fresh_class_heads, for_classes=_TO_INITIALIZE)
   else:
-    _restore_released(prefix, reader, lambda: released.load(
-        prefix, model, fresh_class_heads=fresh_class_heads, backbone_alone=True))
+    _restore_released(reader, lambda: released.load(
+        reader, model, fresh_class_heads=fresh_class_heads, backbone_alone=True,
+        for_classes=_TO_INITIALIZE))
   return prefix
 
 
@@ -143,13 +151,13 @@ def initialize_backbone(backbone: tf.Module, path: str) -> str:
     UserError: as `restore_model`.
   """
   prefix = newest(path)
-  reader = _open(prefix)
+  reader = reading.Reader(prefix)
   if _is_native(reader):
     model = tf.Module()
     model.backbone = backbone
-    _restore_parts(prefix, reader, {'model': model}, below='model/backbone/')
+    _restore_parts(reader, {'model': model}, below='model/backbone/')
   else:
-    _restore_released(prefix, reader, lambda: released.load_backbone(prefix, backbone))
+    _restore_released(reader, lambda: released.load_backbone(reader, backbone))
   return prefix
 
 
@@ -159,12 +167,9 @@ def stored_step(prefix: str) -> int:
   Raises:
     UserError: if the checkpoint cannot be read.
   """
-  reader = _open(prefix)
+  reader = reading.Reader(prefix)
   key = _STEP + _SUFFIX
-  try:
-    return int(reader.get_tensor(key)) if reader.has_tensor(key) else 0
-  except _UNREADABLE as error:
-    raise _unreadable(prefix, error) from error
+  return int(reader.get(key)) if reader.has(key) else 0
 
 
 class Checkpoints:
@@ -187,23 +192,28 @@ class Checkpoints:
     self._parts = {'model': model, _STEP: global_step, **(training_parts or {})}
     self._whole = training_parts is not None
     self._keep = keep
-    self._manager = None
+    self._saves = 0  # TensorFlow's counter of saves, which its own restore looks for.
     self.last_saved: int | None = None  # The step of the newest checkpoint.
 
   def resume(self) -> str | None:
     """Restores the newest checkpoint of the directory; returns its prefix, None without one.
 
     Raises:
-      UserError: as `restore`.
+      UserError: as `restore`; or it is unknown which is the newest, see `directory.newest`.
     """
-    prefix = tf.train.latest_checkpoint(self.directory)
-    if prefix is not None:
+    prefix = directory_lib.newest(self.directory)
+    if prefix is None:
+      return None
+    try:
       self.restore(prefix)
-    elif tf.io.gfile.glob(f'{self.directory}/ckpt-*.index'):
-      raise errors.UserError(
-          f'{self.directory}: there are checkpoints (ckpt-*), but the file `checkpoint` that says '
-          'which is the newest is missing or names none of them. Restore that file, or move the '
-          'checkpoints away to start from scratch.')
+    except reading.UnreadableError as error:
+      older = directory_lib.newest_whole(
+          [other for other in directory_lib.stored(self.directory) if other != prefix])
+      if older is None:
+        raise errors.UserError(f'{error} No other checkpoint there is whole. To start from '
+                               'scratch, give another experiment_name.') from error
+      raise errors.UserError(f'{error} The newest other one that is whole is {older}. '
+                             f'{directory_lib.how_to_resume(older)}') from error
     return prefix
 
   def restore(self, prefix: str) -> None:
@@ -212,12 +222,15 @@ class Checkpoints:
     Raises:
       UserError: if it cannot be read or does not have all, or has more than, this run needs.
     """
-    reader = _open(prefix)
+    reader = reading.Reader(prefix)
     if not _is_native(reader):
       raise errors.UserError(
-          f'{prefix} is not of a run of this program; a checkpoint to start from belongs into '
-          'model_options.initial_checkpoint, and the work directory should hold none at first.')
-    _restore_parts(prefix, reader, self._parts, whole=self._whole)
+          f'{prefix} is not of a run of this program; to start from it, give another '
+          f'experiment_name and model_options.initial_checkpoint={prefix}.')
+    _restore_parts(reader, self._parts, whole=self._whole,
+                   for_classes=_TO_RESUME if self._whole else _TO_USE)
+    counter = _SAVE_COUNTER + _SUFFIX
+    self._saves = int(reader.get(counter)) if reader.has(counter) else 0
     self.last_saved = int(self._global_step.numpy())
 
   def save(self) -> str | None:
@@ -229,47 +242,36 @@ class Checkpoints:
     step = int(self._global_step.numpy())
     if step == self.last_saved:
       return None
-    prefix = f'{self.directory}/ckpt-{step}'
+    prefix = directory_lib.prefix_of(self.directory, step)
     try:
-      saved = self._created_manager().save(checkpoint_number=step)
-    except (OSError, tf.errors.OpError) as error:
-      _remove_partial(prefix)
-      last = tf.train.latest_checkpoint(self.directory)
+      files.make_directory(self.directory)
+      checkpoint = tf.train.Checkpoint(**self._parts)
+      checkpoint.save_counter.assign(self._saves + 1)
+      checkpoint.write(prefix)
+    except (OSError, tf.errors.OpError, errors.UserError) as error:
+      # It would fill the disk further.
+      directory_lib.delete(prefix)
       raise errors.UserError(
-          f'{prefix}: the checkpoint cannot be saved: {_first_line(error)}. '
-          f'{f"The last good one is {last}." if last else "None has been saved before."}'
-      ) from error
+          f'{prefix}: the checkpoint cannot be saved: {files.reason(error)}. '
+          f'{self._last_good()}') from error
+    try:
+      directory_lib.keep_newest(self.directory, prefix, self._keep)
+    except errors.UserError as error:
+      raise errors.UserError(
+          f'{prefix}: saved, but {error} {directory_lib.how_to_resume(prefix)}') from error
+    self._saves += 1
     self.last_saved = step
-    return saved
+    return prefix
 
-  def _created_manager(self):
-    if self._manager is None:
-      self._manager = tf.train.CheckpointManager(
-          tf.train.Checkpoint(**self._parts), self.directory, max_to_keep=self._keep)
-    return self._manager
-
-
-def _open(prefix):
-  try:
-    return tf.train.load_checkpoint(prefix)
-  except _UNREADABLE as error:
-    raise _unreadable(prefix, error) from error
-
-
-def _unreadable(prefix, error):
-  return errors.UserError(
-      f'{prefix}: not a readable checkpoint (truncated or damaged?): {_first_line(error)}')
-
-
-def _first_line(error):
-  text = _NOISE.sub('', getattr(error, 'message', None) or str(error))
-  return text.strip().splitlines()[0] if text.strip() else type(error).__name__
+  def _last_good(self):
+    saved = directory_lib.stored(self.directory)
+    return f'The last good one is {saved[-1]}.' if saved else 'None has been saved before.'
 
 
 def _is_native(reader):
   # Model Garden's classifiers hold their head below `model/` too.
   return not released.is_released(reader) and any(
-      key.startswith(_MODEL) for key in reader.get_variable_to_shape_map())
+      key.startswith(_MODEL) for key in reader.shapes())
 
 
 def variable_keys(parts: Mapping[str, object]) -> dict[str, tf.Variable]:
@@ -295,19 +297,20 @@ def variable_keys(parts: Mapping[str, object]) -> dict[str, tf.Variable]:
   return found
 
 
-def _restore_parts(prefix, reader, parts, *, fresh_class_heads=False, below='', whole=False):
+def _restore_parts(reader, parts, *, fresh_class_heads=False, below='', whole=False,
+                   for_classes=''):
   """Restores native `parts`.
 
   Args:
-    prefix: the checkpoint.
-    reader: of it.
+    reader: of the checkpoint.
     parts: name -> object.
     fresh_class_heads: whether class heads are left alone, as of `initialize_model`.
     below: start of the keys that matter, all others are left alone.
     whole: whether the checkpoint must hold nothing but `parts`, their optimizer slots included.
+    for_classes: what to do about another number of classes.
   """
-  shapes = {key.removesuffix(_SUFFIX): tuple(shape)
-            for key, shape in reader.get_variable_to_shape_map().items()}
+  prefix = reader.prefix
+  shapes = {key.removesuffix(_SUFFIX): shape for key, shape in reader.shapes().items()}
   stored = {key: shape for key, shape in shapes.items()
             if _SLOT not in key and not _OF_TENSORFLOW.search(key) and key.startswith(below)
             and (whole or key.partition('/')[0] in parts)}
@@ -319,24 +322,24 @@ def _restore_parts(prefix, reader, parts, *, fresh_class_heads=False, below='', 
     wanted = {key: variable for key, variable in wanted.items() if key not in fresh}
     stored = {key: shape for key, shape in stored.items() if key not in fresh}
     logging.info('%s: left as initialised: %s', prefix, ', '.join(sorted(fresh)))
-  _check_account(prefix, wanted, stored)
+  _check_account(prefix, wanted, stored, for_classes)
   try:
     if fresh or below:
       for key, variable in wanted.items():
-        variable.assign(reader.get_tensor(key + _SUFFIX))
+        variable.assign(reader.get(key + _SUFFIX))
     else:
-      status = tf.train.Checkpoint(**parts).read(prefix)
+      status = tf.train.Checkpoint(**parts).read(reader.path)
       status.assert_existing_objects_matched().expect_partial()
   except AssertionError as error:
     raise errors.UserError(
-        f'{prefix}: does not hold the whole state of the optimizer: {_first_line(error)}'
+        f'{prefix}: does not hold the whole state of the optimizer: {files.reason(error)}.'
     ) from error
-  except _UNREADABLE as error:
-    raise _unreadable(prefix, error) from error
+  except reading.UNREADABLE as error:
+    raise reader.unreadable(error) from error
   logging.info('%s: %d tensors matched.', prefix, len(wanted))
 
 
-def _check_account(prefix, wanted, stored):
+def _check_account(prefix, wanted, stored, for_classes):
   """Raises UserError unless both sides have the same keys with the same shapes."""
   wrong = [f'{key} is {list(stored[key])} there and {variable.shape.as_list()} here'
            for key, variable in wanted.items()
@@ -354,8 +357,8 @@ def _check_account(prefix, wanted, stored):
     if heads:
       head = min(heads)
       complaints.append(
-          f'it was trained with {stored[head][-1]} classes, not {wanted[head].shape[-1]}: restore '
-          'it with restore_semantic_last_layer_from_initial_checkpoint: false')
+          f'it was trained with {stored[head][-1]} classes, not {wanted[head].shape[-1]}: '
+          + for_classes.format(prefix=prefix))
   if complaints:
     raise errors.UserError(f'{prefix}: this checkpoint does not fit the configuration: '
                            f'{"; ".join(complaints)}.')
@@ -366,30 +369,17 @@ def _some(names):
   return names[0] + (f' and {rest} more' if rest else '')
 
 
-def _restore_released(prefix, reader, load):
+def _restore_released(reader, load):
   """Calls `load` of a released checkpoint and logs its report."""
+  prefix = reader.prefix
   if not released.is_released(reader):
-    keys = {key.removesuffix(_SUFFIX) for key in reader.get_variable_to_shape_map()}
+    keys = {key.removesuffix(_SUFFIX) for key in reader.shapes()}
     some = _some(sorted(key for key in keys if key != _STEP and not _OF_TENSORFLOW.search(key))
                  or ['nothing'])
     raise errors.UserError(
         f'{prefix}: neither a checkpoint of this program nor one of DeepLab2; it holds {some}.')
-  try:
-    report = load()
-  except _UNREADABLE as error:
-    raise _unreadable(prefix, error) from error
+  report = load()
   # Beside a backbone there may be a classifier's head, or all of another model.
   log = logging.warning if report.unused else logging.info
   log('%s, a checkpoint of DeepLab2: %s.', prefix, report.summary())
 
-
-def _remove_partial(prefix):
-  """Removes what an interrupted save left behind, so that it does not fill the disk further."""
-  for path in tf.io.gfile.glob(f'{prefix}_temp*') + tf.io.gfile.glob(f'{prefix}.*'):
-    try:
-      if tf.io.gfile.isdir(path):
-        tf.io.gfile.rmtree(path)
-      else:
-        tf.io.gfile.remove(path)
-    except tf.errors.OpError as error:
-      logging.warning('%s: left over, and cannot be removed: %s', path, _first_line(error))

@@ -6,8 +6,9 @@ needs. Numbers of classes are compared with the dataset in assemble.py, which kn
 import re
 
 from absl import logging
-import tensorflow as tf
 
+from deeplab2 import errors
+from deeplab2 import files
 from deeplab2.config import experiment
 from deeplab2.config import loss_checks
 from deeplab2.config import model_checks
@@ -56,7 +57,7 @@ def check_mode(config: experiment.Config, mode: str) -> None:
   if mode == 'export':
     _check_model_input(config, 'eval_dataset_options')
     return
-  config.resolved('experiment_name')
+  _check_name(config)
   if 'train' in mode:
     _check_model_input(config, 'train_dataset_options')
     check_files(config, 'train_dataset_options')
@@ -99,10 +100,9 @@ def check_files(config: experiment.Config, dataset_field: str) -> None:
   path = f'{dataset_field}.file_pattern'
   for pattern in config.require(path):
     try:
-      matches = tf.io.gfile.glob(pattern)
-    except tf.errors.OpError as error:
-      reason = ' '.join(str(error).split())
-      raise config.error(path, f'{pattern} cannot be looked up: {reason}') from error
+      matches = files.expand_pattern(pattern)
+    except errors.UserError as error:
+      raise config.error(path, str(error)) from error
     if not matches:
       raise config.error(path, f'no file matches {pattern}')
 
@@ -241,8 +241,20 @@ def _check_model_input(config, dataset_field):
     raise config.error(f'{dataset_field}.dataset', 'is missing.')
 
 
+def _check_name(config):
+  """Checks that the run's directory lies in --model_dir; without a name it is that itself."""
+  name = config.resolved('experiment_name')
+  if name.startswith('/') or '..' in name.split('/') or '\0' in name or '://' in name:
+    raise config.error('experiment_name', 'must be the name of a directory within --model_dir.')
+
+
 def _check_training(config):
-  """Checks that there is something to learn and that its targets are made."""
+  """Checks that there is something to learn, and time to, and that its targets are made."""
+  warm_up, steps = (config.value(f'{_SOLVER}.{name}')
+                    for name in ('warmup_steps', 'training_number_of_steps'))
+  if warm_up >= steps:
+    raise config.error(f'{_SOLVER}.warmup_steps', 'must be less than training_number_of_steps '
+                       f'{steps}: the learning rate would never be reached.')
   losses = config.value(_LOSSES)
   masks = [name for name in MASK_LOSSES if losses.HasField(name)]
   if not masks:

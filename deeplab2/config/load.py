@@ -4,9 +4,9 @@ import os
 
 from absl import logging
 from google.protobuf import text_format
-import tensorflow as tf
 
 from deeplab2 import errors
+from deeplab2 import files
 from deeplab2.config import checks
 from deeplab2.config import config_pb2
 from deeplab2.config import model_pb2
@@ -51,6 +51,14 @@ KMAX_DEFAULTS = {
 }
 
 
+# Every option that is a path, or a pattern of paths.
+PATHS = (
+    'model_options.initial_checkpoint', 'model_options.backbone.pretrained_weights',
+    *(f'{dataset}.{name}' for dataset in ('train_dataset_options', 'eval_dataset_options')
+      for name in ('file_pattern', 'dataset')),
+    'evaluator_options.override_save_dir')
+
+
 def load(path: str, overrides: Iterable[str] = ()) -> Config:
   """Reads, completes and checks a configuration.
 
@@ -79,12 +87,7 @@ def parse(path: str, overrides: Iterable[str] = ()) -> Config:
   Raises:
     UserError: if the file cannot be read or parsed, or an override does not fit.
   """
-  try:
-    with tf.io.gfile.GFile(path) as file:
-      text = file.read()
-  except (tf.errors.OpError, OSError, UnicodeDecodeError) as error:
-    reason = ' '.join(str(error).split())  # Those of remote file systems have several lines.
-    raise errors.UserError(f'{path}: cannot be read: {reason}') from error
+  text = files.read_text(path)
   options = config_pb2.ExperimentOptions()
   if textproto.first_word(text) in model_pb2.ModelOptions.DESCRIPTOR.fields_by_name:
     prefix, message = 'model_options', options.model_options
@@ -96,7 +99,25 @@ def parse(path: str, overrides: Iterable[str] = ()) -> Config:
   for override in overrides:
     overrides_lib.apply(override, options, origins)
   substitute(options, os.environ)
-  return Config(options, path, text, origins)
+  config = Config(options, path, text, origins)
+  _expand_paths(config)
+  return config
+
+
+def _expand_paths(config):
+  """Puts home directories in for `~` and `~user` in every option that is a path."""
+  for field_path in PATHS:
+    parent, field = textproto.lookup(config.options, field_path)
+    value = getattr(parent, field.name)
+    if not value or (field.name == 'dataset' and not value.endswith('.json')):
+      continue
+    try:
+      if textproto.is_repeated(field):
+        value[:] = [files.expand(text) for text in value]
+      else:
+        setattr(parent, field.name, files.expand(value))
+    except errors.UserError as error:
+      raise config.error(field_path, str(error)) from error
 
 
 def _fill_kmax(config):

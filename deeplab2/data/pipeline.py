@@ -12,6 +12,7 @@ from absl import logging
 import tensorflow as tf
 
 from deeplab2 import errors
+from deeplab2 import files as file_paths
 from deeplab2 import structures
 from deeplab2.data import augment
 from deeplab2.data import autoaugment
@@ -178,6 +179,7 @@ def count_records(files: Sequence[str]) -> int:
 def evaluation(patterns: Sequence[str], *, label_space: structures.LabelSpace,
                crop_size: tuple[int, int], batch_size: int, resize: geometry.Resize,
                target_options: targets.TargetOptions, decode_labels: bool = True,
+               skip: int = 0,
                reader: reading.Fail | reading.Skip = reading.Fail(),  # noqa: B008
                ) -> tf.data.Dataset:
   """Every picture once, in the order of files and records, as batches of fixed size.
@@ -197,6 +199,7 @@ def evaluation(patterns: Sequence[str], *, label_space: structures.LabelSpace,
     resize: range of sizes.
     target_options: what targets hold.
     decode_labels: whether records have labels that are wanted.
+    skip: number of records to leave out at the beginning; they are read, but not decoded.
     reader: what becomes of records that cannot be read.
 
   Returns:
@@ -225,7 +228,7 @@ def evaluation(patterns: Sequence[str], *, label_space: structures.LabelSpace,
   def filler(_):
     return sample(reading.blank('', with_label=decode_labels, void_id=void_id))
 
-  stored = reader.sources(find_files(patterns)).flat_map(reader.read)
+  stored = reader.sources(find_files(patterns)).flat_map(reader.read).skip(skip)
   dataset = reader.decode(stored, with_label=decode_labels, void_id=void_id)
   dataset = dataset.map(sample, num_parallel_calls=tf.data.AUTOTUNE)
   # Always batch_size - 1 fillers: the batch that drop_remainder then drops holds nothing else.
@@ -259,7 +262,7 @@ def find_files(patterns: Sequence[str]) -> list[str]:
   for pattern in patterns:
     if tf.io.gfile.isdir(pattern):
       raise errors.UserError(f'File pattern {pattern!r} is a folder; write {pattern}/*.tfrecord.')
-    matches = tf.io.gfile.glob(pattern)
+    matches = file_paths.expand_pattern(pattern)
     if not matches:
       raise errors.UserError(f'No file matches the pattern {pattern!r}.')
     # build_tfrecords.py leaves a manifest beside the shards, and unfinished ones until it is done.

@@ -5,6 +5,7 @@ positive: expect less than from a detector's own evaluation.
 """
 import contextlib
 import io
+import json
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,6 +87,21 @@ class InstanceAP:
     self.detections += [{**detection, 'image_id': detection['image_id'] + first}
                         for detection in other.detections]
     self._sizes += other._sizes
+
+  def state(self) -> np.ndarray:
+    """Returns what `set_state` takes: bytes of a JSON text, uint8."""
+    # COCO's compressed masks are ASCII.
+    text = json.dumps([self._sizes, self.truths, self.detections],
+                      default=lambda counts: counts.decode('ascii'))
+    return np.frombuffer(text.encode(), np.uint8)
+
+  def set_state(self, text: np.ndarray) -> None:
+    """Goes on from what `state` returned."""
+    sizes, self.truths, self.detections = json.loads(text.tobytes())
+    self._sizes = [(height, width) for height, width in sizes]
+    for instance in self.truths + self.detections:
+      segmentation = instance['segmentation']
+      segmentation['counts'] = segmentation['counts'].encode('ascii')
 
   def result(self) -> InstanceAPResult:
     """Returns the precision over all pictures so far; zeros if nothing at all was detected."""

@@ -45,6 +45,14 @@ class MeanIoU:
       raise ValueError('Counts of different label spaces cannot be merged.')
     self._confusion += other._confusion
 
+  def state(self) -> np.ndarray:
+    """Returns what `set_state` takes: [num_classes, num_classes] int64."""
+    return self._confusion.copy()
+
+  def set_state(self, confusion: np.ndarray) -> None:
+    """Goes on from what `state` returned."""
+    self._confusion = confusion.reshape(self._confusion.shape).astype(np.int64)
+
   def result(self) -> MeanIoUResult:
     """Returns the IoU of all pictures so far."""
     hits = np.diag(self._confusion)

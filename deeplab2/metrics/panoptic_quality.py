@@ -82,6 +82,14 @@ class PanopticQuality:
       raise ValueError('Counts of different label spaces cannot be merged.')
     self._counts += other._counts
 
+  def state(self) -> np.ndarray:
+    """Returns what `set_state` takes: [2, 4, num_classes] float64."""
+    return self._counts.copy()
+
+  def set_state(self, counts: np.ndarray) -> None:
+    """Goes on from what `state` returned."""
+    self._counts = counts.reshape(self._counts.shape).astype(np.float64)
+
   def result(self) -> PanopticQualityResult:
     """Returns the qualities of all pictures so far."""
     return PanopticQualityResult(*(self._protocol_result(counts) for counts in self._counts))

@@ -1,7 +1,7 @@
 """Evaluation: the segmenter on every picture of a dataset, and what is made of its maps."""
 from collections.abc import Callable, Mapping, Sequence
 import time
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from absl import logging
 import numpy as np
@@ -14,6 +14,7 @@ from deeplab2 import structures
 from deeplab2.inference import segmenter as segmenter_lib
 from deeplab2.trainer import diagnostics
 from deeplab2.trainer import progress
+from deeplab2.trainer import unfinished as unfinished_lib
 
 SKIPPED = 'skipped_records'  # Tag of the number of corrupt records.
 
@@ -29,51 +30,100 @@ class Picture(NamedTuple):
   crop_truth: np.ndarray | None  # [H, W] int32
 
 
-class Evaluator(orbit.StandardEvaluator):
-  """Segments every picture and hands the maps on, picture by picture."""
+class Report(Protocol):
+  """What measures the pictures."""
 
-  def __init__(self, dataset, *, model: tf_keras.Model, segmenter: segmenter_lib.Segmenter,
+  def begin(self) -> None:
+    """Forgets the evaluation before."""
+
+  def add(self, index: int, picture: Picture) -> None:
+    """Adds one picture."""
+
+  def end(self, measured: Mapping[str, float]) -> Mapping[str, float]:
+    """Returns more scalars by tag, given mean losses and diagnostics, and SKIPPED if any are."""
+
+  def state(self) -> Mapping[str, np.ndarray]:
+    """Returns what was measured so far."""
+
+  def set_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+    """Goes on from what `state` returned."""
+
+
+class Evaluator(orbit.StandardEvaluator):
+  """Segments every picture and hands the maps on, picture by picture.
+
+  The report comes first. If another sink fails, none gets anything more, and `check` tells after
+  the evaluation.
+  """
+
+  def __init__(self, dataset: Callable[[int], tf.distribute.DistributedDataset], *,
+               model: tf_keras.Model, segmenter: segmenter_lib.Segmenter,
                loss: Callable | None, sinks: Sequence[Callable[[int, Picture], None]],
-               begin: Callable[[], None],
-               end: Callable[[Mapping[str, float]], Mapping[str, float]],
+               report: Report | None = None,
+               unfinished: unfinished_lib.Unfinished | None = None,
                num_pictures: int | None = None, use_tf_function: bool = True):
     """Creates an evaluator inside the strategy's scope.
 
     Args:
-      dataset: distributed dataset of structures.Sample of an evaluation, on the host.
+      dataset: number of batches to pass over -> distributed dataset of structures.Sample of an
+        evaluation, on the host.
       model: images, training -> structures.Prediction.
       segmenter: of that model.
       loss: (Prediction, Targets) -> (losses {name: [B]}, diagnostics {name: (numerator [B],
         denominator [B])}); None where the dataset has no labels.
       sinks: called with (index, Picture) for every picture, in order.
-      begin: called before the first picture of every evaluation.
-      end: called with mean losses and diagnostics by tag, and SKIPPED if there are any, after the
-        last one; returns more scalars by tag.
+      report: of pictures with labels.
+      unfinished: keeps the state on the way; None: an interrupted evaluation starts over.
       num_pictures: how many there will be, if known, for the progress shown.
       use_tf_function: False runs model and loss op by op, to look into them.
     """
     # Only the replicas' part of a step is a graph; the rest handles pictures of any size.
-    super().__init__(dataset, orbit.StandardEvaluatorOptions(use_tf_function=False))
+    super().__init__(None, orbit.StandardEvaluatorOptions(use_tf_function=False))
     self._strategy = tf.distribute.get_strategy()
     self._model = model
     self._segmenter = segmenter
     self._loss = loss
+    self._dataset = dataset
     self._sinks = tuple(sinks)
-    self._begin = begin
-    self._end = end
+    self._report = report
+    self._unfinished = unfinished
     self._num_pictures = num_pictures
     self._run = self._run_replicas
     if use_tf_function:
       self._run = tf.function(self._run_replicas, autograph=False)
 
+  def evaluate(self, num_steps):
+    """Evaluates `num_steps` batches, -1 for all, those of an interrupted evaluation included.
+
+    Raises:
+      UserError: as `eval_end`.
+    """
+    self._batches = self._done = self._skipped = 0
+    self._sums = {}, {}
+    self._failure = None
+    if self._report is not None:
+      self._report.begin()
+    if self._unfinished is not None:
+      stored = self._unfinished.begin()
+      if stored is not None:
+        self._set_state(stored)
+    self._done_before = self._done
+    with self._strategy.scope():
+      self.eval_dataset = self._dataset(self._batches)
+    num_steps = int(num_steps)
+    return super().evaluate(
+        tf.constant(num_steps if num_steps == -1 else max(num_steps - self._batches, 0)))
+
+  def check(self) -> None:
+    """Raises the UserError of a sink that failed in the last evaluation, if one did."""
+    if self._failure is not None:
+      raise self._failure
+
   def eval_begin(self):
-    """Starts an evaluation; returns the sums of losses and parts of diagnostics, empty."""
-    self._begin()
-    self._done = 0
-    self._skipped = 0
+    """Starts the clock; returns the sums of losses and parts of diagnostics so far."""
     self._started = time.monotonic()
-    self._progress = progress.create('eval', self._num_pictures, 'picture')
-    return {}, {}
+    self._progress = progress.create('eval', self._num_pictures, 'picture', self._done)
+    return self._sums
 
   def eval_step(self, iterator):
     """Segments one global batch; returns ([Sample], [(maps, sums)]), one entry per replica."""
@@ -88,15 +138,55 @@ class Evaluator(orbit.StandardEvaluator):
       is_picture = sample.placement.raw_size.numpy().all(axis=1)
       self._skipped += int(np.sum((sample.name.numpy() != b'') & ~is_picture))
       for index in np.flatnonzero(is_picture):
-        picture = self._picture(sample, maps, int(index))
-        for sink in self._sinks:
-          sink(self._done, picture)
+        self._hand_on(self._picture(sample, maps, int(index)))
         for sums, found in zip(state, scored, strict=True):
           for name, values in found.items():
             sums[name] = sums.get(name, 0.0) + np.asarray(values)[..., index]
         self._done += 1
     self._progress.update(self._done, {})
+    self._batches += 1
+    if self._unfinished is not None:
+      self._unfinished.save(self._state)
     return state
+
+  def _hand_on(self, picture):
+    """Gives a picture to report and sinks."""
+    if self._report is not None:
+      self._report.add(self._done, picture)
+    if self._failure is not None:
+      return
+    try:
+      for sink in self._sinks:
+        sink(self._done, picture)
+    except errors.UserError as error:
+      logging.warning('%s Nothing more is written of single pictures; the evaluation goes on.',
+                      error)
+      self._failure = error
+      if self._unfinished is not None:
+        # Started again, it shall write what is missing.
+        self._unfinished.freeze()
+
+  def _state(self):
+    """Returns the state after a batch, which `_set_state` takes."""
+    losses, ratios = self._sums
+    measured = {} if self._report is None else self._report.state()
+    return {'counts': np.array([self._batches, self._done, self._skipped]),
+            **{f'losses/{name}': np.asarray(value) for name, value in losses.items()},
+            **{f'ratios/{name}': np.asarray(value) for name, value in ratios.items()},
+            **{f'report/{name}': value for name, value in measured.items()}}
+
+  def _set_state(self, arrays):
+    def below(prefix):
+      return {key.removeprefix(prefix): value for key, value in arrays.items()
+              if key.startswith(prefix)}
+
+    self._batches, self._done, self._skipped = map(int, arrays['counts'])
+    # Scalars again: one rank less than what the file holds them as.
+    self._sums = ({name: value[()] for name, value in below('losses/').items()},
+                  below('ratios/'))
+    if self._report is not None:
+      self._report.set_state(below('report/'))
+    logging.info('The evaluation goes on after %d pictures, where it was interrupted.', self._done)
 
   def eval_end(self, state):
     """Returns the scalars: mean losses, throughput, and what `end` returns.
@@ -111,7 +201,7 @@ class Evaluator(orbit.StandardEvaluator):
     if self._skipped:
       logging.warning('%d corrupt records were skipped: the numbers are of the other %d.',
                       self._skipped, self._done)
-    speed = self._done / (time.monotonic() - self._started)
+    speed = (self._done - self._done_before) / (time.monotonic() - self._started)
     losses, ratios = state
     scalars = {f'losses/eval_{name}': float(total) / self._done for name, total in losses.items()}
     if ratios:
@@ -119,7 +209,10 @@ class Evaluator(orbit.StandardEvaluator):
       scalars.update(diagnostics.scalars(ratios, numerators, denominators))
     if self._skipped:
       scalars[SKIPPED] = float(self._skipped)
-    return {**scalars, 'images_per_second': speed, **self._end(scalars)}
+    more = {} if self._report is None else self._report.end(scalars)
+    if self._unfinished is not None:
+      self._unfinished.end()
+    return {**scalars, 'images_per_second': speed, **more}
 
   def _run_replicas(self, images, targets):
     """Returns what `_replica_step` does on every replica."""

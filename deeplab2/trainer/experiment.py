@@ -1,5 +1,6 @@
 """The modes: from a configuration to datasets, model, trainer, evaluator, and through the loop."""
 import functools
+import hashlib
 import os
 
 from absl import logging
@@ -8,6 +9,8 @@ import tensorflow as tf
 
 from deeplab2 import assemble
 from deeplab2 import errors
+from deeplab2 import locks
+from deeplab2.checkpoint import directory as directory_lib
 from deeplab2.checkpoint import restore
 from deeplab2.config import checks
 from deeplab2.config.experiment import Config
@@ -15,12 +18,15 @@ from deeplab2.data import datasets
 from deeplab2.data import pipeline
 from deeplab2.inference import raw_predictions
 from deeplab2.inference import segmenter
+from deeplab2.trainer import evaluated as evaluated_lib
 from deeplab2.trainer import evaluator as evaluator_lib
 from deeplab2.trainer import loop
 from deeplab2.trainer import optimizer
 from deeplab2.trainer import reports
 from deeplab2.trainer import runtime
+from deeplab2.trainer import summaries as summaries_lib
 from deeplab2.trainer import trainer as trainer_lib
+from deeplab2.trainer import unfinished as unfinished_lib
 
 _TRAIN = 'train_dataset_options'
 _EVAL = 'eval_dataset_options'
@@ -38,21 +44,27 @@ def train(config: Config, directory: str) -> None:
   Raises:
     UserError: as of all modes, see train.run.
   """
-  model, global_step = assemble.model(config), orbit.utils.create_global_step()
-  train_loop = _train_loop(config, directory, model, global_step)
-  if _has_steps_left(config, train_loop):
-    train_loop.run(_num_steps(config))
+  with _only_training(directory):
+    model, global_step = assemble.model(config), orbit.utils.create_global_step()
+    train_loop = _train_loop(config, directory, model, global_step)
+    if train_loop.step < _num_steps(config):
+      train_loop.run(_num_steps(config))
+    else:
+      _log_finished(config, train_loop)
 
 
 def train_and_evaluate(config: Config, directory: str) -> None:
   """Trains, and evaluates every eval_interval steps and at the end; arguments as of `train`."""
-  model, global_step = assemble.model(config), orbit.utils.create_global_step()
-  train_loop = _train_loop(config, directory, model, global_step)
-  eval_loop = _eval_loop(config, directory, model, global_step,
-                         training=lambda: train_loop.logs)
-  if _has_steps_left(config, train_loop):
-    loop.train_and_evaluate(train_loop, eval_loop, total=_num_steps(config),
-                            interval=config.options.evaluator_options.eval_interval)
+  with _only_training(directory):
+    model, global_step = assemble.model(config), orbit.utils.create_global_step()
+    train_loop = _train_loop(config, directory, model, global_step)
+    eval_loop = _eval_loop(config, directory, model, global_step,
+                           training=lambda: train_loop.logs)
+    if train_loop.step < _num_steps(config) or not eval_loop.is_done():
+      loop.train_and_evaluate(train_loop, eval_loop, total=_num_steps(config),
+                              interval=config.options.evaluator_options.eval_interval)
+    else:
+      _log_finished(config, train_loop)
 
 
 def evaluate(config: Config, directory: str) -> None:
@@ -60,14 +72,15 @@ def evaluate(config: Config, directory: str) -> None:
   model, global_step = assemble.model(config), orbit.utils.create_global_step()
   checkpoints = restore.Checkpoints(directory, model=model, global_step=global_step)
   prefix = checkpoints.resume()
+  source = None
   if prefix is None:
     initial = config.resolved(_INITIAL)
     if not initial:
       raise errors.UserError(f'{directory}: there is no checkpoint, and {_INITIAL} is not set: '
                              'nothing to evaluate.')
-    prefix = restore.restore_model(model, initial)
+    prefix = source = restore.restore_model(model, initial)
   logging.info('Evaluating %s', prefix)
-  _eval_loop(config, directory, model, global_step).run()
+  _eval_loop(config, directory, model, global_step, source=source).run()
 
 
 def evaluate_continuously(config: Config, directory: str) -> None:
@@ -113,12 +126,14 @@ def _num_steps(config):
   return config.options.trainer_options.solver_options.training_number_of_steps
 
 
-def _has_steps_left(config, train_loop):
-  if train_loop.step < _num_steps(config):
-    return True
+def _only_training(directory):
+  """Holds the run, so that no other process trains in its directory."""
+  return locks.hold(os.path.join(directory, 'train.lock'), f'The run {directory}')
+
+
+def _log_finished(config, train_loop):
   logging.info('This run is finished: it is at step %d, and training_number_of_steps is %d. '
                'Nothing was done; --mode=eval evaluates it.', train_loop.step, _num_steps(config))
-  return False
 
 
 def _train_loop(config, directory, model, global_step):
@@ -155,6 +170,7 @@ def _restore(config, model, heads, checkpoints):
   if prefix is not None:
     logging.info('Resumed %s', prefix)
     return
+  directory_lib.check_unused(checkpoints.directory)
   pretrained, initial = config.resolved(_PRETRAINED), config.resolved(_INITIAL)
   if pretrained:
     logging.info('Backbone from %s', restore.initialize_backbone(model.backbone, pretrained))
@@ -169,41 +185,75 @@ def _restore(config, model, heads, checkpoints):
                  checkpoints.directory, _INITIAL, _PRETRAINED)
 
 
-def _eval_loop(config, directory, model, global_step, training=dict):
-  """Creates the evaluation loop; `training` returns the logs of a training beside it, if any."""
+def _eval_loop(config, directory, model, global_step, source=None, training=dict):
+  """Creates the evaluation loop.
+
+  Args:
+    config: the configuration.
+    directory: work directory of the run.
+    model: to evaluate.
+    global_step: of it.
+    source: checkpoint that the model is from, None for that of the run and step.
+    training: returns the logs of a training beside it, if any.
+  """
   checks.check_batch(config, _EVAL, tf.distribute.get_strategy().num_replicas_in_sync)
-  has_labels = config.value(f'{_EVAL}.decode_groundtruth_label')
   options, info = config.options.evaluator_options, assemble.dataset_info(config)
   eval_directory = os.path.join(directory, 'eval')
-  sinks = _picture_sinks(config, directory, info, global_step)
-  begin, end = lambda: None, lambda losses: {}
-  if has_labels:
+  evaluated = evaluated_lib.describe(config)
+  if source:
+    evaluated['checkpoint'] = source
+  summaries = summaries_lib.Summaries(eval_directory, global_step)
+  sinks = _picture_sinks(config, directory, info, evaluated, summaries)
+  report = None
+  if config.value(f'{_EVAL}.decode_groundtruth_label'):
     report = reports.Report(info, eval_directory, global_step, with_ap=options.instance_ap,
-                            detailed_ap=options.detailed_ap_metrics, training=training)
-    begin, end = report.begin, report.end
-    sinks.append(report.add)
+                            detailed_ap=options.detailed_ap_metrics, evaluated=evaluated,
+                            training=training)
   elif not sinks:
     raise config.error(f'{_EVAL}.decode_groundtruth_label', 'without labels there is nothing to '
-                       'measure; set evaluator_options.save_raw_predictions or save_predictions.')
+                       'measure; set evaluator_options.save_raw_predictions=true or '
+                       'evaluator_options.save_predictions=true.')
+  batch_size = config.value(f'{_EVAL}.batch_size')
+  digest = evaluated_lib.digest(evaluated_lib.identity(evaluated))
+
+  def beside(name):
+    return os.path.join(eval_directory, f'{name}-{int(global_step.numpy())}-{digest}')
+
   evaluator = evaluator_lib.Evaluator(
-      runtime.distribute(assemble.eval_dataset(config), fetch_to_device=False), model=model,
-      segmenter=segmenter.create(config, model),
-      loss=assemble.evaluation_loss(config).score if has_labels else None,
-      sinks=sinks, begin=begin, end=end,
-      num_pictures=None if options.eval_steps == -1 else (
-          options.eval_steps * config.value(f'{_EVAL}.batch_size')),
+      lambda batches: runtime.distribute(
+          assemble.eval_dataset(config, skip=batches * batch_size), fetch_to_device=False),
+      model=model, segmenter=segmenter.create(config, model),
+      loss=None if report is None else assemble.evaluation_loss(config).score,
+      sinks=sinks, report=report,
+      unfinished=unfinished_lib.Unfinished(
+          lambda: f'{beside("unfinished")}.npz', lambda: _identity(config, model, evaluated)),
+      num_pictures=None if options.eval_steps == -1 else options.eval_steps * batch_size,
       use_tf_function=options.use_tf_function)
-  return loop.EvalLoop(evaluator, eval_directory, global_step=global_step,
-                       num_steps=options.eval_steps, explain=_explain(config, _EVAL))
+  return loop.EvalLoop(
+      evaluator, summaries, num_steps=options.eval_steps, explain=_explain(config, _EVAL),
+      hold=lambda: locks.hold(f'{beside("evaluating")}.lock',
+                              f'The evaluation in {eval_directory}'),
+      is_done=(lambda: True) if report is None else report.is_written)
 
 
-def _picture_sinks(config, directory, info, global_step):
+def _identity(config, model, evaluated):
+  """Returns what tells this evaluation, and the state on its way, from all others."""
+  return {'evaluated': evaluated, 'weights': evaluated_lib.weights_digest(model),
+          'options': hashlib.sha256(str(config.options).encode()).hexdigest()}
+
+
+def _picture_sinks(config, directory, info, evaluated, summaries):
   """Returns what is done with every evaluated picture beside measuring."""
   options = config.options.evaluator_options
-  folder = config.resolved('evaluator_options.override_save_dir') or os.path.join(directory, 'vis')
+  paints = options.save_predictions and options.num_vis_samples
+  if not paints and not options.save_raw_predictions:
+    return []
+  folder = reports.directory_of_set(
+      config.resolved('evaluator_options.override_save_dir') or os.path.join(directory, 'vis'),
+      evaluated)
   sinks = []
-  if options.save_predictions and options.num_vis_samples:
-    sinks.append(reports.Painter(info, folder, global_step, options.num_vis_samples).add)
+  if paints:
+    sinks.append(reports.Painter(info, folder, summaries, options.num_vis_samples).add)
   if options.save_raw_predictions:
     raw = raw_predictions.RawPredictions(
         folder, info.label_space, panoptic_format=options.raw_panoptic_format, instance_files=True,

@@ -4,11 +4,15 @@ import contextlib
 import os
 
 from absl import logging
-import orbit
 import tensorflow as tf
 
+from deeplab2 import errors
+from deeplab2 import locks
+from deeplab2.checkpoint import directory as directory_lib
 from deeplab2.checkpoint import restore
+from deeplab2.trainer import evaluator as evaluator_lib
 from deeplab2.trainer import progress
+from deeplab2.trainer import summaries as summaries_lib
 from deeplab2.trainer import trainer as trainer_lib
 
 _TRAIN_LOSS = 'losses/train_'
@@ -39,8 +43,8 @@ class TrainLoop:
     self._save_steps = save_steps
     self._summary_steps = summary_steps
     self._explain = explain
-    self._summaries = orbit.utils.SummaryManager(
-        os.path.join(checkpoints.directory, 'train'), tf.summary.scalar, global_step)
+    self._summaries = summaries_lib.Summaries(
+        os.path.join(checkpoints.directory, 'train'), global_step)
     self._last_summary = self.step
     self.logs: Mapping[str, float] = {}  # Of the newest inner loop, by tag.
 
@@ -53,11 +57,11 @@ class TrainLoop:
     """Trains to step `until` of `total`; saves at once, on the way, and (at `total`) at the end.
 
     Raises:
-      UserError: a loss that is not finite, or a checkpoint that cannot be saved. What was saved
-        before stays.
+      UserError: a loss that is not finite, or a checkpoint or the logs cannot be saved. What was
+        saved before stays; where the logs cannot, a checkpoint is saved first.
     """
     total = until if total is None else total
-    self._save()
+    self.save()
     shown = progress.create('train', total, 'step', self.step)
     try:
       while self.step < until:
@@ -67,48 +71,64 @@ class TrainLoop:
         shown.update(self.step, _main_losses(self.logs))
         self._write(last=self.step == total)
         if self.step >= self._checkpoints.last_saved + self._save_steps or self.step == total:
-          self._save()
+          self.save()
     finally:
       shown.close()
 
-  def _save(self):
+  def save(self) -> None:
+    """Saves a checkpoint, unless that of this step is saved.
+
+    Raises:
+      UserError: it cannot be saved.
+    """
     saved = self._checkpoints.save()
     if saved:
       logging.info('Saved %s', saved)
 
   def _write(self, last):
     if last or self.step >= self._last_summary + self._summary_steps:
-      self._summaries.write_summaries(self.logs)
-      self._summaries.flush()
+      self._summaries.scalars(self.logs)
       self._last_summary = self.step
+      with _saving_before_it_ends(self):
+        self._summaries.check()
 
 
 class EvalLoop:
   """Runs an evaluator and writes its numbers to TensorBoard."""
 
-  def __init__(self, evaluator: orbit.AbstractEvaluator, directory: str, *,
-               global_step: tf.Variable, num_steps: int,
-               explain: Callable[[Exception], Exception]):
+  def __init__(self, evaluator: evaluator_lib.Evaluator, summaries: summaries_lib.Summaries, *,
+               num_steps: int, explain: Callable[[Exception], Exception],
+               hold: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+               is_done: Callable[[], bool] = lambda: False):
     """Creates the loop.
 
     Args:
       evaluator: does the steps, and returns scalars by tag.
-      directory: for TensorBoard.
-      global_step: of the model that is evaluated.
+      summaries: TensorBoard's, for the scalars.
       num_steps: batches per evaluation, -1 for all.
       explain: as of TrainLoop.
+      hold: holds what keeps other processes from the same evaluation.
+      is_done: returns whether the numbers of the model's step have been written.
     """
     self._evaluator = evaluator
+    self._summaries = summaries
     self._num_steps = num_steps
     self._explain = explain
-    self._summaries = orbit.utils.SummaryManager(directory, tf.summary.scalar, global_step)
+    self._hold = hold
+    self.is_done = is_done
 
   def run(self) -> Mapping[str, float]:
-    """Evaluates once; returns the scalars."""
-    with self._summaries.summary_writer().as_default(), _explained(self._explain):
+    """Evaluates once; returns the scalars.
+
+    Raises:
+      InUseError: another process does the same evaluation.
+      UserError: something could not be written, or there was nothing to evaluate.
+    """
+    with self._hold(), _explained(self._explain):
       scalars = self._evaluator.evaluate(tf.constant(self._num_steps))
-    self._summaries.write_summaries(scalars)
-    self._summaries.flush()
+    self._summaries.scalars(scalars)
+    self._evaluator.check()
+    self._summaries.check()
     return scalars
 
 
@@ -116,11 +136,41 @@ def train_and_evaluate(train: TrainLoop, evaluate: EvalLoop, *, total: int, inte
   """Trains to step `total`; evaluates every `interval` steps and at the end.
 
   Boundaries are multiples of `interval`, so a resumed run evaluates at the steps at which the
-  uninterrupted one would have.
+  uninterrupted one would have; also at the step where it resumes, if that was not evaluated yet.
+
+  Raises:
+    UserError: as of `train` and `evaluate`. A checkpoint is saved before an evaluation's error.
   """
+  def evaluate_now():
+    with _saving_before_it_ends(train):
+      _evaluate_unless_another_does(evaluate)
+
+  is_boundary = train.step % interval == 0 or train.step >= total
+  if train.step and is_boundary and not evaluate.is_done():
+    evaluate_now()
   while train.step < total:
     train.run(min(total, (train.step // interval + 1) * interval), total)
+    evaluate_now()
+
+
+def _evaluate_unless_another_does(evaluate):
+  try:
     evaluate.run()
+  except locks.InUseError as error:
+    logging.warning('This evaluation is left to another process: %s', error)
+
+
+@contextlib.contextmanager
+def _saving_before_it_ends(train):
+  """Saves a checkpoint before a UserError passes."""
+  try:
+    yield
+  except errors.UserError as error:
+    try:
+      train.save()
+    except errors.UserError as second:
+      raise errors.UserError(f'{error} {second}') from error
+    raise
 
 
 def evaluate_continuously(evaluate: EvalLoop, checkpoints: restore.Checkpoints,
@@ -133,15 +183,15 @@ def evaluate_continuously(evaluate: EvalLoop, checkpoints: restore.Checkpoints,
     timeout: seconds to wait for the next checkpoint; None waits for ever.
 
   Returns:
-    The number of checkpoints that were evaluated.
+    The number of checkpoints that were evaluated, here or by another process at the same time.
   """
   count = 0
-  for prefix in tf.train.checkpoints_iterator(checkpoints.directory, timeout=timeout):
-    if not tf.io.gfile.exists(f'{prefix}.index'):
+  for prefix in directory_lib.follow(checkpoints.directory, timeout):
+    if not directory_lib.exists(prefix):
       logging.warning('%s was deleted before it could be evaluated', prefix)
       continue
     checkpoints.restore(prefix)
-    evaluate.run()
+    _evaluate_unless_another_does(evaluate)
     count += 1
   return count
 

@@ -1,8 +1,9 @@
 """What an evaluation leaves behind: log, JSON, painted pictures, raw maps."""
 from collections.abc import Callable, Mapping
-import json
+import io
 import math
 import os
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -10,20 +11,24 @@ import PIL.Image
 import tensorflow as tf
 
 from deeplab2 import errors
+from deeplab2 import files
 from deeplab2.data import datasets
 from deeplab2.inference import drawing
 from deeplab2.trainer import diagnostics
+from deeplab2.trainer import evaluated as evaluated_lib
 from deeplab2.trainer import evaluator
 from deeplab2.trainer import scores
+from deeplab2.trainer import summaries as summaries_lib
 
 _LOSS = 'losses/eval_'
+_NOTE = 'evaluated.json'
 
 
 class Report:
   """Scores the pictures of an evaluation, logs the result and writes it to a JSON file."""
 
   def __init__(self, info: datasets.DatasetInfo, directory: str, global_step: tf.Variable, *,
-               with_ap: bool, detailed_ap: bool,
+               with_ap: bool, detailed_ap: bool, evaluated: Mapping[str, Any] | None = None,
                training: Callable[[], Mapping[str, float]] = dict):
     """Creates a report.
 
@@ -33,6 +38,7 @@ class Report:
       global_step: of the model that is evaluated.
       with_ap: whether the average precision of instances is measured.
       detailed_ap: whether all of COCO's twelve numbers go to TensorBoard.
+      evaluated: what is evaluated (see evaluated.py), its `checkpoint` included.
       training: returns the newest logs of the training that goes on beside, by tag, if any.
     """
     self._info = info
@@ -40,6 +46,7 @@ class Report:
     self._global_step = global_step
     self._with_ap = with_ap
     self._detailed_ap = detailed_ap
+    self._evaluated = dict(evaluated or {})
     self._training = training
     self._scores: scores.Scores | None = None
 
@@ -51,6 +58,28 @@ class Report:
     """Adds one picture, which has labels."""
     del index
     self._scores.add(picture)
+
+  def state(self) -> dict[str, np.ndarray]:
+    """Returns what was measured so far, as `set_state` takes it."""
+    return self._scores.state()
+
+  def set_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+    """Goes on from what `state` returned."""
+    self._scores.set_state(arrays)
+
+  def is_written(self) -> bool:
+    """Returns whether there are numbers of the same evaluation at the model's step.
+
+    Those that do not say what was evaluated, of older versions, count.
+    """
+    step = int(self._global_step.numpy())
+    return any(content['step'] == step and (
+        'evaluated' not in content
+        or evaluated_lib.identity(content['evaluated']) == self._identity(step))
+               for _, content in _read_files(self._directory))
+
+  def _identity(self, step):
+    return evaluated_lib.identity({'checkpoint': f'ckpt-{step}', **self._evaluated})
 
   def end(self, measured: Mapping[str, float]) -> Mapping[str, float]:
     """Logs and writes the result; returns the scalars for TensorBoard.
@@ -67,7 +96,9 @@ class Report:
     bad = [name for name, value in measured.items() if not math.isfinite(value)]
     if bad:
       logging.warning('Not finite, and null in the JSON file: %s', ', '.join(bad))
-    content = {'step': step, **scores.as_json(numbers, space, names),
+    content = {'step': step, 'evaluated': {
+        'checkpoint': f'ckpt-{step}', **self._evaluated, 'num_images': numbers.num_pictures},
+               **scores.as_json(numbers, space, names),
                **{key: {name.removeprefix(prefix): None if name in bad else value
                         for name, value in measured.items() if name.startswith(prefix)}
                   for key, prefix in (('losses', _LOSS), ('diagnostics', diagnostics.PREFIX))}}
@@ -76,7 +107,7 @@ class Report:
     training = self._training()
     if training:
       content['training'] = dict(training)
-    write_json(os.path.join(self._directory, f'metrics-{step}.json'), content)
+    files.write_json(_path(self._directory, step, self._identity(step)), content)
     return scores.as_scalars(numbers, detailed_ap=self._detailed_ap)
 
 
@@ -88,12 +119,19 @@ class Painter:
   and `_semantic_error` (white where the class is wrong).
   """
 
-  def __init__(self, info: datasets.DatasetInfo, directory: str, global_step: tf.Variable,
-               num_pictures: int):
-    """Creates a painter that overwrites the files of the evaluation before."""
+  def __init__(self, info: datasets.DatasetInfo, directory: str,
+               summaries: summaries_lib.Summaries, num_pictures: int):
+    """Creates a painter that overwrites the files of the evaluation before.
+
+    Args:
+      info: the dataset that the maps speak of.
+      directory: for the PNG files; made if it is missing.
+      summaries: of the evaluation.
+      num_pictures: how many are painted.
+    """
     self._info = info
     self._directory = directory
-    self._global_step = global_step
+    self._summaries = summaries
     self._num_pictures = num_pictures
 
   def add(self, index: int, picture: evaluator.Picture) -> None:
@@ -107,7 +145,7 @@ class Painter:
     space, colors = self._info.label_space, self._info.colors
     panel = drawing.panel(picture.image, picture.maps.panoptic, picture.truth, space,
                           self._info.class_names, colors)
-    tf.summary.image(f'pictures/{index:06d}', panel[np.newaxis], step=self._global_step)
+    self._summaries.image(f'pictures/{index:06d}', panel)
     semantic = picture.maps.semantic
     painted = {
         'panel': panel,
@@ -123,39 +161,93 @@ class Painter:
           'semantic_label': drawing.paint(truth * space.label_divisor, space, colors),
           'semantic_error': 255 * wrong.astype(np.uint8)})
     for name, pixels in painted.items():
-      _write_png(os.path.join(self._directory, f'{index:06d}_{name}.png'), pixels)
+      files.write_whole(os.path.join(self._directory, f'{index:06d}_{name}.png'), _png(pixels))
+
+
+def _png(pixels):
+  buffer = io.BytesIO()
+  PIL.Image.fromarray(pixels).save(buffer, 'png')
+  return buffer.getvalue()
+
+
+def _path(directory, step, identity):
+  """Returns the file of an evaluation: another one where there are numbers of something else."""
+  path = os.path.join(directory, f'metrics-{step}.json')
+  another = os.path.join(directory, f'metrics-{step}-{evaluated_lib.digest(identity)}.json')
+  if tf.io.gfile.exists(another):
+    return another
+  if not tf.io.gfile.exists(path):
+    return path
+  content = _read_file(path)
+  if content is None or evaluated_lib.identity(content.get('evaluated', {})) == identity:
+    return path
+  logging.info('%s is of another evaluation and stays; this one goes to %s.', path, another)
+  return another
 
 
 def read_all(run: str) -> dict[int, dict]:
-  """Returns what `Report` wrote for every evaluation of a run's folder, by step, in its order."""
-  found = {}
-  for path in tf.io.gfile.glob(os.path.join(run, 'eval', 'metrics-*.json')):
-    with tf.io.gfile.GFile(path) as file:
-      content = json.load(file)
-    found[content['step']] = content
-  return dict(sorted(found.items()))
+  """Returns what `Report` wrote for the evaluations of a run's directory by step, in its order.
+
+  Where several sets of images (or ways to segment them) were evaluated, it is that of the most
+  steps, the last of these in the order of their digests. Evaluations that do not say what they are
+  of, from older versions, stand in where the set has none. Files that cannot be read are warned of
+  and left out.
+  """
+  sets: dict[str, dict[int, dict]] = {}
+  for _, content in _read_files(os.path.join(run, 'eval')):
+    of_set = sets.setdefault(content.get('evaluated', {}).get('set') or '', {})
+    of_set[content['step']] = content
+  unnamed = sets.pop('', {})
+  if not sets:
+    return dict(sorted(unnamed.items()))
+  chosen = max(sets, key=lambda name: (len(sets[name]), name))
+  if len(sets) > 1:
+    logging.warning(
+        '%s: %d different sets or ways were evaluated; shown is %s (%s), that of the most steps.',
+        run, len(sets), chosen, _named(next(iter(sets[chosen].values()))))
+  return dict(sorted({**unnamed, **sets[chosen]}.items()))
 
 
-def write_json(path: str, content: Mapping) -> None:
-  """Writes a JSON file whole or not at all.
+def _named(content):
+  evaluated = content['evaluated']
+  return f'{evaluated.get("dataset")}, {", ".join(evaluated.get("file_pattern", ()))}'
+
+
+def _read_files(directory):
+  """Yields (path, content) of the metrics files of a directory that can be read."""
+  for name in files.matching(directory, r'metrics-.*\.json'):
+    path = os.path.join(directory, name)
+    content = _read_file(path)
+    if content is not None:
+      yield path, content
+
+
+def _read_file(path):
+  """Returns the content of a metrics file; None, and a warning, if it is not one."""
+  try:
+    content = files.read_json(path)
+  except errors.UserError as error:
+    logging.warning('%s It is left out.', error)
+    return None
+  if (not isinstance(content, dict) or type(content.get('step')) is not int
+      or not isinstance(content.get('evaluated', {}), dict)):
+    logging.warning('%s: holds no numbers of an evaluation; left out.', path)
+    return None
+  return content
+
+
+def directory_of_set(directory: str, evaluated: Mapping[str, Any]) -> str:
+  """Returns where images of a set are written: `directory`, or where it has others, beside it.
+
+  The file `evaluated.json` in it says which set that is. A directory without it is taken over.
 
   Raises:
-    UserError: if it cannot be written.
+    UserError: the directory cannot be written.
   """
-  text = json.dumps(content, indent=1, allow_nan=False, default=float)
-  try:
-    tf.io.gfile.makedirs(os.path.dirname(path))
-    with tf.io.gfile.GFile(f'{path}.tmp', 'w') as file:
-      file.write(text)
-    tf.io.gfile.rename(f'{path}.tmp', path, overwrite=True)
-  except (OSError, tf.errors.OpError) as error:
-    raise errors.UserError(f'{path} cannot be written: {error}') from error
-
-
-def _write_png(path, pixels):
-  try:
-    tf.io.gfile.makedirs(os.path.dirname(path))
-    with tf.io.gfile.GFile(path, 'wb') as file:
-      PIL.Image.fromarray(pixels).save(file, 'png')
-  except (OSError, tf.errors.OpError) as error:
-    raise errors.UserError(f'{path} cannot be written: {error}') from error
+  for path in (directory, f'{directory.rstrip("/")}-{evaluated["set"]}'):
+    note = os.path.join(path, _NOTE)
+    there = files.read_json(note) if tf.io.gfile.exists(note) else {}
+    if not isinstance(there, dict) or there.get('set') in (None, evaluated['set']):
+      break
+  files.write_json(note, evaluated)
+  return path

@@ -1,5 +1,5 @@
 """Devices, randomness and threads of a run."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import ctypes
 import logging as python_logging
 import random
@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab2 import errors
+from deeplab2 import files
 from deeplab2.data import pipeline
 from deeplab2.trainer import progress
 
@@ -150,14 +151,20 @@ def start_logging() -> None:
       lambda record: record.module not in ('functional_saver', 'loop_fns'))
 
 
-def bind_gin(files, bindings) -> None:
+def bind_gin(paths: Sequence[str], bindings: Sequence[str]) -> None:
   """Reads gin files and bindings.
 
   Raises:
     UserError: a file cannot be read, or something is bound that is not configurable.
   """
+  for path in paths:
+    _parse_gin(files.read_text(path), f'--gin_file={path}')
+  _parse_gin(list(bindings), '--gin_param')
+  gin.finalize()
+
+
+def _parse_gin(bindings, flag):
   try:
-    gin.parse_config_files_and_bindings(files, bindings)
-  except (OSError, SyntaxError, ValueError) as error:
-    reason = ' '.join(str(error).split())
-    raise errors.UserError(f'--gin_file/--gin_param: {reason}') from error
+    gin.parse_config(bindings)
+  except (OSError, SyntaxError, ValueError, ImportError) as error:
+    raise errors.UserError(f'{flag}: {" ".join(str(error).split())}') from error

@@ -2,6 +2,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from deeplab2 import structures
 from deeplab2.metrics import instance_ap
 from deeplab2.metrics import mean_iou
@@ -49,6 +51,21 @@ class Scores:
     if self._ap is not None:
       self._ap.update(picture.truth, picture.maps.panoptic, picture.maps.semantic_scores,
                       picture.maps.instance_scores)
+
+  def state(self) -> dict[str, np.ndarray]:
+    """Returns what `set_state` takes."""
+    return {'num_pictures': np.array(self._num_pictures),
+            **{name: metric.state() for name, metric in self._metrics().items()}}
+
+  def set_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+    """Goes on from what `state` returned."""
+    self._num_pictures = int(arrays['num_pictures'])
+    for name, metric in self._metrics().items():
+      metric.set_state(arrays[name])
+
+  def _metrics(self):
+    found = {'raw': self._raw, 'crop': self._crop, 'iou': self._iou}
+    return found if self._ap is None else {**found, 'ap': self._ap}
 
   def result(self) -> Numbers:
     """Returns the metrics of all pictures so far."""

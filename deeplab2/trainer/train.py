@@ -1,10 +1,11 @@
 """Trains and evaluates an experiment.
 
-  python -m deeplab2.trainer.train --config_file=CONFIG --mode=train_and_eval --model_dir=FOLDER
+  python -m deeplab2.trainer.train --config_file=CONFIG --mode=train_and_eval --model_dir=DIRECTORY
 
-Everything goes below FOLDER/<experiment_name>: checkpoints, TensorBoard logs in `train` and
-`eval`, the results `eval/metrics-<step>.json`, painted pictures in `vis`. A run that was
-interrupted goes on from its newest checkpoint when it is started again.
+Everything goes below DIRECTORY/<experiment_name>: checkpoints, TensorBoard logs in `train` and
+`eval`, the results `eval/metrics-<step>.json`, images in `vis`. A run that was interrupted goes on
+from its newest checkpoint when it is started again, an evaluation after the images that are done.
+One process at a time trains in a directory.
 
 Modes:
   train            train up to training_number_of_steps
@@ -52,22 +53,27 @@ def run(arguments) -> None:
   runtime.set_up()
   strategy = runtime.create_strategy(arguments.num_gpus, arguments.master)
   with strategy.scope():
-    MODES[arguments.mode](config, os.path.join(arguments.model_dir, config.options.experiment_name))
+    MODES[arguments.mode](config, run_directory(arguments.model_dir, config))
+
+
+def run_directory(model_dir: str, config) -> str:
+  """Returns the directory of a run: below --model_dir, or itself for a run without a name."""
+  return os.path.join(model_dir, config.options.experiment_name).rstrip('/') or '/'
 
 
 def main(arguments) -> int:
   """Runs the command line; returns its exit code."""
   runtime.start_logging()
   parser = command_line.Parser(__doc__)
-  parser.add_argument('--config_file', required=True, help='Textproto of the experiment.')
+  parser.add_path('--config_file', required=True, help='Textproto of the experiment.')
   parser.add_argument('--mode', required=True, choices=MODES, help='What to do.')
-  parser.add_argument('--model_dir', required=True, help='Folder that runs are kept in.')
+  parser.add_path('--model_dir', required=True, help='Directory that runs are kept in.')
   parser.add_argument('--num_gpus', type=int, help='GPUs to use; 0: the CPU; by default all.')
   parser.add_argument('--master', help='Name or address of a TPU to use.')
   parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value',
                       help='Override one option of the config; may be repeated.')
-  parser.add_argument('--gin_file', action='append', default=[],
-                      help='File of gin bindings; may be repeated.')
+  parser.add_path('--gin_file', action='append', default=[],
+                  help='File of gin bindings; may be repeated.')
   parser.add_argument('--gin_param', action='append', default=[], metavar='"set_up.seed = 1"',
                       help='One gin binding, of what the config does not hold; may be repeated.')
   return command_line.run(lambda: run(parser.parse_args(arguments)))

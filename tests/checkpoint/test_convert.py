@@ -61,7 +61,7 @@ def _error(capfd, *arguments):
 
 def test_a_folder_with_checkpoints_is_left_alone(released, tmp_path, capfd):
   _convert(released[0], tmp_path)
-  assert 'give a new folder' in _error(capfd, released[0], tmp_path)
+  assert 'give a new directory' in _error(capfd, released[0], tmp_path)
 
 
 def test_wrong_checkpoints(released, tmp_path, capfd):

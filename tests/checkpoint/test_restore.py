@@ -306,7 +306,7 @@ def test_class_heads_may_start_afresh(run, tmp_path):
   for path in (str(directory), _released(tmp_path, _model())):
     model = _model(classes=7)
     files.refused(lambda model=model, path=path: restore.initialize_model(model, path),
-                  'classes, not 7', 'restore_semantic_last_layer_from_initial_checkpoint: false')
+                  'classes, not 7', 'restore_semantic_last_layer_from_initial_checkpoint=false')
     restore.initialize_model(model, path, fresh_class_heads=True)
     assert (model.predictor.class_head.kernel.numpy() == 0).all()
     assert (model.backbone.stem.kernel.numpy() != 0).all()
@@ -353,7 +353,7 @@ def test_errors_of_saving_name_the_path(tmp_path, monkeypatch, error):
   def fail(*args, **kwargs):
     raise error
 
-  monkeypatch.setattr(tf.train.CheckpointManager, 'save', fail)
+  monkeypatch.setattr(tf.train.Checkpoint, 'write', fail)
   files.refused(checkpoints.save, f'{tmp_path}/run/ckpt-0', 'None has been saved before')
 
 

@@ -124,12 +124,12 @@ def test_environment(write, monkeypatch):
 
 
 def test_no_file(tmp_path):
-  with pytest.raises(errors.UserError, match='none.textproto: cannot be read'):
+  with pytest.raises(errors.UserError, match='none.textproto: no such file'):
     load.load(str(tmp_path / 'none.textproto'))
-  with pytest.raises(errors.UserError, match='cannot be read'):
+  with pytest.raises(errors.UserError, match='is a directory'):
     load.load(str(tmp_path))
   (tmp_path / 'binary').write_bytes(b'\xff\xfe\x00\x80')
-  with pytest.raises(errors.UserError, match='cannot be read'):
+  with pytest.raises(errors.UserError, match='is not UTF-8 text'):
     load.load(str(tmp_path / 'binary'))
 
 

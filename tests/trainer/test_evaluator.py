@@ -16,19 +16,36 @@ from deeplab2.trainer import runtime
 from tests.trainer import stand_ins
 
 
+class _Counting:
+  """A report that collects the pictures."""
+
+  def __init__(self):
+    self.collected = []
+
+  def begin(self):
+    self.collected.clear()
+
+  def add(self, index, picture):
+    self.collected.append((index, picture))
+
+  def end(self, measured):
+    del measured
+    return {'count': float(len(self.collected))}
+
+
 def _evaluator(dataset, loss=stand_ins.loss):
   """Returns (evaluator, model, collected pictures)."""
   model = stand_ins.TinyModel()
   model(tf.zeros([1, stand_ins.SIZE, stand_ins.SIZE, 3]))
   crop = (stand_ins.SIZE, stand_ins.SIZE)
-  collected = []
+  report = _Counting()
   created = evaluator_lib.Evaluator(
-      runtime.distribute(dataset, fetch_to_device=False), model=model, loss=loss,
+      lambda batches: runtime.distribute(dataset.skip(batches), fetch_to_device=False),
+      model=model, loss=loss,
       segmenter=segmenter_lib.Segmenter(model, stand_ins.post_process, crop_size=crop,
                                         resize=geometry.Resize()),
-      sinks=[lambda index, picture: collected.append((index, picture))],
-      begin=collected.clear, end=lambda losses: {'count': float(len(collected))})
-  return created, model, collected
+      sinks=[], report=report)
+  return created, model, report.collected
 
 
 @pytest.mark.parametrize('batch', [1, 2])

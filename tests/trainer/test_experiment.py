@@ -28,8 +28,11 @@ OVERRIDES = [
 
 
 @pytest.fixture(autouse=True)
-def _parts(monkeypatch):
+def _parts(monkeypatch, tmp_path_factory):
   """Puts the stand-ins in place of what the configuration describes."""
+  records = tmp_path_factory.mktemp('records')
+  (records / 'val-0.tfrecord').write_bytes(b'stands for records')
+  monkeypatch.setenv('SHAPES_TFRECORDS', str(records))
   info = datasets.DatasetInfo('made', stand_ins.SPACE, ('void', 'thing', 'stuff'),
                               ((0, 0, 0), (255, 0, 0), (0, 255, 0)), (0, 1, 2), 0, {1: 1, 2: 2}, {})
 
@@ -49,7 +52,8 @@ def _parts(monkeypatch):
   for name in ('loss', 'evaluation_loss'):
     monkeypatch.setattr(assemble, name, lambda config: types.SimpleNamespace(score=stand_ins.loss))
   monkeypatch.setattr(assemble, 'train_dataset', lambda config, share: stand_ins.dataset())
-  monkeypatch.setattr(assemble, 'eval_dataset', lambda config: stand_ins.eval_dataset())
+  monkeypatch.setattr(assemble, 'eval_dataset',
+                      lambda config, skip=0: stand_ins.eval_dataset().skip(skip))
   monkeypatch.setattr(segmenter, 'create', create_segmenter)
 
 
@@ -147,7 +151,8 @@ def test_wrong_initial_checkpoint_is_refused(tmp_path):
 
 def test_pictures_without_labels_need_a_purpose(tmp_path, monkeypatch):
   _run('train', tmp_path)
-  monkeypatch.setattr(assemble, 'eval_dataset', lambda config: stand_ins.eval_dataset(labels=False))
+  monkeypatch.setattr(assemble, 'eval_dataset', lambda config, skip=0: (
+      stand_ins.eval_dataset(labels=False).skip(skip)))
   unlabelled = ['eval_dataset_options.decode_groundtruth_label=false',
                 'evaluator_options.save_predictions=false']
   with pytest.raises(errors.UserError, match='save_raw_predictions'):

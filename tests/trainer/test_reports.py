@@ -11,6 +11,7 @@ import tensorflow as tf
 from deeplab2 import errors
 from deeplab2.data import datasets
 from deeplab2.trainer import reports
+from deeplab2.trainer import summaries
 from tests.trainer import test_scores
 
 INFO = datasets.DatasetInfo('made', test_scores.SPACE, test_scores.NAMES,
@@ -22,6 +23,10 @@ PREDICTION = [[20, 20, 20, 11]]
 
 def _step(value):
   return tf.Variable(value, dtype=tf.int64, trainable=False)
+
+
+def _summaries(directory, step=0):
+  return summaries.Summaries(str(directory), _step(step))
 
 
 def _report(directory, step=7):
@@ -60,18 +65,19 @@ def test_skipped_records_are_in_the_json(tmp_path):
 
 def test_unwritable_folder_is_named(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(errors.UserError, match='file/eval/metrics-7.json cannot be written'):
+  with pytest.raises(errors.UserError, match='file/eval: the directory cannot be made'):
     _report(tmp_path / 'file' / 'eval').end({})
-  painter = reports.Painter(INFO, str(tmp_path / 'file' / 'vis'), _step(0), 1)
-  with pytest.raises(errors.UserError, match='000000_panel.png cannot be written'):
+  painter = reports.Painter(INFO, str(tmp_path / 'file' / 'vis'), _summaries(tmp_path), 1)
+  with pytest.raises(errors.UserError, match='file/vis: the directory cannot be made'):
     painter.add(0, test_scores.picture(TRUTH, PREDICTION))
 
 
 def test_first_pictures_are_painted_and_go_to_tensorboard(tmp_path):
-  painter = reports.Painter(INFO, str(tmp_path / 'vis'), _step(3), 2)
-  with tf.summary.create_file_writer(str(tmp_path / 'log')).as_default():
-    for index in range(4):
-      painter.add(index, test_scores.picture(TRUTH, PREDICTION))
+  written = _summaries(tmp_path / 'log', 3)
+  painter = reports.Painter(INFO, str(tmp_path / 'vis'), written, 2)
+  for index in range(4):
+    painter.add(index, test_scores.picture(TRUTH, PREDICTION))
+  written.flush()
   names = sorted(os.listdir(tmp_path / 'vis'))
   assert len(names) == 2 * 7 and names[7].startswith('000001')
   label = np.asarray(PIL.Image.open(tmp_path / 'vis' / '000000_panoptic_label.png'))
@@ -88,7 +94,7 @@ def test_first_pictures_are_painted_and_go_to_tensorboard(tmp_path):
 
 
 def test_pictures_without_labels_are_painted_too(tmp_path):
-  painter = reports.Painter(INFO, str(tmp_path), _step(0), 1)
+  painter = reports.Painter(INFO, str(tmp_path / 'vis'), _summaries(tmp_path / 'log'), 1)
   painter.add(0, test_scores.picture(TRUTH, PREDICTION)._replace(truth=None))
-  assert sorted(name.partition('_')[2] for name in os.listdir(tmp_path)) == [
+  assert sorted(name.partition('_')[2] for name in os.listdir(tmp_path / 'vis')) == [
       'image.png', 'panel.png', 'panoptic_prediction.png', 'semantic_prediction.png']

@@ -1,0 +1,79 @@
+"""What an evaluation is of: the images, how they are segmented, and the checkpoint."""
+from collections.abc import Mapping
+import concurrent.futures
+import hashlib
+import json
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from deeplab2.config.experiment import Config
+from deeplab2.data import pipeline
+
+_FIELD = 'eval_dataset_options'
+_EVALUATOR = 'evaluator_options'
+_COMMON = ('transformer_post_processing', 'pixel_confidence_threshold', 'thing_area_limit',
+           'stuff_area_limit')
+_PIXELWISE = ('transformer_class_confidence_threshold',)
+_MASKWISE = tuple(f'maskwise_postprocessing.{name}' for name in (
+    'transformer_class_confidence_threshold_thing', 'transformer_class_confidence_threshold_stuff',
+    'overlapping_threshold', 'reorder_class_weight', 'reorder_mask_weight'))
+_STATS_AT_A_TIME = 16  # Remote files take some 50 ms each.
+
+
+def describe(config: Config) -> dict[str, Any]:
+  """Returns what is evaluated, checkpoint and number of images aside, as JSON can hold it.
+
+  `set` is a digest of it by which two evaluations are known to be of the same. Files count by name
+  and size, so that a set may be moved.
+
+  Raises:
+    UserError: a file pattern matches nothing.
+  """
+  patterns = list(config.require(f'{_FIELD}.file_pattern'))
+  files = pipeline.find_files(patterns)
+  with concurrent.futures.ThreadPoolExecutor(_STATS_AT_A_TIME) as pool:
+    sizes = list(pool.map(lambda file: tf.io.gfile.stat(file).length, files))
+  listed = sorted(zip(map(os.path.basename, files), sizes, strict=True))
+  rule = config.value(f'{_EVALUATOR}.transformer_post_processing')
+  content = {
+      'dataset': _dataset(config), 'num_files': len(files), 'num_bytes': sum(sizes),
+      'files': digest(listed),
+      **{name: list(config.value(f'{_FIELD}.{name}'))
+         for name in ('crop_size', 'min_resize_value', 'max_resize_value')},
+      'resize_factor': config.value(f'{_FIELD}.resize_factor'),
+      'eval_steps': config.value(f'{_EVALUATOR}.eval_steps'),
+      'post_processing': {name: _shown(config.value(f'{_EVALUATOR}.{name}')) for name in (
+          *_COMMON, *(_PIXELWISE if rule == 'pixelwise' else _MASKWISE))}}
+  if content['eval_steps'] != -1:
+    content['batch_size'] = config.value(f'{_FIELD}.batch_size')
+  return {'set': digest(content), 'file_pattern': patterns, **content}
+
+
+def _dataset(config):
+  """Returns the name of the dataset; of one's own, that of the file without its directory."""
+  return os.path.basename(config.resolved(f'{_FIELD}.dataset'))
+
+
+def _shown(value):
+  # Seven digits are what a float32 holds.
+  return float(f'{value:.7g}') if isinstance(value, float) else value
+
+
+def digest(content: Any) -> str:
+  """Returns eight hexadecimal digits that tell this JSON content from others."""
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def identity(content: Mapping[str, Any]) -> tuple:
+  """Returns what two evaluations of one step must share to be the same: set and checkpoint."""
+  return content.get('set'), content.get('checkpoint')
+
+
+def weights_digest(model) -> str:
+  """Returns a digest of all variables of a model."""
+  found = hashlib.sha1(usedforsecurity=False)
+  for variable in model.variables:
+    found.update(variable.numpy().tobytes())
+  return found.hexdigest()

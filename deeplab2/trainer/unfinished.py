@@ -1,0 +1,89 @@
+"""The state of an evaluation on the way, so that an interrupted one goes on where it stopped."""
+from collections.abc import Callable, Mapping
+import io
+import json
+import time
+import zipfile
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+from deeplab2 import errors
+from deeplab2 import files
+
+_IDENTITY = 'identity'
+# Writing may take one part in so many of the time.
+_LARGEST_FRACTION = 50
+_SECONDS_BETWEEN = 20.0
+
+
+class Unfinished:
+  """A file of arrays, `unfinished-<step>-<digest>.npz`, that holds for one identity alone."""
+
+  def __init__(self, path: Callable[[], str], identity: Callable[[], Mapping[str, object]],
+               seconds_between: float = _SECONDS_BETWEEN):
+    """Creates the keeper; nothing is read or written yet.
+
+    Args:
+      path: returns the file of the evaluation that begins.
+      identity: returns what must be the same for the file to be of use, as JSON: weights,
+        images, options.
+      seconds_between: least time between two writes.
+    """
+    self._path_of = path
+    self._identity_of = identity
+    self._seconds_between = seconds_between
+    self._path = ''
+    self._identity = ''
+    self._next = 0.0
+    self._can_write = True
+    self._is_frozen = False
+
+  def begin(self) -> Mapping[str, np.ndarray] | None:
+    """Starts an evaluation; returns the arrays of the same one that was interrupted, or None."""
+    self._path = self._path_of()
+    self._identity = json.dumps(self._identity_of(), sort_keys=True, default=str)
+    self._next = time.monotonic() + self._seconds_between
+    self._can_write = True
+    self._is_frozen = False
+    if not tf.io.gfile.exists(self._path):
+      return None
+    try:
+      with tf.io.gfile.GFile(self._path, 'rb') as file:
+        content = file.read()
+      with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        arrays = {key: stored[key] for key in stored.files}
+      if str(arrays.pop(_IDENTITY)) == self._identity:
+        return arrays
+      reason = 'it is of other weights, images or options'
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile,
+            tf.errors.OpError) as error:
+      reason = f'it cannot be read ({files.reason(error)})'
+    logging.warning('%s: not used, %s: the evaluation starts over.', self._path, reason)
+    return None
+
+  def save(self, arrays: Callable[[], Mapping[str, np.ndarray]]) -> None:
+    """Writes the state if the last one is old enough; a failure is a warning, once."""
+    started = time.monotonic()
+    if not self._can_write or started < self._next:
+      return
+    buffer = io.BytesIO()
+    np.savez(buffer, **{_IDENTITY: np.array(self._identity)}, **arrays())
+    try:
+      files.write_whole(self._path, buffer.getvalue())
+    except errors.UserError as error:
+      logging.warning('An interrupted evaluation would start over: %s', error)
+      self._can_write = False
+    taken = time.monotonic() - started
+    self._next = started + max(self._seconds_between, _LARGEST_FRACTION * taken)
+
+  def freeze(self) -> None:
+    """Keeps the state as it was saved last, beyond the end of this evaluation."""
+    self._can_write = False
+    self._is_frozen = True
+
+  def end(self) -> None:
+    """Removes the file of a finished evaluation, unless it was frozen."""
+    if not self._is_frozen:
+      files.remove_if_exists(self._path)
