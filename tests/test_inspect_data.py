@@ -12,7 +12,7 @@ import tensorflow as tf
 from deeplab2.config import load
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
-from deeplab2.data import pictures
+from deeplab2.data import images
 from deeplab2.data import shapes
 from deeplab2.data import tfrecord
 
@@ -98,7 +98,7 @@ def _records(tmp_path, monkeypatch):
       label = np.full(image.shape[:2], (1 + index % 5) * 256 + 1, np.int32)
       label[:20] = (6 + index % 4) * 256
       with tf.io.TFRecordWriter(str(tmp_path / f'{split}-{index}.tfrecord')) as writer:
-        writer.write(tfrecord.encode_example(pictures.encode(image), f'picture_{index}', label))
+        writer.write(tfrecord.encode_example(images.encode(image), f'picture_{index}', label))
   return ['records', f'--config_file={_CONFIG}', f'--json={tmp_path}/out.json']
 
 
@@ -150,7 +150,7 @@ def test_sheet_and_statistics_of_records(script, records, tmp_path, capsys, spli
 def test_broken_records_are_named_and_the_rest_is_counted(script, records, tmp_path, capsys):
   path = tmp_path / 'train-2.tfrecord'
   path.write_bytes(path.read_bytes()[:-20])
-  image = pictures.encode(np.zeros((4, 4, 3), np.uint8))
+  image = images.encode(np.zeros((4, 4, 3), np.uint8))
   with tf.io.TFRecordWriter(str(tmp_path / 'train-4.tfrecord')) as writer:
     writer.write(tfrecord.encode_example(image, 'picture_1', np.full((4, 4), 99 * 256, np.int32)))
   assert script.main([*records, '--split=train', f'--sheet={tmp_path}/sheet.png']) == 2

@@ -12,7 +12,7 @@ from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from deeplab2.data import inspection
 from deeplab2.data import labels
-from deeplab2.data import pictures
+from deeplab2.data import images
 from deeplab2.data import sources
 
 # Cityscapes' annotations are named like its pictures, but for this.
@@ -154,7 +154,7 @@ def _picture_size(task, findings):
                             f'{task.entry["image_id"]}'))
     return None
   try:
-    encoded = pictures.encode_for_record(task.picture)
+    encoded = images.encode_for_record(task.picture)
   except errors.UserError as error:
     findings.append(Finding('unreadable', task.picture,
                             inspection.without_path(error, task.picture)))

@@ -25,7 +25,7 @@ from deeplab2 import errors
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from deeplab2.data import labels
-from deeplab2.data import pictures
+from deeplab2.data import images
 from deeplab2.data import shapes
 
 PICTURE_ENDINGS = ('.jpg', '.jpeg', '.png')
@@ -33,7 +33,7 @@ PICTURE_ENDINGS = ('.jpg', '.jpeg', '.png')
 
 class Item(NamedTuple):
   """One picture ready to be written."""
-  picture: pictures.Encoded
+  picture: images.Encoded
   name: str
   label: np.ndarray | bytes | None  # [H, W] int32 panoptic ids; bytes of a PNG of classes
 
@@ -198,7 +198,7 @@ def _panoptic(paths, annotations, json_path, info, ignore_crowd, png_folder=None
 
 def _convert_panoptic(info, ignore_crowd, task):
   """Reads one picture and its label map."""
-  picture = pictures.encode_for_record(task.picture)
+  picture = images.encode_for_record(task.picture)
   label = None
   if task.annotation is not None:
     label = coco_panoptic.read_label(
@@ -209,7 +209,7 @@ def _convert_panoptic(info, ignore_crowd, task):
 
 def _convert_semantic(task):
   """Reads one picture; the PNG of its classes stays as it is."""
-  picture = pictures.encode_for_record(task.picture)
+  picture = images.encode_for_record(task.picture)
   try:
     with open(task.label, 'rb') as file:
       data = file.read()
@@ -239,4 +239,4 @@ def _convert_shapes(ignore_crowd, seed, split, index):
   image, label = shapes.generate(seed, split, index, space)
   if ignore_crowd:
     label = labels.ignore_crowd(label, space)
-  return Item(pictures.encode(image), f'{split}_{index:06d}', label)
+  return Item(images.encode(image), f'{split}_{index:06d}', label)

@@ -19,7 +19,7 @@ import tensorflow as tf
 from deeplab2 import errors
 from deeplab2 import structures
 from deeplab2.data import labels
-from deeplab2.data import pictures
+from deeplab2.data import images
 
 _IMAGE = 'image/encoded'
 _IMAGE_FORMAT = 'image/format'
@@ -97,12 +97,12 @@ def _decode_label(encoded, label_format, name, height, width):
   return tf.reshape(tf.io.decode_raw(raw, tf.int32, little_endian=True), [height, width, 1])
 
 
-def encode_example(picture: pictures.Encoded, name: str, label: np.ndarray | bytes | None = None,
+def encode_example(picture: images.Encoded, name: str, label: np.ndarray | bytes | None = None,
                    label_format: str = 'raw') -> bytes:
   """Serializes one record.
 
   Args:
-    picture: the encoded picture, three channels, upright (`pictures.encode_for_record`).
+    picture: the encoded picture, three channels, upright (`images.encode_for_record`).
     name: file stem.
     label: [h, w] panoptic ids of the picture's size, the bytes of a PNG of its classes, or None.
     label_format: of panoptic ids, one of LABEL_FORMATS.

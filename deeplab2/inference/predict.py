@@ -16,7 +16,7 @@ import tqdm
 from deeplab2 import command_line
 from deeplab2 import errors
 from deeplab2.data import coco_panoptic
-from deeplab2.data import pictures
+from deeplab2.data import images
 from deeplab2.inference import drawing
 from deeplab2.inference import saved_model
 
@@ -25,7 +25,7 @@ _ENDINGS = ('.jpg', '.jpeg', '.png')
 
 def read_picture(path: str) -> tf.Tensor:
   """Returns uint8 [H0, W0, 3], decoded as the input pipeline decodes a record of this picture."""
-  encoded = pictures.encode_for_record(path)
+  encoded = images.encode_for_record(path)
   return tf.io.decode_image(encoded.data, channels=3, expand_animations=False)
 
 

@@ -11,7 +11,7 @@ from deeplab2 import structures
 from deeplab2.data import augment
 from deeplab2.data import copy_paste
 from deeplab2.data import geometry
-from deeplab2.data import pictures
+from deeplab2.data import images
 from deeplab2.data import pipeline
 from deeplab2.data import reading
 from deeplab2.data import targets
@@ -31,7 +31,7 @@ def _encode(image, image_format):
 def _example(number, image_format='png', **features):
   """A picture of one colour, its number; `features` are replaced, or taken away where None."""
   image = _encode(np.full([20, 30, 3], number, np.uint8), image_format)
-  encoded = pictures.Encoded(image, image_format, 20, 30)
+  encoded = images.Encoded(image, image_format, 20, 30)
   label = np.full([20, 30], 3 * 256, np.int32)
   example = tf.train.Example.FromString(
       tfrecord.encode_example(encoded, f'picture {number}', label))
@@ -225,7 +225,7 @@ def test_copy_paste_never_sees_a_bad_record(tmp_path):
 
 
 def test_evaluation_without_labels_skips_too(tmp_path):
-  encoded = pictures.Encoded(_PNG, 'png', 20, 30)
+  encoded = images.Encoded(_PNG, 'png', 20, 30)
   _write(tmp_path / 'a', [tfrecord.encode_example(encoded, 'x'), b'bad'])
   names, skipped = _shown(_evaluation(tmp_path, decode_labels=False))
   assert (names, skipped) == (['x'], [f'{tmp_path}/a, record 1'])

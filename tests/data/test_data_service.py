@@ -10,7 +10,7 @@ from deeplab2 import structures
 from deeplab2.data import augment
 from deeplab2.data import copy_paste
 from deeplab2.data import geometry
-from deeplab2.data import pictures
+from deeplab2.data import images
 from deeplab2.data import pipeline
 from deeplab2.data import reading
 from deeplab2.data import targets
@@ -22,7 +22,7 @@ _SERVICE = tf.data.experimental.service
 
 def _example(number):
   """A picture of one colour, its number."""
-  encoded = pictures.Encoded(
+  encoded = images.Encoded(
       tf.io.encode_png(np.full([20, 30, 3], number, np.uint8)).numpy(), 'png', 20, 30)
   return tfrecord.encode_example(encoded, f'{number}', np.full([20, 30], 3 * 256, np.int32))
 

@@ -12,7 +12,7 @@ from deeplab2.data import datasets
 from deeplab2.data import inspect_annotations
 from deeplab2.data import inspect_records
 from deeplab2.data import inspection
-from deeplab2.data import pictures
+from deeplab2.data import images
 from deeplab2.data import tfrecord
 
 # A circle of 2x3 pixels at row 1, column 2, sky at the left of column 1, crowd of squares below.
@@ -206,7 +206,7 @@ def test_other_files_are_one_line(tmp_path, info):
 
 def _record(label, picture_size=None, label_format='raw'):
   size = label.shape if picture_size is None else picture_size
-  picture = pictures.encode(np.zeros((*size, 3), np.uint8))
+  picture = images.encode(np.zeros((*size, 3), np.uint8))
   return tfrecord.encode_example(
       picture._replace(height=label.shape[0], width=label.shape[1]), 'seven', label, label_format)
 

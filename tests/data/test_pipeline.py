@@ -11,7 +11,7 @@ from deeplab2.data import augment
 from deeplab2.data import autoaugment
 from deeplab2.data import copy_paste
 from deeplab2.data import geometry
-from deeplab2.data import pictures
+from deeplab2.data import images
 from deeplab2.data import pipeline
 from deeplab2.data import targets
 from deeplab2.data import tfrecord
@@ -38,7 +38,7 @@ def _example(number, label=None):
   """Red is 20 times the class of the pixel, green is the number of the picture."""
   truth = _label(number)
   image = np.stack([truth // 256 * 20, np.full(truth.shape, number), truth * 0], -1)
-  encoded = pictures.Encoded(
+  encoded = images.Encoded(
       tf.io.encode_png(image.astype(np.uint8)).numpy(), 'png', *truth.shape)
   return tfrecord.encode_example(encoded, f'{number:06d}', truth if label is None else label)
 
@@ -239,7 +239,7 @@ def test_evaluation_holds_the_map_at_either_size(pattern):
 def test_padding_and_fillers_are_void_where_void_is_not_zero(tmp_path):
   space = structures.LabelSpace(5, ignore_label=255, label_divisor=1000, thing_ids=(1, 2))
   for number, size in enumerate([(9, 5), (5, 9), (4, 4)]):
-    encoded = pictures.Encoded(
+    encoded = images.Encoded(
         tf.io.encode_png(np.zeros([*size, 3], np.uint8)).numpy(), 'png', *size)
     _write(tmp_path / str(number),
            [tfrecord.encode_example(encoded, str(number), np.full(size, 3000))])
@@ -251,7 +251,7 @@ def test_padding_and_fillers_are_void_where_void_is_not_zero(tmp_path):
 
 
 def test_evaluation_works_without_labels(tmp_path):
-  encoded = pictures.Encoded(
+  encoded = images.Encoded(
       tf.io.encode_png(np.full([20, 30, 3], 7, np.uint8)).numpy(), 'png', 20, 30)
   _write(tmp_path / 'x', [tfrecord.encode_example(encoded, 'x')] * 3)
   first, last = _evaluation(str(tmp_path / 'x'), decode_labels=False)

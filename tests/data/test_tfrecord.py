@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from deeplab2 import errors
 from deeplab2 import structures
-from deeplab2.data import pictures
+from deeplab2.data import images
 from deeplab2.data import tfrecord
 
 _SPACE = structures.LabelSpace(134, 0, 256, tuple(range(1, 81)))
@@ -17,7 +17,7 @@ _LABEL = np.arange(12 * 17, dtype=np.int32).reshape(12, 17) % 7 + 256
 
 def _example(name='one', label=_LABEL, label_format='raw', **replaced):
   """Returns a record; `replaced` overrides fields of the encoded picture."""
-  picture = pictures.encode(_IMAGE)._replace(**replaced)
+  picture = images.encode(_IMAGE)._replace(**replaced)
   return tfrecord.encode_example(picture, name, label, label_format)
 
 
@@ -78,7 +78,7 @@ def test_writes_what_deeplab2_writes(golden, key):
   label = stored['label'][..., 0] if key == 'example' else None
   if key == 'example_semantic_png':
     label = expected.features.feature['image/segmentation/class/encoded'].bytes_list.value[0]
-  written = tfrecord.encode_example(pictures.Encoded(encoded, 'png', 5, 7), 'tiny', label)
+  written = tfrecord.encode_example(images.Encoded(encoded, 'png', 5, 7), 'tiny', label)
   assert tf.train.Example.FromString(written) == expected
 
 
@@ -91,12 +91,12 @@ def test_round_trip_inside_a_pipeline(label_format):
   (record,) = dataset
   np.testing.assert_array_equal(record.label[..., 0], _LABEL)
   np.testing.assert_array_equal(
-      record.image, tf.io.decode_jpeg(pictures.encode(_IMAGE).data, channels=3))
+      record.image, tf.io.decode_jpeg(images.encode(_IMAGE).data, channels=3))
 
 
 def test_compressed_labels_are_small():
   label = np.full((200, 300), 70000, np.int32)
-  picture = pictures.encode(np.zeros((200, 300, 3), np.uint8))
+  picture = images.encode(np.zeros((200, 300, 3), np.uint8))
   raw, packed = (len(tfrecord.encode_example(picture, 'a', label, f)) for f in ('raw', 'zlib'))
   assert raw - packed > 0.98 * label.nbytes
 
@@ -104,7 +104,7 @@ def test_compressed_labels_are_small():
 @pytest.mark.parametrize('label_format', tfrecord.LABEL_FORMATS)
 def test_label_of_another_size_names_the_picture(label_format):
   serialized = _with_feature(_example(label_format=label_format), 'image/height', 11)
-  picture = pictures.encode(_IMAGE[:11])
+  picture = images.encode(_IMAGE[:11])
   serialized = _with_feature(serialized, 'image/encoded', picture.data)
   with pytest.raises(tf.errors.InvalidArgumentError, match='label map of picture.*one.*816'):
     _parse_in_pipeline(serialized)
@@ -128,7 +128,7 @@ def test_scan_counts_good_records(tmp_path):
   assert tfrecord.scan(files, label_space=_SPACE) == 3
 
 
-_GARBAGE = pictures.encode(_IMAGE).data[:40]
+_GARBAGE = images.encode(_IMAGE).data[:40]
 
 
 @pytest.mark.parametrize('bad, message', [
