@@ -127,7 +127,7 @@ def test_metrics_file_holds_what_the_segmenter_scores(run, restored):
 def test_evaluation_export_and_prediction_give_the_same_map(run, restored):
   config, model = restored
   segment = segmenter.create(config, model)
-  exported, info = saved_model.load(str(run.folder / 'exported'))
+  exported = saved_model.load(str(run.folder / 'exported'))
   evaluated = tf.function(lambda image: segment.maps(model(image, training=False).final))
   with open(run.folder / 'predictions' / 'panoptic.json') as file:
     content = json.load(file)
@@ -136,12 +136,12 @@ def test_evaluation_export_and_prediction_give_the_same_map(run, restored):
     name = sample.name[0].numpy().decode()
     picture = tf.io.decode_image((run.folder / 'val' / f'{name}.jpg').read_bytes(), channels=3)
     from_evaluator = segment.restore(evaluated(sample.image), sample.placement, 0)
-    from_export = exported(picture)
+    from_export = exported.segment(picture)
     for key, wanted in zip(('panoptic_pred', 'instance_pred', 'semantic_pred', 'instance_scores',
                             'semantic_scores'), from_evaluator, strict=True):
       np.testing.assert_array_equal(from_export[key], wanted, err_msg=f'{name} {key}')
       assert from_export[key].shape == (1, *picture.shape[:2])
-    rgb, segments = coco_panoptic.encode(from_evaluator.panoptic[0].numpy(), info)
+    rgb, segments = coco_panoptic.encode(from_evaluator.panoptic[0].numpy(), exported.info)
     written = np.asarray(PIL.Image.open(run.folder / 'predictions' / 'panoptic' / f'{name}.png'))
     np.testing.assert_array_equal(written, rgb)
     [annotation] = [a for a in content['annotations'] if a['image_id'] == name]

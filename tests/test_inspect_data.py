@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 
 from deeplab2.config import load
-from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from deeplab2.data import images
 from deeplab2.data import shapes
 from deeplab2.data import tfrecord
+from tests.data import panoptic_files
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _CONFIG = str(_ROOT / 'configs' / 'shapes' / 'kmax_mobilenet_v3_small.textproto')
@@ -38,7 +38,7 @@ def _script():
 def _annotated(tmp_path):
   """Returns the flags that name three annotated pictures."""
   info = datasets.get('shapes')
-  writer = coco_panoptic.Writer(str(tmp_path / 'set'), info)
+  writer = panoptic_files.Writer(str(tmp_path / 'set'), info)
   (tmp_path / 'pictures').mkdir()
   for index in range(3):
     image, label = shapes.generate(0, 'train', index, info.label_space)

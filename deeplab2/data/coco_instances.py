@@ -3,7 +3,8 @@
 (https://cocodataset.org/#format-data, section 1)
 """
 from collections.abc import Sequence
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -11,13 +12,33 @@ from pycocotools import mask as coco_mask
 from deeplab2 import errors
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
+from deeplab2.data import stretched
+
+_NEEDED = 'must be polygons [[x, y, x, y, x, y, ...], ...], or run lengths {size, counts}'
+
+
+class Painted(NamedTuple):
+  """The instances of a picture as a label map."""
+  label: np.ndarray  # [H, W] int32 panoptic ids.
+  left_out: list[str]  # What is wrong with each annotation that was left out.
+  empty: list[str]  # Annotations without a single pixel.
+  covered: list[str]  # Annotations with pixels, all of which lie below other instances.
+
+
+class _Instance(NamedTuple):
+  where: str
+  class_id: int
+  is_crowd: bool
+  encoded: dict[str, Any]  # Run lengths as pycocotools takes them.
+  area: int
 
 
 def label_of_instances(annotations: Sequence[dict[str, Any]], size: tuple[int, int],
-                       info: datasets.DatasetInfo, where: str) -> np.ndarray:
+                       info: datasets.DatasetInfo, where: str, *, skip: bool = False) -> Painted:
   """Paints the instances of a picture into a panoptic label map.
 
-  Where instances overlap, the smaller one is on top; crowds lie below all others.
+  Where instances overlap, the smaller one is on top; crowds lie below all others. Instances are
+  numbered from 1 per class, the largest first.
 
   Args:
     annotations: entries of a COCO instances JSON: category_id, segmentation (polygons or RLE),
@@ -25,54 +46,127 @@ def label_of_instances(annotations: Sequence[dict[str, Any]], size: tuple[int, i
     size: (height, width) of the picture.
     info: the dataset. Pixels of no instance become void.
     where: file and picture, for error messages.
-
-  Returns:
-    [H, W] int32 panoptic ids. Instances are numbered from 1 per class, the largest first.
+    skip: leave out annotations that are wrong.
 
   Raises:
-    errors.UserError: a field is missing or of no use, a category is not a thing of the dataset, or
-      a class has more instances than the label divisor can number.
+    errors.UserError: a class has more instances than the label divisor can number; unless `skip`,
+      a field is missing or of no use, or a category is not a thing of the dataset.
   """
   space = info.label_space
-  masks = []
+  instances, left_out = [], []
   for annotation in annotations:
-    at = f'{where}, annotation {annotation.get("id", "without id")}'
-    category = coco_panoptic.field(annotation, 'category_id', at, 'whole number')
-    class_id = info.dataset_ids.get(category)
-    if class_id not in space.thing_ids:
-      raise errors.UserError(f'{at}: category_id {category} is not a thing of {info.name}.')
-    is_crowd = coco_panoptic.is_crowd(annotation, at)
-    if 'segmentation' not in annotation:
-      raise errors.UserError(f"{at}: field 'segmentation' is missing.")
-    segmentation = annotation['segmentation']
-    masks.append((not is_crowd, _mask(segmentation, size, at), class_id))
+    try:
+      instances.append(_instance(annotation, size, info, where))
+    except errors.UserError as error:
+      if not skip:
+        raise
+      left_out.append(str(error))
   label = np.full(size, space.void_id, np.int32)
-  instances: dict[int, int] = {}
-  for is_instance, mask, class_id in sorted(masks, key=lambda entry: (entry[0], -entry[1].sum())):
-    instance = 0
-    if is_instance:
-      instance = instances[class_id] = instances.get(class_id, 0) + 1
-      if instance >= space.label_divisor:
-        raise errors.UserError(f'{where}: {instance} instances of class {class_id}; the label '
-                               f'divisor {space.label_divisor} allows fewer.')
-    label[mask] = class_id * space.label_divisor + instance
-  return label
+  counts: dict[int, int] = {}
+  painted: dict[str, int] = {}
+  empty = []
+  for instance in sorted(instances, key=lambda entry: (not entry.is_crowd, -entry.area)):
+    number = 0
+    if not instance.is_crowd:
+      number = counts[instance.class_id] = counts.get(instance.class_id, 0) + 1
+      if number >= space.label_divisor:
+        raise errors.UserError(f'{where}: {number} instances of class {instance.class_id}; the '
+                               f'label divisor {space.label_divisor} allows fewer.')
+    if instance.area == 0:
+      empty.append(instance.where)
+      continue
+    # One mask at a time: those of a hundred instances of a large picture would fill the memory.
+    panoptic_id = instance.class_id * space.label_divisor + number
+    label[coco_mask.decode(instance.encoded).view(bool)] = panoptic_id
+    painted[instance.where] = panoptic_id
+  present = set(stretched.unstretched(label).ids().tolist())
+  covered = [at for at, panoptic_id in painted.items() if panoptic_id not in present]
+  return Painted(label, left_out, empty, covered)
 
 
-def _mask(segmentation, size, where):
-  """Returns polygons or RLE as bool [H, W]."""
+def _instance(annotation, size, info, where):
+  """Reads one annotation; UserError naming it if it is wrong."""
+  at = f'{where}, annotation {annotation.get("id", "without id")}'
+  category = coco_panoptic.field(annotation, 'category_id', at, 'whole number')
+  class_id = info.dataset_ids.get(category)
+  if class_id not in info.label_space.thing_ids:
+    raise errors.UserError(f'{at}: category_id {category} is not a thing of {info.name}.')
+  is_crowd = coco_panoptic.is_crowd(annotation, at)
+  if 'segmentation' not in annotation:
+    raise errors.UserError(f"{at}: field 'segmentation' is missing.")
+  segmentation = annotation['segmentation']
   try:
-    if isinstance(segmentation, dict) and not isinstance(segmentation['counts'], list):
-      encoded = segmentation
+    if isinstance(segmentation, dict):
+      encoded = _encoded_runs(segmentation, size)
     else:
-      encoded = coco_mask.frPyObjects(segmentation, *size)
-      if isinstance(encoded, list):
-        encoded = coco_mask.merge(encoded)
-    mask = coco_mask.decode(encoded).astype(bool)
-  except Exception as error:  # What pycocotools raises is not documented, plain Exception too.
-    raise errors.UserError(f'{where}: the segmentation is neither polygons nor RLE '
-                           f'({type(error).__name__}: {error}).') from error
-  if mask.shape != tuple(size):
-    raise errors.UserError(f'{where}: the segmentation is of size {mask.shape}, its picture '
-                           f'{tuple(size)} (height, width); must be equal.')
-  return mask
+      encoded = coco_mask.merge(coco_mask.frPyObjects(_polygons(segmentation, size), *size))
+    return _Instance(at, class_id, is_crowd, encoded, int(coco_mask.area(encoded)))
+  except (ValueError, OverflowError) as error:
+    raise errors.UserError(f'{at}: the segmentation is neither polygons nor RLE '
+                           f'({error}).') from error
+
+
+def _polygons(segmentation, size):
+  """Returns polygons as lists of numbers that pycocotools can draw; ValueError for others.
+
+  It draws two points as a box, and never ends at infinity.
+  """
+  if not isinstance(segmentation, list) or not segmentation:
+    raise ValueError(f'{segmentation!r:.60}; {_NEEDED}')
+  polygons = segmentation if isinstance(segmentation[0], list) else [segmentation]
+  farthest = 2 * max(size)
+  for polygon in polygons:
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+      raise ValueError(f'a polygon is {polygon!r:.60}; must be x and y of at least three points')
+    for value in polygon:
+      if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f'a coordinate is {value!r:.60}; must be a number')
+      if not -farthest <= value <= farthest:
+        raise ValueError(f'a coordinate is {value:.6g}, far outside of the image of {size[0]}x'
+                         f'{size[1]} (height x width)')
+  return polygons
+
+
+def _encoded_runs(segmentation, size):
+  """Returns run lengths as pycocotools takes them; ValueError unless they fill the picture.
+
+  It reads beyond its memory where they do not.
+  """
+  stated, counts = segmentation.get('size'), segmentation.get('counts')
+  if not isinstance(counts, str | list):
+    raise ValueError(f'counts is {counts!r:.60}; {_NEEDED}')
+  if stated != list(size):
+    raise ValueError(f'it is of size {stated!r:.60}, its picture {list(size)} (height, width); '
+                     'must be equal')
+  runs = _runs(counts) if isinstance(counts, str) else counts
+  if not all(isinstance(run, int) and not isinstance(run, bool) and run >= 0 for run in runs):
+    raise ValueError('a run length is not a whole number from 0')
+  if sum(runs) != size[0] * size[1]:
+    raise ValueError(f'its runs cover {sum(runs)} pixels, the picture has {size[0] * size[1]}')
+  return coco_mask.frPyObjects({'size': list(size), 'counts': runs}, *size)
+
+
+def _runs(text):
+  """Returns the run lengths of COCO's compressed form.
+
+  A number is written in characters of six bits, from '0' on: five of the number, lowest first, and
+  one that says that more follow; the highest of the last is the sign. From the fourth on, it is the
+  difference to the run before last.
+  """
+  runs: list[int] = []
+  value = shift = 0
+  for character in text:
+    bits = ord(character) - ord('0')
+    if not 0 <= bits < 64:
+      raise ValueError(f'counts holds {character!r}, which is no character of compressed runs')
+    value |= (bits & 31) << shift
+    shift += 5
+    if bits & 32:
+      continue
+    if bits & 16:
+      value -= 1 << shift
+    runs.append(value + runs[-2] if len(runs) > 2 else value)
+    value = shift = 0
+  if shift:
+    raise ValueError('counts ends within a number')
+  return runs

@@ -14,6 +14,7 @@ import PIL.Image
 from deeplab2 import errors
 from deeplab2.data import datasets
 from deeplab2.data import labels
+from deeplab2.data import stretched
 
 # A field that tells the kind of a COCO file that is no panoptic one.
 _OTHER_KINDS = {
@@ -158,104 +159,71 @@ def read_label(path: str, annotation: Annotation, info: datasets.DatasetInfo, *,
       treat_crowd_as_ignore=treat_crowd_as_ignore, where=f'{path}, image {annotation.image_id}')
 
 
-class Writer:
-  """Writes label maps as a panoptic JSON and PNGs.
+class Encoding(NamedTuple):
+  """How a label map is written in COCO's panoptic format."""
+  segments_info: list[dict[str, Any]]  # {id, category_id, area, bbox [x, y, w, h], iscrowd} each,
+  # category ids in the dataset's original numbering.
+  ids: np.ndarray  # [n] the panoptic ids of the map, ascending.
+  colors: np.ndarray  # [n, 3] uint8, what the PNG holds for each.
 
-    writer = Writer('out/panoptic', info)
-    for ...: writer.add(name, panoptic)      # out/panoptic/<name>.png
-    writer.save('out/panoptic.json')
-  """
-
-  def __init__(self, png_folder: str, info: datasets.DatasetInfo):
-    """Creates the folder of the PNGs; maps must be in ids of `info`."""
-    self._png_folder = png_folder
-    self._info = info
-    self._images: list[dict[str, Any]] = []
-    self._annotations: list[dict[str, Any]] = []
-    os.makedirs(png_folder, exist_ok=True)
-
-  def add(self, name: str, panoptic: np.ndarray, picture: str = '') -> str:
-    """Writes the PNG of one picture and returns its path.
-
-    Args:
-      name: the picture's file stem. Its image id in the JSON is the number it spells, as in COCO,
-        else the stem itself.
-      panoptic: [H, W] panoptic ids.
-      picture: the picture's file name in the JSON; `<name>.jpg` if not given.
-    """
-    path = os.path.join(self._png_folder, f'{name}.png')
-    rgb, segments = encode(panoptic, self._info)
-    PIL.Image.fromarray(rgb).save(path)
-    image_id = int(name) if name.isdecimal() else name
-    height, width = panoptic.shape
-    self._images.append({'id': image_id, 'file_name': picture or f'{name}.jpg', 'height': height,
-                         'width': width})
-    self._annotations.append(
-        {'image_id': image_id, 'file_name': f'{name}.png', 'segments_info': segments})
-    return path
-
-  def save(self, path: str) -> None:
-    """Writes the JSON of all pictures added so far."""
-    used = sorted(self._info.dataset_ids.items(), key=lambda item: item[1])
-    categories = [
-        {'id': original, 'name': self._info.class_names[index],
-         'isthing': int(index in self._info.label_space.thing_ids),
-         'color': list(self._info.colors[index])}
-        for original, index in used if index != self._info.label_space.ignore_label]
-    with open(path, 'w', encoding='utf-8') as file:
-      json.dump({'images': self._images, 'annotations': self._annotations,
-                 'categories': categories}, file)
+  def rgb(self, panoptic: np.ndarray) -> np.ndarray:
+    """Returns uint8 [h, w, 3] of a map or a part of it, [h, w]."""
+    return self.colors[np.searchsorted(self.ids, panoptic)]
 
 
 def encode(panoptic: np.ndarray,
            info: datasets.DatasetInfo) -> tuple[np.ndarray, list[dict[str, Any]]]:
-  """Converts a label map to COCO's panoptic format.
+  """Converts a label map [H, W] to COCO's panoptic format.
+
+  Returns:
+    (rgb, segments_info): uint8 [H, W, 3] for the PNG, and the list for the JSON.
+
+  Raises:
+    ValueError: as `encoding`.
+  """
+  encoded = encoding(stretched.unstretched(panoptic), info)
+  return encoded.rgb(panoptic), encoded.segments_info
+
+
+def encoding(panoptic: stretched.StretchedMap, info: datasets.DatasetInfo) -> Encoding:
+  """Returns how a label map is written in COCO's panoptic format.
 
   Args:
     panoptic: [H, W] ids of the dataset.
     info: the dataset. Void becomes segment id 0, any other id p becomes p + 1, so that class 0
       without instance (Cityscapes: road) differs from void.
 
-  Returns:
-    (rgb, segments_info): uint8 [H, W, 3] for the PNG, and a list of {id, category_id, area,
-    bbox [x, y, width, height], iscrowd} with original category ids.
-
   Raises:
     ValueError: an id is not of the dataset.
   """
   space = info.label_space
-  problem = labels.find_problem(panoptic, space)
+  ids = panoptic.ids()
+  problem = labels.find_problem(ids, space)
   if problem:
     raise ValueError(problem)
-  values, index = np.unique(panoptic, return_inverse=True)
-  index = index.reshape(panoptic.shape)
-  class_ids, _ = labels.split(values, space)
+  class_ids, _ = labels.split(ids, space)
   is_void = class_ids == space.ignore_label
-  segment_ids = np.where(is_void, 0, values + 1)
+  segment_ids = np.where(is_void, 0, ids + 1)
   originals = datasets.original_id_table(info)
-  crowd = labels.crowd_mask(values, space)
-  areas = np.bincount(index.ravel(), minlength=len(values))
-  all_boxes = boxes(index, len(values))
+  crowd = labels.crowd_mask(ids, space)
+  areas, bounds = panoptic.measure(ids)
   segments = [
       {'id': int(segment_ids[i]), 'category_id': int(originals[class_ids[i]]),
-       'area': int(areas[i]), 'bbox': all_boxes[i], 'iscrowd': int(crowd[i])}
+       'area': int(areas[i]), 'bbox': bounds[i], 'iscrowd': int(crowd[i])}
       for i in np.flatnonzero(~is_void)]
-  table = np.stack([segment_ids % 256, segment_ids // 256 % 256, segment_ids // 65536], -1)
-  return table.astype(np.uint8)[index], segments
+  colors = np.stack([segment_ids % 256, segment_ids // 256 % 256, segment_ids // 65536], -1)
+  return Encoding(segments, ids, colors.astype(np.uint8))
+
+
+def write_png(path: str, panoptic: stretched.StretchedMap, encoded: Encoding) -> None:
+  """Writes the PNG of a map; OSError if that fails. No more than a strip is held in full."""
+  height, width = panoptic.shape
+  image = PIL.Image.new('RGB', (width, height))
+  for top, strip in panoptic.strips():
+    image.paste(PIL.Image.fromarray(encoded.rgb(strip)), (0, top))
+  image.save(path, 'png')
 
 
 def boxes(index: np.ndarray, count: int) -> list[list[int]]:
   """Returns [x, y, width, height] of the pixels of each value 0..count-1 of `index` [H, W]."""
-  lows = []
-  highs = []
-  for axis in (1, 0):  # x, y
-    position = np.broadcast_to(
-        np.expand_dims(np.arange(index.shape[axis]), 1 - axis), index.shape)
-    low = np.full(count, index.shape[axis])
-    high = np.zeros(count, np.int64)
-    np.minimum.at(low, index, position)
-    np.maximum.at(high, index, position)
-    lows.append(low)
-    highs.append(high)
-  return [[int(x), int(y), int(right - x + 1), int(bottom - y + 1)]
-          for x, y, right, bottom in zip(*lows, *highs, strict=True)]
+  return stretched.unstretched(index).measure(np.arange(count))[1]

@@ -11,17 +11,23 @@ form (`load`):
   splits                  {name of the split: number of its pictures}; may be empty
   categories              for each dataset id, ascending: {id, original_id, name, isthing, color};
                           original_id null: annotations never hold this class
+  image_id_suffix         optional: ending of the names of images that is no part of their ids
+                          (Cityscapes: "_leftImg8bit"). Without this field, that of the built-in
+                          dataset of the same name, else none
 """
 from collections.abc import Mapping, Sequence
 import colorsys
 import functools
 import importlib.resources
 import json
+import os
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from deeplab2 import errors
+from deeplab2 import files
 from deeplab2 import structures
 
 DATASETS = ('ade20k_panoptic', 'cityscapes_panoptic', 'coco_panoptic', 'shapes')
@@ -38,6 +44,7 @@ class DatasetInfo(NamedTuple):
   # Original id -> dataset id of the classes that annotations may hold.
   dataset_ids: Mapping[int, int]
   split_sizes: Mapping[str, int]
+  image_id_suffix: str = ''  # Ending of the stems of image files that is no part of the image id.
 
 
 @functools.cache
@@ -66,13 +73,7 @@ def load(path: str) -> DatasetInfo:
   Raises:
     errors.UserError: the file is missing or no JSON, or a field is missing or has a wrong value.
   """
-  try:
-    with open(path, encoding='utf-8') as file:
-      content = json.load(file)
-  except OSError as error:
-    raise errors.UserError(f'{path}: cannot be read ({error.strerror}).') from error
-  except ValueError as error:
-    raise errors.UserError(f'{path}: not a JSON file ({error}).') from error
+  content = files.read_json(path)
   try:
     return _from_json(_Fields(content, path))
   except RecursionError as error:
@@ -117,11 +118,23 @@ def to_json(info: DatasetInfo) -> str:
                   'name': info.class_names[index], 'isthing': int(index in space.thing_ids),
                   'color': list(info.colors[index])}, ensure_ascii=False)
       for index in range(space.num_classes)]
+  suffix = info.image_id_suffix
+  optional = {} if suffix == _suffix_of(info.name) else {'image_id_suffix': suffix}
   head = json.dumps({
       'dataset': info.name, 'num_classes': space.num_classes, 'ignore_label': space.ignore_label,
       'panoptic_label_divisor': space.label_divisor, 'original_ignore_id': info.original_ignore_id,
-      'splits': dict(info.split_sizes)}, indent=2, ensure_ascii=False)
+      'splits': dict(info.split_sizes), **optional}, indent=2, ensure_ascii=False)
   return head[:-2] + ',\n  "categories": [\n    ' + ',\n    '.join(categories) + '\n  ]\n}\n'
+
+
+def image_id(info: DatasetInfo, file_name: str) -> int | str:
+  """Returns the image id that follows from the file name of an image, as annotations have it.
+
+  It is the stem without the dataset's suffix; the number it spells, if it is all digits (COCO).
+  """
+  stem = os.path.splitext(os.path.basename(file_name))[0]
+  stem = stem.removesuffix(info.image_id_suffix) or stem
+  return int(stem) if re.fullmatch('[0-9]+', stem) else stem
 
 
 def original_id_table(info: DatasetInfo) -> np.ndarray:
@@ -143,8 +156,10 @@ class _Fields:
     self._content = content
     self.where = where
 
-  def take(self, key, kind, says, valid=lambda value: True):
-    """Returns field `key`; UserError unless it is of type `kind` and `valid`."""
+  def take(self, key, kind, says, valid=lambda value: True, default=None):
+    """Returns field `key`, or `default`; UserError unless it is of type `kind` and `valid`."""
+    if key not in self._content and default is not None:
+      return default
     if key not in self._content:
       raise errors.UserError(f'{self.where}: field {key!r} is missing; it must be {says}.')
     value = self._content[key]
@@ -171,6 +186,7 @@ def _from_json(fields: _Fields) -> DatasetInfo:
   splits = fields.take(
       'splits', dict, 'an object {split: number of pictures}',
       lambda value: all(isinstance(n, int) for n in value.values()))
+  suffix = fields.take('image_id_suffix', str, 'a text', default=_suffix_of(name))
   categories = fields.take(
       'categories', list, f'a list of {num_classes} categories (num_classes)',
       lambda value: len(value) == num_classes)
@@ -196,4 +212,13 @@ def _from_json(fields: _Fields) -> DatasetInfo:
                            'void (isthing 0) or beyond the classes.')
   space = structures.LabelSpace(num_classes, ignore_label, divisor, tuple(things))
   return DatasetInfo(name, space, tuple(names), tuple(colors), tuple(originals),
-                     original_ignore_id, dataset_ids, splits)
+                     original_ignore_id, dataset_ids, splits, suffix)
+
+
+@functools.cache
+def _suffix_of(name):
+  """Returns the image_id_suffix of the built-in dataset of this name, '' if there is none."""
+  if name not in DATASETS:
+    return ''
+  file = importlib.resources.files('deeplab2.data') / 'classes' / f'{name}.json'
+  return json.loads(file.read_text(encoding='utf-8')).get('image_id_suffix', '')

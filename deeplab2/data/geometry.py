@@ -106,6 +106,17 @@ def restore(label_map: tf.Tensor, placement: structures.Placement) -> tf.Tensor:
   return resize_label(crop(label_map, (0, 0), placement.resized_size), placement.raw_size)
 
 
+def restore_indices(placement: structures.Placement) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns rows [H0] and columns [W0], int32, with restore(map)[i, j] = map[rows[i], columns[j]].
+
+  Args:
+    placement: as of `restore`.
+  """
+  rows, columns = (nearest_index(placement.resized_size[i], placement.raw_size[i])
+                   for i in range(2))
+  return rows, columns
+
+
 def _within(resize, crop_size):
   """Returns `resize` with a max_size that fits into the crop."""
   if resize.max_size is None:

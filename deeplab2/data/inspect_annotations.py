@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from deeplab2 import errors
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
+from deeplab2.data import images
 from deeplab2.data import inspection
 from deeplab2.data import labels
-from deeplab2.data import images
 from deeplab2.data import sources
 
 # Cityscapes' annotations are named like its pictures, but for this.

@@ -24,8 +24,8 @@ import PIL.Image
 from deeplab2 import errors
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
-from deeplab2.data import labels
 from deeplab2.data import images
+from deeplab2.data import labels
 from deeplab2.data import shapes
 
 PICTURE_ENDINGS = ('.jpg', '.jpeg', '.png')

@@ -13,13 +13,17 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from deeplab2 import structures
+from deeplab2.data import stretched
 
+# Maps with a longer side are better drawn smaller: the memory for drawing grows with the pixels.
+LARGEST_SIDE = 4096
 _SMALLEST_SIDE = 480  # The longer side of a drawn map is at least about this many pixels.
 _OPACITY = 0.55
 _GREY = 0.5  # Brightness of what belongs to no class.
 _PAPER, _INK = (255, 255, 255), (32, 32, 32)
 # How much of a name must lie on its segment.
 _NAME_INSIDE = 0.5
+_STRIP_ROWS = 256
 
 
 class _Classes(NamedTuple):
@@ -99,14 +103,16 @@ def paint(panoptic: np.ndarray, label_space: structures.LabelSpace,
   names = [''] * len(colors)
   segments, index = _segments(panoptic, _Classes(label_space, names, colors))
   palette = np.array([segment.color for segment in segments] + [np.zeros(3)])
-  return palette[index].round().astype(np.uint8)
+  return palette.round().astype(np.uint8)[index]
 
 
 def _segments(panoptic, classes):
   """Returns the segments, and the map [H, W] of indices into them, -1 where there is none."""
   space = classes.label_space
-  ids, index, areas = np.unique(panoptic, return_inverse=True, return_counts=True)
-  segments, number_of = [], np.full(ids.size, -1)
+  unstretched = stretched.unstretched(np.asarray(panoptic))
+  ids = unstretched.ids()
+  areas, _ = unstretched.measure(ids)
+  segments, number_of = [], np.full(ids.size, -1, np.int32)
   seen = {}
   for position, (panoptic_id, area) in enumerate(zip(ids.tolist(), areas.tolist(), strict=True)):
     class_id, instance = divmod(panoptic_id, space.label_divisor)
@@ -121,7 +127,9 @@ def _segments(panoptic, classes):
       order = seen[class_id] = seen.get(class_id, -1) + 1
     segments.append(_Segment(name, _shade(classes.colors[class_id], order), class_id, area,
                              is_thing))
-  return segments, number_of[index].reshape(panoptic.shape)
+  index = np.concatenate([number_of[np.searchsorted(ids, strip)]
+                          for _, strip in unstretched.strips()])
+  return segments, index
 
 
 def _shade(color, order):
@@ -143,7 +151,9 @@ def _scale(size):
 
 def _enlarged(picture, size, scale):
   """Returns the picture at `scale` times `size` (height, width)."""
-  image = PIL.Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+  if picture.dtype != np.uint8:
+    picture = np.clip(picture, 0, 255).astype(np.uint8)
+  image = PIL.Image.fromarray(picture)
   target = (size[1] * scale, size[0] * scale)
   return image if image.size == target else image.resize(target, PIL.Image.Resampling.BICUBIC)
 
@@ -157,12 +167,18 @@ def _painted(image, index, segments, scale):
   """Returns `image` with segments painted, outlined and named."""
   index = index.repeat(scale, 0).repeat(scale, 1)
   # Only light and shade of the picture: its own colours would mix with those of the classes.
-  grey = np.asarray(image.convert('L'), np.float32)[..., np.newaxis]
+  grey = np.asarray(image.convert('L'))
   palette = np.array([segment.color for segment in segments] + [np.zeros(3)], np.float32)
-  opacities = np.where(index >= 0, _OPACITY, 1 - _GREY).astype(np.float32)[..., np.newaxis]
-  painted = opacities * palette[index] + (1 - opacities) * grey
-  painted[_outlines(index, max(1, round(max(image.size) / 640)))] = 255
-  drawn = PIL.Image.fromarray(painted.round().astype(np.uint8))
+  outlines = _outlines(index, max(1, round(max(image.size) / 640)))
+  painted = np.empty([*index.shape, 3], np.uint8)
+  for top in range(0, index.shape[0], _STRIP_ROWS):
+    rows = slice(top, top + _STRIP_ROWS)
+    opacities = np.where(index[rows] >= 0, _OPACITY, 1 - _GREY).astype(np.float32)[..., np.newaxis]
+    mixed = (opacities * palette[index[rows]]
+             + (1 - opacities) * grey[rows, :, np.newaxis].astype(np.float32))
+    mixed[outlines[rows]] = 255
+    painted[rows] = mixed.round()
+  drawn = PIL.Image.fromarray(painted)
   _write_names(drawn, index, segments)
   return drawn
 

@@ -2,6 +2,8 @@
 
   python -m deeplab2.inference.export --config_file=CONFIG --checkpoint_path=CHECKPOINT_OR_FOLDER \
       --export_path=FOLDER
+
+A model that was exported there before is replaced once the new one is complete.
 """
 import sys
 
@@ -28,6 +30,7 @@ def export(config_file: str, checkpoint_path: str, export_path: str, overrides=(
   """
   config = load.load(config_file, overrides)
   checks.check_mode(config, 'export')
+  saved_model.check_replaceable(export_path)
   model = assemble.model(config)
   restore.restore_model(model, checkpoint_path)
   saved_model.save(segmenter.create(config, model), assemble.dataset_info(config), export_path)
@@ -37,10 +40,10 @@ def export(config_file: str, checkpoint_path: str, export_path: str, overrides=(
 def main(arguments) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
-  parser.add_argument('--config_file', required=True, help='Textproto of the experiment.')
-  parser.add_argument('--checkpoint_path', required=True,
-                      help='Prefix of a checkpoint, or a folder whose newest one is taken.')
-  parser.add_argument('--export_path', required=True, help='Folder to write the SavedModel to.')
+  parser.add_path('--config_file', required=True, help='Textproto of the experiment.')
+  parser.add_path('--checkpoint_path', required=True,
+                  help='Prefix of a checkpoint, or a folder whose newest one is taken.')
+  parser.add_path('--export_path', required=True, help='Folder to write the SavedModel to.')
   parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value',
                       help='Override one option of the config; may be repeated.')
   return command_line.run(lambda: export(*vars(parser.parse_args(arguments)).values()))

@@ -1,13 +1,20 @@
-"""Segments pictures with an exported model.
+"""Segments images with an exported model.
 
-  python -m deeplab2.inference.predict --model=FOLDER --input=PICTURE_OR_FOLDER --output_dir=FOLDER
+  python -m deeplab2.inference.predict --model=DIRECTORY --input=IMAGE_OR_DIRECTORY \
+      --output_dir=DIRECTORY [--images_json=GROUND_TRUTH.json]
 
-Writes for every picture NAME: `panoptic/NAME.png` (COCO panoptic ids) and `overlay/NAME.png` (the
-picture painted with class names), and `panoptic.json`, one COCO panoptic JSON for all pictures. A
-picture that cannot be read is named at the end; the others are kept.
+Reads all images of a directory and of the directories in it. Writes for every image NAME:
+`panoptic/NAME.png` (COCO panoptic ids) and `overlay/NAME.png` (the image with its segments and
+their names, at most 4096 pixels a side), and `panoptic.json`, one COCO panoptic JSON for all, which
+is valid at any moment. Stopped at whatever point, the same command goes on with the images that are
+missing or have changed since. An image that cannot be read is named; the others are kept.
+
+Image ids are those of --images_json, the annotations of these images. Without it they follow from
+the names: the number, if a name is all digits, else the name, less `_leftImg8bit` for Cityscapes.
 """
 import os
 import sys
+from typing import NamedTuple
 
 import PIL.Image
 import tensorflow as tf
@@ -15,80 +22,136 @@ import tqdm
 
 from deeplab2 import command_line
 from deeplab2 import errors
-from deeplab2.data import coco_panoptic
-from deeplab2.data import images
+from deeplab2 import files
+from deeplab2.data import images as images_lib
+from deeplab2.data import labels
+from deeplab2.data import panoptic_results
+from deeplab2.data import parallel
 from deeplab2.inference import drawing
+from deeplab2.inference import image_list
 from deeplab2.inference import saved_model
 
-_ENDINGS = ('.jpg', '.jpeg', '.png')
+
+class _Options(NamedTuple):
+  """The flags."""
+  model: str
+  input: str
+  output_dir: str
+  images_json: str | None = None
+  on_unlisted: str = 'stop'
+  restart: bool = False
 
 
-def read_picture(path: str) -> tf.Tensor:
-  """Returns uint8 [H0, W0, 3], decoded as the input pipeline decodes a record of this picture."""
-  encoded = images.encode_for_record(path)
-  return tf.io.decode_image(encoded.data, channels=3, expand_animations=False)
-
-
-def list_pictures(path: str) -> list:
-  """Returns the picture files of a folder, sorted, or `path` itself; UserError if there is none."""
-  if os.path.isfile(path):
-    return [path]
-  if not os.path.isdir(path):
-    raise errors.UserError(f'--input={path}: no such picture or folder.')
-  found = sorted(os.path.join(path, name) for name in os.listdir(path)
-                 if name.lower().endswith(_ENDINGS))
-  if not found:
-    raise errors.UserError(f'--input={path}: no {", ".join(_ENDINGS)} file in this folder.')
-  stems = {}
-  for file in found:
-    other = stems.setdefault(os.path.splitext(os.path.basename(file))[0], file)
-    if other != file:
-      raise errors.UserError(f'--input={path}: {other} and {file} would have the same output name.')
-  return found
-
-
-def predict(model_path: str, input_path: str, output_dir: str) -> None:
-  """Segments every picture of `input_path`; see the module for what is written.
+def predict(options: _Options) -> None:
+  """Segments every image of the input; see the module for what is written.
 
   Raises:
-    UserError: model or input is missing, the output cannot be written, or some pictures could not
-      be read; in the last case the others are segmented and written all the same.
+    UserError: model or input is missing, ids are not unique, the output cannot be written or holds
+      something else, or some images could not be read; in the last case the others are segmented
+      and written all the same.
   """
-  segment, info = saved_model.load(model_path)
-  files = list_pictures(input_path)
-  overlays = os.path.join(output_dir, 'overlay')
-  unreadable = []
-  try:
-    os.makedirs(overlays, exist_ok=True)
-    writer = coco_panoptic.Writer(os.path.join(output_dir, 'panoptic'), info)
-    for file in tqdm.tqdm(files, unit='picture', disable=not sys.stderr.isatty()):
+  model = saved_model.load(options.model)
+  images = _images(options, model.info)
+  json_path = os.path.join(options.output_dir, 'panoptic.json')
+  failed = []
+  with panoptic_results.open_results(
+      json_path, model.info, of={'model': model.fingerprint}, restart=options.restart,
+      images={image.name: image.entry for image in images}) as results:
+    todo, finished = [], 0
+    for image in images:
       try:
-        picture = read_picture(file)
+        stamp = [*panoptic_results.file_stamp(image.path), image.size and list(image.size)]
       except errors.UserError as error:
-        unreadable.append(str(error))
+        _leave_out(results, image, error, failed)
         continue
-      panoptic = segment(picture)['panoptic_pred'][0].numpy()
-      stem = os.path.splitext(os.path.basename(file))[0]
-      writer.add(stem, panoptic, os.path.basename(file))
-      painted = drawing.overlay(picture.numpy(), panoptic, info.label_space, info.class_names,
-                                info.colors)
-      PIL.Image.fromarray(painted).save(os.path.join(overlays, f'{stem}.png'))
-    writer.save(os.path.join(output_dir, 'panoptic.json'))
-  except OSError as error:
-    raise errors.UserError(f'--output_dir={output_dir} cannot be written: {error}') from error
-  print(f'Segmented {len(files) - len(unreadable)} of {len(files)} pictures into {output_dir}')
-  if unreadable:
-    raise errors.UserError(f'{len(unreadable)} pictures were left out: {" ".join(unreadable)}')
+      if results.notes(image.name, stamp) is None:
+        todo.append((image, stamp))
+      else:
+        finished += 1
+    if finished:
+      print(f'{finished} of {len(images)} images are finished in {options.output_dir}; going on '
+            f'with {len(todo)}.')
+    done = (_segment(model, image, stamp, results, options.output_dir, failed)
+            for image, stamp in todo)
+    for _ in parallel.with_progress(done, len(todo), 'segmenting'):
+      pass
+    print(f'Segmented {len(results)} of {len(images)} images into {options.output_dir}')
+  if failed:
+    raise errors.UserError(f'{len(failed)} images were left out: {" ".join(failed)}')
+
+
+def _images(options, info):
+  """Returns the images to segment, with ids; says what is left out."""
+  found = image_list.find(options.input, [options.output_dir])
+  if found.others:
+    endings = ', '.join(f'{ending} {count}' for ending, count in sorted(found.others.items())[:10])
+    print(f'Left out {found.others.total()} files that are no images by their names ({endings}).')
+  if options.images_json is None:
+    return image_list.by_rule(options.input, found.paths, info)
+  images, unlisted, missing = image_list.by_ground_truth(
+      options.input, found.paths, info, options.images_json,
+      skip_unlisted=options.on_unlisted == 'skip')
+  if unlisted:
+    print(f'Left out {len(unlisted)} images that {options.images_json} does not list.')
+  if missing:
+    print(f'{options.images_json} lists {len(missing)} images that are not in {options.input}, '
+          f'first {missing[0]}: a comparison with it will miss them.')
+  return images
+
+
+def _segment(model, image, stamp, results, output_dir, failed):
+  """Segments one image and keeps its results, or leaves it out."""
+  try:
+    pixels = images_lib.read(image.path)
+    if image.size is not None and image.size != pixels.shape[:2]:
+      raise errors.UserError(
+          f'{image.path}: is {pixels.shape[0]}x{pixels.shape[1]} (height x width), but its ground '
+          f'truth is {image.size[0]}x{image.size[1]}.')
+    panoptic = _panoptic_map(model, image, pixels)
+  except errors.UserError as error:
+    _leave_out(results, image, error, failed)
+    return
+  overlay = os.path.join(output_dir, 'overlay', f'{image.name}.png')
+  drawn = drawing.overlay(
+      pixels, panoptic.reduced(drawing.LARGEST_SIDE), model.info.label_space,
+      model.info.class_names, model.info.colors)
+  files.write_whole(overlay, lambda place: PIL.Image.fromarray(drawn).save(place))
+  results.add(image.name, panoptic, stamp, beside=[overlay])
+
+
+def _panoptic_map(model, image, pixels):
+  """Returns the panoptic map of an image; UserError if the model cannot make one."""
+  try:
+    panoptic = model.panoptic(pixels)
+  except tf.errors.OpError as error:
+    raise errors.UserError(
+        f'{image.path}: the model cannot segment it ({files.reason(error)}).') from error
+  problem = labels.find_problem(panoptic.ids(), model.info.label_space)
+  if problem:
+    raise errors.UserError(f'{image.path}: the model does not fit its own classes: {problem}')
+  return panoptic
+
+
+def _leave_out(results, image, error, failed):
+  results.discard(image.name)
+  tqdm.tqdm.write(f'left out: {error}', file=sys.stderr)
+  failed.append(str(error))
 
 
 def main(arguments) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
-  parser.add_argument('--model', required=True,
-                      help='SavedModel written by deeplab2.inference.export.')
-  parser.add_argument('--input', required=True, help='A JPEG or PNG picture, or a folder of them.')
-  parser.add_argument('--output_dir', required=True, help='Folder to write to.')
-  return command_line.run(lambda: predict(*vars(parser.parse_args(arguments)).values()))
+  parser.add_path('--model', required=True,
+                  help='SavedModel written by deeplab2.inference.export.')
+  parser.add_path('--input', required=True, help='An image, or a directory of them.')
+  parser.add_path('--output_dir', required=True, help='Directory to write to.')
+  parser.add_path('--images_json',
+                  help='COCO JSON of the ground truth, whose list `images` gives the image ids.')
+  parser.add_argument('--on_unlisted', choices=('stop', 'skip'), default='stop',
+                      help='What to do with images that --images_json does not list.')
+  parser.add_argument('--restart', action='store_true',
+                      help='Start over where --output_dir holds results already.')
+  return command_line.run(lambda: predict(_Options(**vars(parser.parse_args(arguments)))))
 
 
 if __name__ == '__main__':

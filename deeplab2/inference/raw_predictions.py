@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
-import tensorflow as tf
 
 from deeplab2 import errors
+from deeplab2 import files
 from deeplab2 import structures
 
 # The largest instance that fits beside its class.
@@ -68,7 +68,7 @@ class RawPredictions:
     if instance_files:
       folders.append(os.path.join(self._instance, 'instance_masks'))
     for path in folders:
-      _make_folder(path)
+      files.make_directory(path)
 
   def add(self, name: str, maps: structures.PanopticMap) -> None:
     """Writes one picture.
@@ -78,13 +78,17 @@ class RawPredictions:
       maps: arrays [H, W].
 
     Raises:
-      UserError: if an id does not fit its format, or a file cannot be written.
+      UserError: if an id does not fit its format, the name leads elsewhere, or a file cannot be
+        written.
     """
+    if os.path.isabs(name) or os.pardir in name.split('/'):
+      raise errors.UserError(f'image {name!r}: its predictions would be written outside of '
+                             f'{os.path.dirname(self._semantic)}.')
     semantic, panoptic = np.asarray(maps.semantic), np.asarray(maps.panoptic)
     path = os.path.join(self._semantic, f'{name}.png')
     semantic = self._class_table[semantic]
     _check_fits(semantic, 255, 'class', path, 'set save_raw_predictions to false')
-    _write(path, _png(semantic))
+    files.write_whole(path, _png(semantic))
 
     things = self._things(panoptic)
     classes = self._class_table[panoptic // self._space.label_divisor]
@@ -110,7 +114,7 @@ class RawPredictions:
     if self._format == 'two_channel_numpy_array':
       buffer = io.BytesIO()
       np.save(buffer, np.stack([classes, instances, zeros], -1).astype(np.int32))
-      _write(os.path.join(self._panoptic, f'{name}.npy'), buffer.getvalue())
+      files.write_whole(os.path.join(self._panoptic, f'{name}.npy'), buffer.getvalue())
       return
     path = os.path.join(self._panoptic, f'{name}.png')
     advice = 'choose raw_panoptic_format "two_channel_numpy_array"'
@@ -120,7 +124,7 @@ class RawPredictions:
       channels = [classes, instances, zeros]
     else:
       channels = [classes, instances // 256, instances % 256]
-    _write(path, _png(np.stack(channels, -1)))
+    files.write_whole(path, _png(np.stack(channels, -1)))
 
   def _write_instances(self, name, things, maps):
     lines = []
@@ -130,8 +134,8 @@ class RawPredictions:
       score = (np.mean(maps.instance_scores[thing.mask])
                * np.mean(maps.semantic_scores[thing.mask]))
       lines.append(f'{mask_file} {written} {score:f}\n')
-      _write(os.path.join(self._instance, mask_file), _png(thing.mask))
-    _write(os.path.join(self._instance, f'{name}.txt'), ''.join(lines).encode())
+      files.write_whole(os.path.join(self._instance, mask_file), _png(thing.mask))
+    files.write_whole(os.path.join(self._instance, f'{name}.txt'), ''.join(lines).encode())
 
 def _check_fits(values, largest, what, path, advice):
   worst = values.min(initial=0) if values.min(initial=0) < 0 else values.max(initial=0)
@@ -143,19 +147,3 @@ def _png(values):
   buffer = io.BytesIO()
   PIL.Image.fromarray(values.astype(np.uint8)).save(buffer, 'png')
   return buffer.getvalue()
-
-
-def _make_folder(path):
-  try:
-    tf.io.gfile.makedirs(path)
-  except (OSError, tf.errors.OpError) as error:
-    raise errors.UserError(f'{path} cannot be created: {error}') from error
-
-
-def _write(path, content):
-  _make_folder(os.path.dirname(path))
-  try:
-    with tf.io.gfile.GFile(path, 'wb') as file:
-      file.write(content)
-  except (OSError, tf.errors.OpError) as error:
-    raise errors.UserError(f'{path} cannot be written: {error}') from error

@@ -1,22 +1,41 @@
 """The exported form of a segmenter: a SavedModel, and the classes that its maps speak of."""
+from collections.abc import Callable, Iterator
+import contextlib
 import os
+import shutil
+import tempfile
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from deeplab2 import errors
+from deeplab2 import files
 from deeplab2.data import datasets
+from deeplab2.data import stretched
+from deeplab2.inference import model_files
 
 # Where the classes of an exported model are described, relative to the SavedModel.
 _DATASET_FILE = os.path.join('assets.extra', 'dataset.json')
 
 
-class _Exported(tf.Module):
-  """The serving function and exactly the variables that it reads."""
+class Exported(NamedTuple):
+  """An exported model that was loaded."""
+  # uint8 picture [H0, W0, 3] -> the named maps of `serving_default`.
+  segment: Callable[[tf.Tensor], dict[str, tf.Tensor]]
+  # uint8 picture [H0, W0, 3] -> its panoptic map, the same as `panoptic_pred`.
+  panoptic: Callable[[tf.Tensor], stretched.StretchedMap]
+  info: datasets.DatasetInfo  # Of the classes.
+  fingerprint: str  # Another one for other weights or other classes.
+
+
+class _Module(tf.Module):
+  """The serving functions and exactly the variables that they read."""
 
   def __init__(self, segmenter):
     super().__init__()
+    signature = [tf.TensorSpec([None, None, 3], tf.uint8, 'input_tensor')]
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8, 'input_tensor')])
+    @tf.function(input_signature=signature)
     def segment(input_tensor):
       maps = segmenter(input_tensor)
       return {
@@ -27,53 +46,132 @@ class _Exported(tf.Module):
           'semantic_scores': maps.semantic_scores,
       }
 
-    # Only the closure knows the segmenter: tracking the model would save its training-only
+    @tf.function(input_signature=signature)
+    def panoptic_in_crop(input_tensor):
+      values, rows, columns = segmenter.panoptic_in_crop(input_tensor)
+      return {'values': values, 'rows': rows, 'columns': columns}
+
+    # Only the closures know the segmenter: tracking the model would save its training-only
     # variables too.
     self.segment = segment
+    self.panoptic_in_crop = panoptic_in_crop
     self.read_variables = list(segment.get_concrete_function().graph.variables)
 
 
 def save(segmenter, info: datasets.DatasetInfo, path: str) -> None:
-  """Writes `segmenter` as a SavedModel.
+  """Writes `segmenter` as a SavedModel, whole or not at all.
 
   Its signature `serving_default` takes `input_tensor` uint8 [H0, W0, 3] to `panoptic_pred`,
   `instance_pred`, `semantic_pred` (int32), `instance_scores` and `semantic_scores` (float32), each
-  [1, H0, W0]. Variables that these do not need are left out.
+  [1, H0, W0]. `panoptic_in_crop` takes the same to int32 `values` [h, w], `rows` [H0] and `columns`
+  [W0], where panoptic_pred[0, i, j] = values[rows[i], columns[j]]. Variables that these do not need
+  are left out.
 
   Args:
     segmenter: inference.segmenter.Segmenter with restored weights.
     info: the dataset it was trained on, written beside it.
-    path: folder to write to.
+    path: directory to write to. A model that was exported there before is replaced.
 
   Raises:
-    UserError: if the folder cannot be written.
+    UserError: the directory cannot be written, or holds something else than an exported model.
   """
-  exported = _Exported(segmenter)
+  path = path.rstrip('/') or '/'
+  check_replaceable(path)
+  module = _Module(segmenter)
+  parent, name = os.path.split(path)
+  aside = os.path.join(parent, f'.exporting-{os.getpid()}-{name}')
   try:
-    tf.saved_model.save(exported, path, signatures={'serving_default': exported.segment})
-    dataset_file = os.path.join(path, _DATASET_FILE)
-    tf.io.gfile.makedirs(os.path.dirname(dataset_file))
-    with tf.io.gfile.GFile(dataset_file, 'w') as file:
-      file.write(datasets.to_json(info))
+    files.make_directory(parent or '.')
+    tf.saved_model.save(module, aside, signatures={
+        'serving_default': module.segment, 'panoptic_in_crop': module.panoptic_in_crop})
+    files.write_whole(os.path.join(aside, _DATASET_FILE), datasets.to_json(info).encode())
+    model_files.write_list(aside)
+    _put_in_place(aside, path)
   except (OSError, tf.errors.OpError) as error:
-    raise errors.UserError(f'{path}: the model cannot be written there: {error}') from error
+    raise errors.UserError(
+        f'{path}: the model cannot be written there ({files.reason(error)}).') from error
+  finally:
+    with contextlib.suppress(OSError, tf.errors.OpError):
+      tf.io.gfile.rmtree(aside)
 
 
-def load(path: str):
+def check_replaceable(path: str) -> None:
+  """Raises UserError unless `path` is free, an empty directory, or an exported model."""
+  path = path.rstrip('/') or '/'
+  if tf.io.gfile.isdir(path):
+    if tf.io.gfile.listdir(path) and not _is_exported(path):
+      raise errors.UserError(f'{path}: holds something else than an exported model, which would be '
+                             'lost; choose another directory.')
+  elif tf.io.gfile.exists(path):
+    raise errors.UserError(f'{path}: is a file; must be a directory.')
+
+
+def _is_exported(path):
+  return all(tf.io.gfile.exists(os.path.join(path, name))
+             for name in ('saved_model.pb', _DATASET_FILE))
+
+
+def _put_in_place(aside, path):
+  """Renames a directory, in place of an older one."""
+  if not tf.io.gfile.isdir(path):
+    tf.io.gfile.rename(aside, path)
+    return
+  old = f'{aside}.old'
+  tf.io.gfile.rename(path, old)
+  try:
+    tf.io.gfile.rename(aside, path)
+  except (OSError, tf.errors.OpError):
+    tf.io.gfile.rename(old, path)
+    raise
+  tf.io.gfile.rmtree(old)
+
+
+def load(path: str) -> Exported:
   """Reads what `save` wrote.
 
-  Returns:
-    (segment, info): a function of a uint8 picture [H0, W0, 3] returning the named maps, and the
-    DatasetInfo of their classes.
-
   Raises:
-    UserError: if `path` holds no such model.
+    UserError: `path` holds no such model, or it is damaged.
   """
   dataset_file = os.path.join(path, _DATASET_FILE)
-  if not (tf.saved_model.contains_saved_model(path) and tf.io.gfile.exists(dataset_file)):
+  if not _is_exported(path):
     raise errors.UserError(
-        f'{path}: no exported model; it must be a folder written by deeplab2.inference.export, '
+        f'{path}: no exported model; it must be a directory written by deeplab2.inference.export, '
         f'with saved_model.pb and {_DATASET_FILE}.')
-  loaded = tf.saved_model.load(path)
-  # The function does not keep the module alive whose variables it reads.
-  return lambda picture: loaded.segment(picture), datasets.load(dataset_file)
+  fingerprint = model_files.check(path)
+  info = datasets.load(dataset_file)
+  try:
+    with _without_pattern(path) as literal:
+      loaded = tf.saved_model.load(literal)
+    _ = loaded.segment
+    in_crop = hasattr(loaded, 'panoptic_in_crop')
+  # What TensorFlow raises for a SavedModel that is damaged or of another program is not documented.
+  except Exception as error:
+    raise errors.UserError(f'{path}: the exported model cannot be read ({files.reason(error)}); '
+                           'export it again.') from error
+
+  # The functions below keep `loaded` alive, whose variables its own functions read.
+  def panoptic(picture):
+    if not in_crop:  # It was exported before there was such a function.
+      return stretched.unstretched(loaded.segment(picture)['panoptic_pred'][0].numpy())
+    maps = loaded.panoptic_in_crop(picture)
+    return stretched.StretchedMap(*(maps[key].numpy() for key in ('values', 'rows', 'columns')))
+
+  return Exported(lambda picture: loaded.segment(picture), panoptic, info, fingerprint)
+
+
+@contextlib.contextmanager
+def _without_pattern(path: str) -> Iterator[str]:
+  """Yields a path of the same directory that TensorFlow does not take for a pattern.
+
+  It looks up the file of the variables as a pattern.
+  """
+  if not files.is_pattern(path):
+    yield path
+    return
+  directory = tempfile.mkdtemp()
+  try:
+    link = os.path.join(directory, 'model')
+    os.symlink(os.path.abspath(path), link)
+    yield link
+  finally:
+    shutil.rmtree(directory)

@@ -34,9 +34,26 @@ class Segmenter(tf.Module):
 
   def __call__(self, picture: tf.Tensor) -> structures.PanopticMap:
     """Segments one uint8 RGB picture [H0, W0, 3]; returns maps [1, H0, W0] at its own size."""
-    image, placement = geometry.fit_picture(picture, self._crop_size, self._resize)
-    maps = self.maps(self._model.infer(image[tf.newaxis]))
+    maps, placement = self._in_crop(picture)
     return self.restore(maps, structures.Placement(*(part[tf.newaxis] for part in placement)), 0)
+
+  def panoptic_in_crop(self, picture: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Segments one picture as a call does, but leaves its panoptic map in the crop.
+
+    Args:
+      picture: uint8 RGB [H0, W0, 3].
+
+    Returns:
+      (values, rows, columns): int32 [h, w], [H0] and [W0]. The map at the picture's own size is
+      values[rows[i], columns[j]] at pixel (i, j).
+    """
+    maps, placement = self._in_crop(picture)
+    return (maps.panoptic[0], *geometry.restore_indices(placement))
+
+  def _in_crop(self, picture):
+    """Returns the maps [1, h, w] of a picture in the crop, and its Placement without batch."""
+    image, placement = geometry.fit_picture(picture, self._crop_size, self._resize)
+    return self.maps(self._model.infer(image[tf.newaxis])), placement
 
   def maps(self, final: structures.MaskPrediction) -> structures.PanopticMap:
     """Returns the maps [B, H, W] at crop size of the model's final masks."""

@@ -12,11 +12,11 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from deeplab2.data import labels
 from deeplab2.data import shapes
 from deeplab2.data import tfrecord
+from tests.data import panoptic_files
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / 'scripts' / 'build_tfrecords.py'
 _ANNOTATIONS = pathlib.Path(__file__).parents[1] / 'goldens' / 'coco_sample_annotations'
@@ -216,7 +216,7 @@ def test_a_dataset_of_ones_own_and_a_second_run(build, tmp_path, capsys):
   info = datasets.get('shapes')
   (tmp_path / 'mine.json').write_text(datasets.to_json(info))
   (tmp_path / 'pictures').mkdir()
-  writer = coco_panoptic.Writer(str(tmp_path / 'masks'), info)
+  writer = panoptic_files.Writer(str(tmp_path / 'masks'), info)
   expected = []
   for index in range(3):
     image, label = shapes.generate(1, 'val', index, info.label_space)

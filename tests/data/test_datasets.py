@@ -113,7 +113,7 @@ def test_mistakes_in_a_file_are_named(tmp_path, change, message):
 
 
 def test_file_that_is_missing_or_no_json(tmp_path):
-  with pytest.raises(errors.UserError, match='cannot be read'):
+  with pytest.raises(errors.UserError, match='no such file'):
     datasets.load(str(tmp_path / 'none.json'))
   (tmp_path / 'bad.json').write_text('{"dataset": ')
   with pytest.raises(errors.UserError, match='not a JSON file'):
@@ -121,3 +121,43 @@ def test_file_that_is_missing_or_no_json(tmp_path):
   (tmp_path / 'list.json').write_text('[]')
   with pytest.raises(errors.UserError, match='must be a JSON object'):
     datasets.load(str(tmp_path / 'list.json'))
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path):
+  path = tmp_path / 'own.json'
+  path.write_text(datasets.to_json(datasets.get('shapes')), encoding='utf-8-sig')
+  assert datasets.load(str(path)) == datasets.get('shapes')
+
+
+@pytest.mark.parametrize('name, file_name, image_id', [
+    ('coco_panoptic', 'val2017/000000000139.jpg', 139),
+    ('coco_panoptic', 'holiday.2.jpg', 'holiday.2'),
+    ('ade20k_panoptic', 'ADE_val_00000001.jpg', 'ADE_val_00000001'),
+    ('cityscapes_panoptic', 'frankfurt/frankfurt_000000_000294_leftImg8bit.png',
+     'frankfurt_000000_000294'),
+    ('cityscapes_panoptic', 'my_street.png', 'my_street'),
+    ('cityscapes_panoptic', '_leftImg8bit.png', '_leftImg8bit'),
+    ('shapes', '\u0663.png', '\u0663')])
+def test_image_ids_follow_from_names(name, file_name, image_id):
+  assert datasets.image_id(datasets.get(name), file_name) == image_id
+
+
+def test_descriptions_without_suffix_take_that_of_the_built_in_dataset(tmp_path):
+  content = json.loads(datasets.to_json(datasets.get('cityscapes_panoptic')))
+  assert 'image_id_suffix' not in content, 'files of earlier versions are the same'
+  path = tmp_path / 'exported.json'
+  path.write_text(json.dumps(content))
+  assert datasets.load(str(path)).image_id_suffix == '_leftImg8bit'
+  path.write_text(json.dumps({**content, 'dataset': 'streets'}))
+  assert datasets.load(str(path)).image_id_suffix == ''
+  path.write_text(json.dumps({**content, 'dataset': 'streets', 'image_id_suffix': '_rgb'}))
+  assert datasets.load(str(path)).image_id_suffix == '_rgb'
+  assert json.loads(datasets.to_json(datasets.load(str(path))))['image_id_suffix'] == '_rgb'
+  path.write_text(json.dumps({**content, 'image_id_suffix': ''}))
+  own = datasets.load(str(path))
+  assert own.image_id_suffix == ''
+  path.write_text(datasets.to_json(own))
+  assert datasets.load(str(path)) == own
+  path.write_text(json.dumps({**content, 'image_id_suffix': 3}))
+  with pytest.raises(errors.UserError, match='image_id_suffix is 3; must be a text'):
+    datasets.load(str(path))

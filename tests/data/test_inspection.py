@@ -7,13 +7,13 @@ import pytest
 import tensorflow as tf
 
 from deeplab2 import errors
-from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
+from deeplab2.data import images
 from deeplab2.data import inspect_annotations
 from deeplab2.data import inspect_records
 from deeplab2.data import inspection
-from deeplab2.data import images
 from deeplab2.data import tfrecord
+from tests.data import panoptic_files
 
 # A circle of 2x3 pixels at row 1, column 2, sky at the left of column 1, crowd of squares below.
 _LABEL = np.zeros((6, 8), np.int32)
@@ -32,7 +32,7 @@ class _Set:
 
   def __init__(self, folder, info):
     self._folder, self._info = folder, info
-    writer = coco_panoptic.Writer(str(folder / 'png'), info)
+    writer = panoptic_files.Writer(str(folder / 'png'), info)
     self.png = writer.add('7', _LABEL)
     writer.save(str(folder / 'set.json'))
     self.content = json.loads((folder / 'set.json').read_text())

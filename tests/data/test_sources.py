@@ -6,9 +6,9 @@ import PIL.Image
 import pytest
 
 from deeplab2 import errors
-from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from deeplab2.data import sources
+from tests.data import panoptic_files
 
 _SHAPE = (6, 8)
 
@@ -153,7 +153,7 @@ def test_panoptic_pngs_of_a_writer_are_read_back(tmp_path, own):
   dataset, _, _ = own
   info = datasets.get(str(dataset))
   label = _expected([100, 201, 200, 202, 0])
-  writer = coco_panoptic.Writer(str(tmp_path / 'written'), info)
+  writer = panoptic_files.Writer(str(tmp_path / 'written'), info)
   writer.add('a', label)
   writer.save(str(tmp_path / 'written.json'))
   source = sources.own(str(tmp_path / 'pictures'), str(tmp_path / 'written.json'), info,

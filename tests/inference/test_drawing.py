@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from deeplab2 import structures
+from deeplab2.data import stretched
 from deeplab2.inference import drawing
 
 _SPACE = structures.LabelSpace(4, 0, 256, (1, 2))
@@ -105,3 +106,13 @@ def test_crowd_is_named_apart():
   segments, index = drawing._segments(panoptic, drawing._Classes(_SPACE, _NAMES, _COLORS))
   assert [segment.name for segment in segments] == ['cat (crowd)', 'cat', 'cat', 'sky']
   assert index.tolist() == [[0, 1, 2, 3]]
+
+
+def test_strips_change_nothing(monkeypatch):
+  rng = np.random.RandomState(0)
+  picture = rng.randint(0, 255, (131, 77, 3), np.uint8)
+  panoptic = rng.choice([0, 257, 258, 513, 768], (13, 11)).repeat(11, 0).repeat(7, 1)[:131]
+  whole = _draw(drawing.overlay, panoptic, picture=picture)
+  monkeypatch.setattr(drawing, '_STRIP_ROWS', 7)
+  monkeypatch.setattr(stretched, '_STRIP_PIXELS', 100)
+  np.testing.assert_array_equal(_draw(drawing.overlay, panoptic, picture=picture), whole)

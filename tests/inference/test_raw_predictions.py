@@ -77,6 +77,27 @@ def test_an_unknown_format_and_an_unwritable_folder_are_user_errors(tmp_path):
   with pytest.raises(errors.UserError, match="'png'; choose from two_channel_png, three_channel"):
     raw_predictions.RawPredictions(str(tmp_path), _SPACE, panoptic_format='png')
   (tmp_path / 'raw_semantic').write_text('in the way')
-  with pytest.raises(errors.UserError, match='raw_semantic cannot be created'):
+  with pytest.raises(errors.UserError, match='raw_semantic: the directory cannot be made'):
     raw_predictions.RawPredictions(str(tmp_path), _SPACE, panoptic_format='two_channel_png')
   assert os.listdir(tmp_path) == ['raw_semantic']
+
+
+@pytest.mark.parametrize('name', ['../out', '/tmp/out', 'a/../../out'])
+def test_names_that_lead_elsewhere_are_refused(tmp_path, name):
+  writer = raw_predictions.RawPredictions(
+      str(tmp_path / 'raw'), _SPACE, panoptic_format='two_channel_png')
+  with pytest.raises(errors.UserError, match='would be written outside of .*raw'):
+    writer.add(name, _maps(np.array([[1001]]), np.array([[1]])))
+  assert os.listdir(tmp_path) == ['raw']
+
+
+def test_advice_on_what_does_not_fit_is_right(tmp_path):
+  panoptic = 1001 + np.arange(300).reshape(10, 30)
+  narrow = raw_predictions.RawPredictions(
+      str(tmp_path), _SPACE, panoptic_format='two_channel_png')
+  with pytest.raises(errors.UserError, match='choose raw_panoptic_format "(.*)"') as caught:
+    narrow.add('many', _maps(panoptic, panoptic // 1000))
+  advised = str(caught.value).split('"')[1]
+  raw_predictions.RawPredictions(str(tmp_path), _SPACE, panoptic_format=advised).add(
+      'many', _maps(panoptic, panoptic // 1000))
+  assert _read(str(tmp_path / 'raw_panoptic' / 'many.npy'))[9, 29].tolist() == [1, 300, 0]

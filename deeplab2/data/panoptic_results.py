@@ -1,0 +1,350 @@
+"""A directory of panoptic maps that is complete and valid at any moment, and goes on after a stop.
+
+For `OUT/NAME.json`, which lists all maps in COCO's panoptic format:
+
+  OUT/NAME/<image>.png     the maps
+  OUT/NAME.index.jsonl     first line: what the maps are of; then one line for each finished image
+  OUT/NAME.lock            while a process writes here
+
+Every image adds its PNG, whole or not at all, and then its line of the index. The JSON is made of
+the index: written anew, whole, every few seconds and on every way out. A process that is killed
+loses the image that it was at.
+"""
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from deeplab2 import errors
+from deeplab2 import files
+from deeplab2 import locks
+from deeplab2.data import coco_panoptic
+from deeplab2.data import datasets
+from deeplab2.data import stretched
+
+# Of the index, after the name of the JSON without its ending.
+INDEX_ENDING = '.index.jsonl'
+_VERSION = 1
+# The JSON is written no more often than this, and takes at most this fraction of the time.
+_SECONDS_BETWEEN = 5.0
+_FRACTION_OF_TIME = 1 / 20
+_ADVICE = 'Write elsewhere, or give --restart to start over.'
+
+
+class _Line(NamedTuple):
+  """What the index holds of an image."""
+  stamp: Any  # Of the input: the image is made again if it is another.
+  size: tuple[int, int]  # (height, width)
+  segments_info: str  # JSON.
+  files: dict[str, int]  # Size in bytes by path, relative to the directory of the JSON.
+  notes: dict[str, Any]  # The caller's.
+
+
+class Results:
+  """The maps of a directory; made by `open_results`."""
+
+  def __init__(self, path: str, info: datasets.DatasetInfo, of: Mapping[str, str],
+               images: Mapping[str, Mapping[str, Any]], restart: bool):
+    """Reads the index, or starts one; see `open_results`."""
+    self._path = path
+    self._directory = os.path.dirname(path)
+    self._stem = path.removesuffix('.json')
+    self._index_path = index_path(path)
+    self._info = info
+    self._images = images
+    self._of = {'version': _VERSION, **of}
+    self._written = (-float('inf'), 0.0)  # When, and how many seconds it took.
+    self._lines: dict[str, _Line] = {}
+    if os.path.lexists(self._index_path):
+      self._lines = self._read_index(restart)
+    elif not restart and (os.path.lexists(path) or _holds_png(self._stem)):
+      raise errors.UserError(f'{path}: holds results without {self._index_path}, which says what '
+                             f'they are of. {_ADVICE}')
+    for line in self._lines.values() if restart else ():
+      self._remove_files(line)
+    if restart:
+      self._lines = {}
+    self._start_index()
+
+  def notes(self, name: str, stamp: Any) -> dict[str, Any] | None:
+    """Returns the notes of an image that is finished, None if it is to be made (again).
+
+    Args:
+      name: of the image.
+      stamp: of the input as it is now.
+    """
+    line = self._lines.get(name)
+    if line is None or line.stamp != stamp or not all(
+        _size_of(os.path.join(self._directory, file)) == size
+        for file, size in line.files.items()):
+      return None
+    return line.notes
+
+  def discard(self, name: str) -> None:
+    """Forgets an image, and removes its files: its input changed and cannot be used any more."""
+    line = self._lines.pop(name, None)
+    if line is not None:
+      self._remove_files(line)
+      self._start_index()
+
+  def add(self, name: str, panoptic: stretched.StretchedMap, stamp: Any, *,
+          beside: Sequence[str] = (), notes: Mapping[str, Any] | None = None
+          ) -> list[dict[str, Any]]:
+    """Keeps the map of an image.
+
+    Args:
+      name: of the image, one of those that the results were opened with.
+      panoptic: ids of the dataset.
+      stamp: JSON of what the map was made of.
+      beside: further files of this image, which are there already, in the directory of the JSON.
+      notes: kept with it.
+
+    Returns:
+      The `segments_info` of its annotation.
+
+    Raises:
+      UserError: it cannot be written; what was added before stays as it is.
+      ValueError: as `coco_panoptic.encoding`.
+    """
+    encoded = coco_panoptic.encoding(panoptic, self._info)
+    png = os.path.join(self._stem, f'{name}.png')
+    files.write_whole(png, lambda place: coco_panoptic.write_png(place, panoptic, encoded))
+    written = {os.path.relpath(file, self._directory or '.'): os.stat(file).st_size
+               for file in (png, *beside)}
+    line = _Line(stamp, panoptic.shape, json.dumps(encoded.segments_info), written,
+                 dict(notes or {}))
+    self._append(_to_text(name, line))
+    self._lines[name] = line
+    when, seconds = self._written
+    if time.monotonic() - when >= max(_SECONDS_BETWEEN, seconds / _FRACTION_OF_TIME):
+      self.write_json()
+    return encoded.segments_info
+
+  def write_json(self) -> None:
+    """Writes the JSON of all images that are finished, in the order that they were listed in."""
+    started = time.monotonic()
+    files.write_whole(self._path, self._write_json_to)
+    self._written = (time.monotonic(), time.monotonic() - started)
+
+  def __len__(self):
+    """Returns how many images are finished."""
+    return len(self._lines)
+
+  def _write_json_to(self, place):
+    """Writes the JSON to a path, image by image, as it can be larger than its index is here."""
+    finished = [name for name in self._images if name in self._lines]
+
+    def images():
+      for name in finished:
+        height, width = self._lines[name].size
+        yield json.dumps({**self._images[name], 'height': height, 'width': width})
+
+    def annotations():
+      for name in finished:
+        yield _with_segments({'image_id': self._images[name]['id'], 'file_name': f'{name}.png'},
+                             self._lines[name].segments_info)
+
+    with open(place, 'w', encoding='utf-8') as file:
+      for key, entries in (('images', images()), ('annotations', annotations()),
+                           ('categories', map(json.dumps, _categories(self._info)))):
+        file.write(f'{"{" if key == "images" else ","}"{key}": [')
+        for number, entry in enumerate(entries):
+          file.write(f'{"," if number else ""}\n{entry}')
+        file.write(']')
+      file.write('}\n')
+
+  def _read_index(self, restart):
+    """Returns the lines of the index by name; UserError if it is of something else."""
+    try:
+      with open(self._index_path, encoding='utf-8', errors='replace') as file:
+        texts = file.read().split('\n')
+    except OSError as error:
+      raise errors.UserError(
+          f'{self._index_path}: cannot be read ({files.reason(error)}).') from error
+    # The last is empty, or torn: the process was killed while it wrote.
+    head, lines = _parsed(texts[0]), [_from_text(text) for text in texts[1:-1]]
+    found = {name: line for name, line in filter(None, lines)}
+    if restart:
+      return found
+    if head is None or len(texts) == 1:
+      raise errors.UserError(f'{self._index_path}: the index of these results is damaged. '
+                             f'{_ADVICE}')
+    for key in [*self._of, *head]:
+      if head.get(key) != self._of.get(key):
+        raise errors.UserError(f'{self._path}: holds results of another {key} '
+                               f'({head.get(key)}, now {self._of.get(key)}). {_ADVICE}')
+    foreign = [name for name in found if name not in self._images]
+    if foreign:
+      raise errors.UserError(f'{self._path}: holds results of {len(foreign)} images that are not '
+                             f'in the input, first {foreign[0]}. {_ADVICE}')
+    return found
+
+  def _start_index(self):
+    """Writes the index whole: without torn lines, and without those of images that are gone."""
+    texts = [json.dumps(self._of), *(_to_text(*item) for item in self._lines.items())]
+    files.write_whole(self._index_path, ''.join(f'{text}\n' for text in texts).encode())
+
+  def _append(self, text):
+    """Adds a line to the index, or leaves it as it was."""
+    try:
+      with open(self._index_path, 'r+b', buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        data = f'{text}\n'.encode()
+        try:
+          if file.write(data) != len(data):
+            raise OSError(0, 'no space left')
+        except OSError:
+          file.truncate(end)
+          raise
+    except OSError as error:
+      raise errors.UserError(
+          f'{self._index_path}: cannot be written ({files.reason(error)}).') from error
+
+  def _remove_files(self, line):
+    for file in line.files:
+      files.remove_if_exists(os.path.join(self._directory, file))
+
+
+@contextlib.contextmanager
+def open_results(path: str, info: datasets.DatasetInfo, *, of: Mapping[str, str],
+                 images: Mapping[str, Mapping[str, Any]], restart: bool = False
+                 ) -> Iterator[Results]:
+  """Opens the results of a command, to go on with them, for as long as the context lasts.
+
+  Whatever ends it (an error, Ctrl-C, being told to terminate), the JSON is written last.
+
+  Args:
+    path: of the JSON, which ends in .json.
+    info: the dataset of the maps.
+    of: what all maps depend on, by what it is called in messages ('model': its fingerprint). Maps
+      of something else are not mixed with these.
+    images: entry of the JSON's list `images` for each image that will be, or has been, made, by
+      the name of its PNG without ending; at least 'id' and 'file_name'.
+    restart: start over; the files of images that are finished are removed first.
+
+  Raises:
+    UserError: another process writes there, or it cannot be written; the place holds results of
+      something else, of other images, or none that are known.
+  """
+  if '://' in path:
+    raise errors.UserError(f'{path}: must be on a local disk; copy the results from there.')
+  files.make_directory(os.path.dirname(path) or '.')
+  with locks.hold(f'{path.removesuffix(".json")}.lock', f'the results {path}'):
+    with _terminated_like_interrupted():
+      results = Results(path, info, of, images, restart)
+      results.write_json()
+      try:
+        yield results
+      except BaseException:
+        # What stopped it is what there is to say.
+        try:
+          results.write_json()
+        except errors.UserError as error:
+          logging.warning('%s The same command, once it can write again, adds the images that are '
+                          'finished but missing there.', error)
+        raise
+      results.write_json()
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted():
+  """Ends the process by an exception, as Ctrl-C does, when it is told to terminate."""
+  def leave(number, _):
+    raise SystemExit(128 + number)
+
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  # nohup has SIGHUP ignored, which is to stay.
+  signals = [number for number in (signal.SIGTERM, signal.SIGHUP)
+             if signal.getsignal(number) is signal.SIG_DFL]
+  for number in signals:
+    signal.signal(number, leave)
+  try:
+    yield
+  finally:
+    for number in signals:
+      signal.signal(number, signal.SIG_DFL)
+
+
+def index_path(path: str) -> str:
+  """Returns where the index of the results with the JSON `path` is."""
+  return f'{path.removesuffix(".json")}{INDEX_ENDING}'
+
+
+def file_stamp(path: str) -> list[int]:
+  """Returns what tells a file from what it was: size in bytes, and time of change in ns.
+
+  Raises:
+    UserError: it cannot be looked up.
+  """
+  try:
+    found = os.stat(path)
+  except OSError as error:
+    raise errors.UserError(f'{path}: cannot be read ({files.reason(error)}).') from error
+  return [found.st_size, found.st_mtime_ns]
+
+
+def _categories(info):
+  """Returns the categories of a dataset as a panoptic JSON lists them."""
+  used = sorted(info.dataset_ids.items(), key=lambda item: item[1])
+  return [{'id': original, 'name': info.class_names[index],
+           'isthing': int(index in info.label_space.thing_ids),
+           'color': list(info.colors[index])}
+          for original, index in used if index != info.label_space.ignore_label]
+
+
+def _to_text(name, line):
+  return _with_segments({'name': name, 'stamp': line.stamp, 'size': line.size,
+                         'files': line.files, 'notes': line.notes}, line.segments_info)
+
+
+def _with_segments(content, segments_info):
+  """Returns the JSON of an object, with the JSON of its segments as the last field."""
+  return f'{json.dumps(content)[:-1]}, "segments_info": {segments_info}}}'
+
+
+def _parsed(text):
+  """Returns the object that a line holds, None if it holds none."""
+  try:
+    content = json.loads(text)
+  except (ValueError, RecursionError):
+    return None
+  return content if isinstance(content, dict) else None
+
+
+def _from_text(text):
+  """Returns (name, line), None if the line is damaged: that image is made again."""
+  content = _parsed(text)
+  try:
+    height, width = content['size']
+    sizes = {os.path.normpath(file): int(size) for file, size in content['files'].items()}
+    # They are removed when the image is made again.
+    if any(os.path.isabs(file) or file.split(os.sep)[0] == os.pardir for file in sizes):
+      return None
+    line = _Line(content['stamp'], (int(height), int(width)),
+                 json.dumps(list(content['segments_info'])), sizes, dict(content['notes']))
+    return str(content['name']), line
+  except (AttributeError, KeyError, TypeError, ValueError):
+    return None
+
+
+def _size_of(path):
+  """Returns the size of a file in bytes, None if there is none."""
+  try:
+    return os.stat(path).st_size
+  except OSError:
+    return None
+
+
+def _holds_png(directory):
+  try:
+    return any(name.endswith('.png') for name in os.listdir(directory))
+  except OSError:
+    return False

@@ -1,0 +1,197 @@
+"""Which images are segmented, what their results are called, and their ids."""
+import collections
+from collections.abc import Mapping, Sequence
+import os
+from typing import Any, NamedTuple
+
+from deeplab2 import errors
+from deeplab2 import files
+from deeplab2.data import coco_panoptic
+from deeplab2.data import datasets
+from deeplab2.data import images as images_lib
+from deeplab2.data import panoptic_results
+
+
+class Image(NamedTuple):
+  """An image to segment."""
+  path: str
+  name: str  # Of its results, without ending; unique.
+  entry: Mapping[str, Any]  # Of the list `images` of the results: 'id', 'file_name' and others.
+  size: tuple[int, int] | None = None  # (height, width) that the ground truth states.
+
+
+class Found(NamedTuple):
+  """The image files of a directory and all below it."""
+  paths: list[str]  # Relative to the directory, sorted.
+  others: collections.Counter  # Number of other files by ending.
+
+
+def find(root: str, results: Sequence[str] = ()) -> Found:
+  """Lists the image files of a directory and of all directories in it, or `root` itself.
+
+  Hidden files are no images, and neither are the results of an earlier prediction.
+
+  Args:
+    root: a directory, or an image file, which counts whatever its ending.
+    results: directories that are left out.
+
+  Raises:
+    UserError: there is no such place, or no image in it.
+  """
+  if os.path.isfile(root):
+    return Found([os.path.basename(root)], collections.Counter())
+  if not os.path.isdir(root):
+    raise errors.UserError(f'--input={root}: no such image or directory.')
+  paths, others, seen = [], collections.Counter(), set(map(os.path.realpath, results))
+  for directory, below, names in os.walk(root, followlinks=True):
+    made = {name.removesuffix(panoptic_results.INDEX_ENDING) for name in names
+            if name.endswith(panoptic_results.INDEX_ENDING)}
+    if made:
+      made.add('overlay')
+    kept = []
+    for name in sorted(below):
+      # Links may lead back to where they are.
+      real = os.path.realpath(os.path.join(directory, name))
+      if real not in seen and name not in made and not name.startswith('.'):
+        seen.add(real)
+        kept.append(name)
+    below[:] = kept
+    for name in names:
+      if images_lib.is_image(name):
+        paths.append(os.path.relpath(os.path.join(directory, name), root))
+      else:
+        others[os.path.splitext(name)[1].lower() or name] += 1
+  if not paths:
+    raise errors.UserError(f'--input={root}: no image ({", ".join(images_lib.ENDINGS)}) in this '
+                           'directory or below it.')
+  return Found(sorted(paths), others)
+
+
+def by_rule(root: str, paths: Sequence[str], info: datasets.DatasetInfo) -> list[Image]:
+  """Returns images with the ids that the dataset's rule gives them.
+
+  Raises:
+    UserError: two images would have the same id, or results of the same name.
+  """
+  entries = [{'id': datasets.image_id(info, path), 'file_name': os.path.basename(path)}
+             for path in paths]
+  return _named(root, list(zip(paths, entries, strict=True)))
+
+
+def by_ground_truth(root: str, paths: Sequence[str], info: datasets.DatasetInfo, json_path: str, *,
+                    skip_unlisted: bool) -> tuple[list[Image], list[str], list[str]]:
+  """Returns images with their ids and entries in the list `images` of a COCO JSON.
+
+  An image is that of an entry whose file_name is its path or its name; else, whose file_name
+  without ending is its name without; else, if its name has the suffix of the dataset, whose id is
+  the one that follows from it (Cityscapes' JSON holds names of files that do not exist).
+
+  Args:
+    root: the directory of `paths`, or the image itself.
+    paths: as of `find`.
+    info: the dataset.
+    json_path: of the ground truth.
+    skip_unlisted: leave out images that the JSON does not list.
+
+  Returns:
+    (images, unlisted, missing): images; paths that are left out; file names that the JSON lists
+    and that are no image here.
+
+  Raises:
+    UserError: the JSON has no such list, or an entry that is of no use; an image is not listed, or
+      twice; two images are those of one entry.
+  """
+  entries = _read_entries(json_path)
+  keys: dict[Any, list[int]] = collections.defaultdict(list)
+  for number, entry in enumerate(entries):
+    name = os.path.normpath(entry['file_name'])
+    base = os.path.basename(name)
+    for key in {('name', name), ('name', base), ('stem', os.path.splitext(base)[0]),
+                ('id', str(entry['id']))}:
+      keys[key].append(number)
+  listed, unlisted, owners = [], [], {}
+  for path in paths:
+    found = _entry_numbers(path, keys, info)
+    if not found:
+      unlisted.append(path)
+      continue
+    if len(found) > 1:
+      raise errors.UserError(
+          f'{json_path}: lists image {path} of --input {len(found)} times, as '
+          f'{_listed(entries[number]["file_name"] for number in found)}; must list it once.')
+    if found[0] in owners:
+      raise errors.UserError(f'--input={root}: {owners[found[0]]} and {path} are both image '
+                             f'{entries[found[0]]["id"]} of {json_path}.')
+    owners[found[0]] = path
+    listed.append((path, entries[found[0]]))
+  if unlisted and (not skip_unlisted or not listed):
+    raise errors.UserError(
+        f'{json_path}: does not list {len(unlisted)} of {len(paths)} images of --input: '
+        f'{_listed(unlisted)}.' + (' Give --on_unlisted=skip to leave them out.' if listed else ''))
+  missing = [entry['file_name'] for number, entry in enumerate(entries) if number not in owners]
+  return _named(root, listed), unlisted, missing
+
+
+def _entry_numbers(path, keys, info):
+  """Returns which entries are those of the image `path`, by the first key that any has."""
+  base = os.path.basename(path)
+  stem = os.path.splitext(base)[0]
+  candidates = [('name', path), ('name', base), ('stem', stem)]
+  if info.image_id_suffix and stem.endswith(info.image_id_suffix):
+    candidates.append(('id', str(datasets.image_id(info, path))))
+  return next((keys[key] for key in candidates if key in keys), [])
+
+
+def _read_entries(path):
+  """Returns the list `images` of a COCO JSON, with ids and names that are unique and usable."""
+  content = files.read_json(path)
+  entries = content.get('images') if isinstance(content, dict) else None
+  if not isinstance(entries, list):
+    raise errors.UserError(f"{path}: has no list 'images'; a COCO JSON of the ground truth is "
+                           'needed, panoptic or instances.')
+  seen = set()
+  for number, entry in enumerate(entries):
+    where = f'{path}, images[{number}]'
+    image_id = coco_panoptic.field(entry, 'id', where, 'whole number or text')
+    coco_panoptic.field(entry, 'file_name', where, 'text')
+    for key in ('height', 'width'):
+      if key in entry:
+        coco_panoptic.field(entry, key, where, 'whole number')
+    if image_id in seen:
+      raise errors.UserError(f'{where}: id {image_id} is also that of another image.')
+    seen.add(image_id)
+  return entries
+
+
+def _named(root, listed):
+  """Returns images of (path, entry) with names of their results."""
+  _refuse_equal(root, [(entry['id'], path) for path, entry in listed], 'the image id',
+                'Give the ids by --images_json, or segment each directory by itself.')
+  stems = [os.path.splitext(os.path.basename(path))[0] for path, _ in listed]
+  if len(set(stems)) < len(stems):
+    stems = [os.path.splitext(path)[0].replace(os.sep, '_') for path, _ in listed]
+  _refuse_equal(root, [(stem, path) for stem, (path, _) in zip(stems, listed, strict=True)],
+                'results of the name', 'Rename one of them.')
+  directory = root if os.path.isdir(root) else os.path.dirname(root)
+  return [Image(os.path.join(directory, path), stem, entry, _size(entry))
+          for stem, (path, entry) in zip(stems, listed, strict=True)]
+
+
+def _size(entry):
+  return (entry['height'], entry['width']) if {'height', 'width'} <= set(entry) else None
+
+
+def _refuse_equal(root, values, what, advice):
+  """Raises UserError if two paths have one value; `values` holds (value, path)."""
+  paths: dict[Any, str] = {}
+  for value, path in values:
+    other = paths.setdefault(value, path)
+    if other != path:
+      raise errors.UserError(
+          f'--input={root}: {other} and {path} would both have {what} {value}. {advice}')
+
+
+def _listed(names):
+  """Returns the first three of some names."""
+  names = list(names)
+  return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
