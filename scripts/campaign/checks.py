@@ -1,0 +1,181 @@
+"""What a right result is: of each command line, after it has ended with exit code 0 or 2."""
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import tensorflow as tf
+
+from deeplab2.data import coco_panoptic
+from deeplab2.data import datasets
+from deeplab2.data import labels
+from deeplab2.data import tfrecord
+
+_NOTE = 'before.txt'
+_OWN_FILES = (_NOTE, 'output.txt', 'prepare.txt')
+
+
+def digests(directory: pathlib.Path) -> dict[str, str]:
+  """Returns a digest of every file below `directory` by its path."""
+  return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+          for path in sorted(directory.rglob('*')) if path.is_file()}
+
+
+def note_files(directory: pathlib.Path) -> None:
+  """Writes down what is there, for `changed_files`."""
+  (directory / _NOTE).write_text(json.dumps(digests(directory)))
+
+
+def changed_files(directory: pathlib.Path) -> list[str]:
+  """Returns the files that are gone or changed since `note_files`."""
+  before = json.loads((directory / _NOTE).read_text())
+  now = digests(directory)
+  return [name for name, digest in before.items()
+          if now.get(name) != digest and name not in _OWN_FILES]
+
+
+def built(directory: pathlib.Path, code: int, output: str) -> None:
+  """The records can be read, and hold ids of the set; every image is there or was named."""
+  shards = sorted((directory / 'out').glob('train-*.tfrecord'))
+  if code:
+    assert not shards, 'refused, but there are shards'
+    return
+  info = datasets.load(str(directory / 'own' / 'dataset.json'))
+  names = set()
+  for shard in shards:
+    for serialized in tf.data.TFRecordDataset(str(shard)):
+      record = tfrecord.parse_example(serialized, with_label=True)
+      names.add(record.name.numpy().decode())
+      problem = labels.find_problem(record.label.numpy()[..., 0], info.label_space)
+      assert not problem, f'{shard}: {problem}'
+  for image in (directory / 'own' / 'images').iterdir():
+    assert image.stem in names or image.name in output, f'{image.name} is lost without a word'
+
+
+def inspected(directory: pathlib.Path, code: int, output: str) -> None:
+  """The statistics are JSON; if there is something wrong, it is more than the last line."""
+  del code
+  path = directory / 'out' / 'inspected.json'
+  if path.exists():
+    json.loads(path.read_text(encoding='utf-8'))
+  assert output.strip(), 'no output'
+
+
+def converted_instances(directory: pathlib.Path, code: int, output: str) -> None:
+  """The panoptic JSON and its PNGs agree."""
+  del output
+  path = directory / 'out' / 'made.json'
+  if code:
+    assert not path.exists(), 'refused, but the JSON is there'
+    return
+  info = datasets.load(str(directory / 'own' / 'dataset.json'))
+  for annotation in coco_panoptic.read_annotations(str(path), info).values():
+    coco_panoptic.read_label(str(path.with_suffix('') / annotation.file_name), annotation, info,
+                             treat_crowd_as_ignore=False)
+
+
+def evaluated(directory: pathlib.Path, code: int, output: str) -> None:
+  """There are metrics, which are numbers."""
+  del output
+  if not code:
+    found = sorted((directory / 'runs' / 'tiny' / 'eval').glob('metrics-*.json'))
+    assert found, 'no metrics'
+    for path in found:
+      assert np.isfinite(json.loads(path.read_text(encoding='utf-8'))['PQ'])
+
+
+def trained(directory: pathlib.Path, code: int, output: str) -> None:
+  """A resumed run has come from step 4, or an earlier checkpoint, to step 6."""
+  if not code:
+    assert (directory / 'runs' / 'tiny' / 'ckpt-6.index').exists(), 'there is no ckpt-6'
+    assert 'Resumed' in output, 'the run was not resumed'
+
+
+def _tensors(prefix, part):
+  """Returns the tensors of a checkpoint whose keys contain `part`."""
+  reader = tf.train.load_checkpoint(str(prefix))
+  return {key: reader.get_tensor(key) for key in sorted(reader.get_variable_to_shape_map())
+          if part in key}
+
+
+def _assert_equal(found, wanted):
+  """Compares as sets of values: exported variables go by numbers."""
+  def sums(tensors):
+    return sorted(hashlib.sha256(np.ascontiguousarray(tensor).tobytes()).hexdigest()
+                  for tensor in tensors.values())
+
+  assert set(sums(found)) <= set(sums(wanted)), 'values are not those of the checkpoint'
+
+
+def _original(directory):
+  """Returns the values of the checkpoints as they were made, spoiled or not."""
+  values = {}
+  for step in (0, 2, 4):
+    try:
+      values.update({f'{step} {key}': value for key, value in _tensors(
+          _assets(directory) / 'runs' / 'tiny' / f'ckpt-{step}', 'model/').items()})
+    except tf.errors.OpError:
+      pass
+  return values
+
+
+def _assets(directory):
+  return directory.parents[1] / 'assets'
+
+
+def exported(directory: pathlib.Path, code: int, output: str) -> None:
+  """The exported values are those of a checkpoint that was saved."""
+  del output
+  path = directory / 'out' / 'exported'
+  if code:
+    assert not (path / 'saved_model.pb').exists(), 'refused, but there is a SavedModel'
+    return
+  _assert_equal(_tensors(path / 'variables' / 'variables', 'read_variables'),
+                _original(directory))
+
+
+def converted(directory: pathlib.Path, code: int, output: str) -> None:
+  """The converted values are those of a checkpoint that was saved."""
+  del output
+  path = directory / 'out' / 'converted'
+  if code:
+    assert not list(path.glob('*.index')), 'refused, but there is a checkpoint'
+    return
+  [index] = path.glob('*.index')
+  _assert_equal(_tensors(index.with_suffix(''), 'model/'), _original(directory))
+
+
+def predicted(directory: pathlib.Path, code: int, output: str) -> None:
+  """Every image has a PNG of its size and an entry in the JSON, or is named in the output."""
+  images = sorted((directory / 'own' / 'images').iterdir())
+  out = directory / 'out'
+  if code and not any(image.name in output for image in images):
+    return  # The model is refused.
+  content = json.loads((out / 'panoptic.json').read_text(encoding='utf-8'))
+  listed = {entry['file_name'] for entry in content['images']}
+  for image in images:
+    png = out / 'panoptic' / f'{image.stem}.png'
+    if image.name in listed:
+      with PIL.Image.open(png) as prediction:
+        size = prediction.size
+      assert size == _upright_size(image), f'{png} has size {size}'
+    else:
+      assert image.name in output, f'{image.name} is lost without a word'
+  assert len(listed) >= len(images) - 1, 'images that are fine were left out'
+
+
+def _upright_size(path):
+  with PIL.Image.open(path) as image:
+    try:
+      return PIL.ImageOps.exif_transpose(image).size
+    except Exception:  # Broken EXIF turns nothing.
+      return image.size
+
+
+def plotted(directory: pathlib.Path, code: int, output: str) -> None:
+  """The curves that are there are drawn: of a run, either metrics or logs are always fine."""
+  del code, output
+  with PIL.Image.open(directory / 'out' / 'curves.png') as image:
+    image.load()

@@ -1,0 +1,280 @@
+"""Ways to spoil a file: bytes of any file, JSON, text, TFRecords. Everything follows a seed.
+
+A `Mutation` turns the bytes of a good file into those of a bad one. `images.py` has those of PNG
+and JPEG.
+"""
+from collections.abc import Callable, Sequence
+import copy
+import json
+import random
+import struct
+from typing import Any, NamedTuple
+import zlib
+
+Spoil = Callable[[bytes, random.Random], bytes]
+
+
+class Mutation(NamedTuple):
+  """One way to spoil a file."""
+  name: str
+  spoil: Spoil
+  # 'any': a line that names the file, or a right result; 'refused' or 'accepted': only that.
+  expected: str = 'any'
+
+
+def flip_bits(data: bytes, rng: random.Random) -> bytes:
+  """Flips one to three bits anywhere."""
+  spoiled = bytearray(data)
+  for _ in range(rng.randint(1, 3)):
+    spoiled[rng.randrange(len(spoiled))] ^= 1 << rng.randrange(8)
+  return bytes(spoiled)
+
+
+def cut(data: bytes, rng: random.Random) -> bytes:
+  """Cuts the end off, at least one byte."""
+  return data[:rng.randrange(len(data))]
+
+
+def scramble(data: bytes, rng: random.Random) -> bytes:
+  """Replaces a stretch by noise."""
+  start = rng.randrange(len(data))
+  length = rng.randint(1, min(64, len(data) - start))
+  return data[:start] + rng.randbytes(length) + data[start + length:]
+
+
+def repeat_part(data: bytes, rng: random.Random) -> bytes:
+  """Repeats a stretch, as interrupted copies do."""
+  start = rng.randrange(len(data))
+  length = rng.randint(1, len(data) - start)
+  return data[:start + length] + data[start:]
+
+
+def becomes(content: bytes) -> Spoil:
+  """Returns a mutation to fixed bytes."""
+  return lambda data, rng: content
+
+
+# Of any file.
+RANDOM = (Mutation('bits flipped', flip_bits), Mutation('cut', cut),
+          Mutation('noise in the middle', scramble), Mutation('a part repeated', repeat_part))
+ANY_FILE = (
+    Mutation('empty', becomes(b'')), Mutation('one byte', becomes(b'\0')),
+    Mutation('zeros', lambda data, rng: bytes(len(data))),
+    Mutation('noise', lambda data, rng: rng.randbytes(len(data))),
+    Mutation('text', becomes(b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n')),
+    Mutation('HTML', becomes(b'<!DOCTYPE html><html><body>404 Not Found</body></html>\n')),
+)
+
+# What a value of a JSON becomes.
+_VALUES: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 2**24, 2**31, 2**63, 2**64, -2**63, 10**30, 1e308, -0.5, 0.5, '',
+    '0', 'text', 'a\0b', '../../escaped', '/etc/passwd', '\ud800', 'x' * 100000, [], {}, [[]], [0],
+    [None], {'id': 0}, [1e308, -1e308])
+
+
+def json_values(data: bytes, rng: random.Random) -> bytes:
+  """Changes the type or size of one value, removes a field, or repeats an entry."""
+  content = json.loads(data)
+  places = list(_places(content))
+  # As likely near the root as in one of the many leaves.
+  depth = rng.choice(sorted({len(place) for place in places}))
+  place = rng.choice([place for place in places if len(place) == depth])
+  parent = content
+  for key in place[:-1]:
+    parent = parent[key]
+  action = rng.randrange(6)
+  if action == 0:
+    del parent[place[-1]]
+  elif action == 1 and isinstance(parent, list):
+    parent.append(copy.deepcopy(parent[place[-1]]))
+  else:
+    parent[place[-1]] = rng.choice(_VALUES)
+  return json.dumps(content).encode()
+
+
+def json_numbers(data: bytes, rng: random.Random) -> bytes:
+  """Puts a number that is none, or a huge one, in the place of a number."""
+  text = data.decode()
+  starts = [i for i in range(1, len(text)) if text[i].isdigit() and text[i - 1] in ' [']
+  start = rng.choice(starts)
+  end = start
+  while text[end] in '0123456789.':
+    end += 1
+  number = rng.choice(['NaN', 'Infinity', '-Infinity', '1e999', '9' * 400, '9' * 5000, '-1e400',
+                       '1' + '0' * 30, '0x10', '1.5', '007'])
+  return (text[:start] + number + text[end:]).encode()
+
+
+def _places(content, path=()):
+  """Yields the keys that lead to every value."""
+  entries = ()
+  if isinstance(content, dict):
+    entries = content.items()
+  elif isinstance(content, list):
+    entries = enumerate(content)
+  for key, value in entries:
+    yield (*path, key)
+    yield from _places(value, (*path, key))
+
+
+def _encoded(name: str) -> Spoil:
+  return lambda data, rng: data.decode().encode(name)
+
+
+def _repeat_key(data, rng):
+  """Names the first field twice, with another value."""
+  del rng
+  return data.replace(b'{', b'{"annotations": 1, "images": 2, ', 1)
+
+
+# With a byte-order mark, a file is as good as without.
+MARKED = Mutation('byte-order mark', lambda data, rng: b'\xef\xbb\xbf' + data, 'accepted')
+TEXTS = (
+    MARKED, Mutation('UTF-16', _encoded('utf-16'), 'refused'),
+    Mutation('UTF-32', _encoded('utf-32'), 'refused'),
+    Mutation('a byte that is not UTF-8', lambda data, rng: data[:9] + b'\xe9' + data[9:]),
+    Mutation('NUL characters at the end', lambda data, rng: data + bytes(100)),
+    Mutation('Windows line ends', lambda data, rng: data.replace(b'\n', b'\r\n'), 'accepted'),
+)
+JSONS = (
+    *TEXTS, *ANY_FILE, Mutation('null', becomes(b'null'), 'refused'),
+    Mutation('a list', becomes(b'[]'), 'refused'), Mutation('a number', becomes(b'1'), 'refused'),
+    Mutation('an empty object', becomes(b'{}'), 'refused'),
+    Mutation('nested 100,000 deep', becomes(b'[' * 100000 + b']' * 100000), 'refused'),
+    Mutation('objects nested 100,000 deep',
+             becomes(b'{"annotations":' * 100000 + b'1' + b'}' * 100000), 'refused'),
+    Mutation('a field nested 100,000 deep', lambda data, rng: data.rstrip()[:-1] + b', "extra": '
+             + b'[' * 100000 + b']' * 100000 + b'}'),
+    Mutation('a number of 10,000 digits', lambda data, rng: data.rstrip()[:-1] + b', "extra": '
+             + b'9' * 10000 + b'}'),
+    Mutation('a field twice', _repeat_key),
+    Mutation('more behind the end', lambda data, rng: data + b'{}', 'refused'),
+    Mutation('a comma too many', lambda data, rng: data.rstrip()[:-1] + b',}', 'refused'),
+)
+JSON_RANDOM = (
+    Mutation('a value changed', json_values), Mutation('a value changed', json_values),
+    Mutation('a value changed', json_values), Mutation('a hostile number', json_numbers),
+    Mutation('bits flipped', flip_bits), Mutation('cut', cut, 'refused'))
+
+
+def textproto_numbers(data: bytes, rng: random.Random) -> bytes:
+  """Puts a hostile number in the place of one."""
+  text = data.decode()
+  starts = [i for i in range(1, len(text)) if text[i].isdigit() and text[i - 1] in ' [']
+  start = rng.choice(starts)
+  end = start
+  while text[end] in '0123456789.':
+    end += 1
+  number = rng.choice(['-1', '0', 'nan', 'inf', '-inf', '1e39', '1e400', '2147483647',
+                       '2147483648', '-2147483648', '9' * 30, '"1"', 'true', '0.5', '1e-46',
+                       '0x7fffffff', '-0.0'])
+  return (text[:start] + number + text[end:]).encode()
+
+
+def textproto_lines(data: bytes, rng: random.Random) -> bytes:
+  """Removes, repeats, or moves a line."""
+  lines = data.decode().splitlines(keepends=True)
+  index = rng.randrange(len(lines))
+  line = lines.pop(index)
+  if rng.randrange(3) == 0:
+    lines[index:index] = [line, line]
+  elif rng.randrange(2) == 0:
+    lines.insert(rng.randrange(len(lines)), line)
+  return ''.join(lines).encode()
+
+
+def textproto_words(data: bytes, rng: random.Random) -> bytes:
+  """Puts hostile text in the place of a string."""
+  parts = data.decode().split('"')
+  index = rng.randrange(len(parts) // 2) * 2 + 1
+  parts[index] = rng.choice(['', 'x' * 100000, '../../../etc/passwd', '\\000', '\\377', '${',
+                             '${HOME', '${NOWHERE}', '~nobody/x', '[', '*', 'ünï'])
+  return '"'.join(parts).encode()
+
+
+TEXTPROTOS = (
+    *TEXTS, *ANY_FILE,
+    Mutation('a message nested 100,000 deep', becomes(b'model_options {' * 100000), 'refused'),
+    Mutation('lists nested 100,000 deep', lambda data, rng: data + b'experiment_name: '
+             + b'[' * 100000, 'refused'),
+    Mutation('a name without end', lambda data, rng: data + b'\nexperiment_name: "', 'refused'),
+    Mutation('a name of a path', lambda data, rng: data.replace(
+        b'experiment_name: "tiny"', b'experiment_name: "../../escaped"')),
+    Mutation('an empty name', lambda data, rng: data.replace(b'"tiny"', b'""')),
+    Mutation('a hundred thousand stages', lambda data, rng: data.replace(
+        b'  kmax {', b'  kmax {' + b'pixel_decoder_stages { filters: 16 } ' * 100000), 'refused'),
+    Mutation('an unknown field', lambda data, rng: data + b'\ncolour: "red"', 'refused'),
+)
+TEXTPROTO_RANDOM = (
+    Mutation('a hostile number', textproto_numbers), Mutation('lines moved', textproto_lines),
+    Mutation('a hostile number', textproto_numbers), Mutation('hostile text', textproto_words),
+    Mutation('bits flipped', flip_bits), Mutation('cut', cut))
+
+
+def crc32c(data: bytes) -> int:
+  """Returns the CRC-32C of a few bytes."""
+  value = 0xFFFFFFFF
+  for byte in data:
+    value ^= byte
+    for _ in range(8):
+      value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+  return value ^ 0xFFFFFFFF
+
+
+def _masked(data):
+  value = crc32c(data)
+  return (((value >> 15) | (value << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def framed(record: bytes, length: int | None = None) -> bytes:
+  """Returns a record of a TFRecord file; `length` is what it claims, its own if None."""
+  head = struct.pack('<Q', len(record) if length is None else length)
+  return (head + struct.pack('<I', _masked(head)) + record
+          + struct.pack('<I', _masked(record)))
+
+
+def records_of(data: bytes) -> list[bytes]:
+  """Returns the records of a good TFRecord file."""
+  records = []
+  position = 0
+  while position < len(data):
+    [length] = struct.unpack_from('<Q', data, position)
+    records.append(data[position + 12:position + 12 + length])
+    position += 16 + length
+  return records
+
+
+def claims(length: int) -> Spoil:
+  """Returns a mutation to a file whose first record claims a length, with the right checksum."""
+  return lambda data, rng: framed(records_of(data)[0][:1000], length)
+
+
+def record_bytes(spoil: Spoil) -> Spoil:
+  """Returns a mutation of the first record, with the right checksums."""
+  def change(data, rng):
+    first, *others = records_of(data)
+    return b''.join(map(framed, [spoil(first, rng), *others]))
+  return change
+
+
+RECORD_FILES = (
+    *ANY_FILE,
+    *(Mutation(f'a record of {length} bytes', claims(length), 'refused')
+      for length in (0, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**64 - 1)),
+    Mutation('compressed', lambda data, rng: zlib.compress(data), 'refused'),
+    Mutation('an empty record', record_bytes(becomes(b'')), 'refused'),
+    Mutation('a record of noise', record_bytes(lambda data, rng: rng.randbytes(500)), 'refused'),
+    Mutation('an Example of bytes that end early', record_bytes(cut), 'refused'),
+)
+RECORD_FILES_RANDOM = (
+    *RANDOM, Mutation('bits of a record flipped, checksums right', record_bytes(flip_bits)),
+    Mutation('noise in a record, checksums right', record_bytes(scramble)))
+
+
+def choose(fixed: Sequence[Mutation], drawn: Sequence[Mutation], count: int,
+           rng: random.Random) -> list[Mutation]:
+  """Returns `count` mutations: the fixed ones as far as they go, then drawn ones by turns."""
+  chosen = list(fixed)
+  rng.shuffle(chosen)
+  chosen = chosen[:count]
+  return chosen + [drawn[index % len(drawn)] for index in range(count - len(chosen))]

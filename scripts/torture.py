@@ -1,0 +1,113 @@
+"""Tortures the command lines: kills them, feeds them broken files, watches their memory.
+
+  python scripts/torture.py all --work_dir=DIRECTORY [--json=REPORT.json]
+  python scripts/torture.py kill|corrupt|memory|report --work_dir=DIRECTORY ...
+
+`kill` kills training (which saves and evaluates, with ReMask), conversion and prediction at random
+moments, --kills of each, starts them again until they end, and compares variables, metrics, records
+and predictions with those of a run that nobody interrupted. `corrupt` runs --cases broken records,
+images, JSON files, textprotos, checkpoints, SavedModels and logs through the commands that read
+them: each must end in one line that names the file, or in a right result, within a minute and 4 GB.
+`memory` trains for --steps steps, evaluates and predicts as many images of changing size, and fails
+if memory grows. `report` shows what is there.
+
+Everything follows --seed. Results are kept in --work_dir as they come: the same command goes on
+where it was stopped. Take a new directory for another version of the program. A failure keeps its
+directory and is shown with the command that reproduces it. The exit code is 2 if there is any.
+The whole takes about two hours on two cores.
+"""
+import argparse
+import pathlib
+import sys
+
+from campaign import assets
+from campaign import corrupt
+from campaign import kill
+from campaign import memory
+from campaign import results
+import tensorflow as tf  # noqa: F401  Before the forks, which then need not import it.
+
+from deeplab2 import command_line
+from deeplab2 import errors
+from deeplab2 import files
+
+# The corrupted inputs come first: they are read in forks, before TensorFlow reads anything here.
+_PARTS = ('corrupt', 'kill', 'memory')
+
+
+def parse_options(arguments: list[str]) -> argparse.Namespace:
+  """Reads the flags; UserError for a mistake."""
+  parser = command_line.Parser(__doc__)
+  positive = command_line.whole_number_from(1)
+  parser.add_argument('part', choices=(*_PARTS, 'all', 'report'))
+  parser.add_path('--work_dir', required=True, help='Directory for everything that is made.')
+  parser.add_argument('--seed', type=command_line.whole_number_from(0), default=0)
+  parser.add_argument('--kills', type=positive, default=50, help='Of each command.')
+  parser.add_argument('--cases', type=positive, default=300, help='Corrupted inputs.')
+  parser.add_argument('--steps', type=positive, default=2000, help='Of memory.')
+  parser.add_argument('--jobs', type=positive, default=1, help='Corrupted inputs at a time.')
+  parser.add_argument('--only', default='', metavar='TEXT', help='Cases whose name holds TEXT; '
+                      'of these, results of before count for nothing.')
+  parser.add_path('--json', help='File to write the results to.')
+  return parser.parse_args(arguments)
+
+
+def torture(options: argparse.Namespace) -> list[results.Result]:
+  """Runs the parts that are asked for; returns the results of all that were ever run."""
+  work = pathlib.Path(options.work_dir).resolve()
+  wanted = _PARTS if options.part == 'all' else (options.part,)
+  found: list[results.Result] = []
+  for part in _PARTS:
+    journal = results.Journal(work / f'{part}.jsonl', _settings(part, options))
+    if part in wanted:
+      try:
+        made = assets.make(work / 'assets')
+        for result in _run(part, made, work / part, journal, options):
+          journal.add(result)
+          print(f'{result.seconds:6.1f} s {result.peak_mb:5.0f} MB {result.outcome}: '
+                f'{result.group}: {result.name}', flush=True)
+      except RuntimeError as error:
+        raise errors.UserError(f'{part}: {error}') from error
+    found += journal.results.values()
+  return found
+
+
+def _settings(part, options):
+  """Returns what the results of a part depend on; more of them may come later."""
+  return {'part': part, 'seed': options.seed, **(
+      {'cases': options.cases} if part == 'corrupt' else
+      {'steps': options.steps} if part == 'memory' else {})}
+
+
+def _run(part, made, work, journal, options):
+  """Yields the results that are missing."""
+  done = {} if options.only else journal.results
+  if part == 'kill':
+    chosen = tuple(one for one in kill.commands(made) if options.only in one.name)
+    return kill.run_all(chosen, options.kills, work, options.seed, done)
+  if part == 'memory':
+    return memory.run_all(made, work, options.steps, done)
+  chosen = [case for case in corrupt.cases(options.cases, options.seed)
+            if options.only in case.name and case.name not in done]
+  return corrupt.run(chosen, made, work, options.seed, options.jobs)
+
+
+def main(arguments: list[str]) -> int:
+  """Runs the command line; returns its exit code."""
+  def run():
+    options = parse_options(arguments)
+    found = torture(options)
+    print(f'{results.table(found)}\n')
+    if options.json:
+      files.write_json(options.json, {'results': [result._asdict() for result in found]})
+    failed = results.failures(found)
+    if failed:
+      print(failed)
+      raise errors.UserError(f'{sum(result.failed for result in found)} of {len(found)} cases '
+                             'failed.')
+
+  return command_line.run(run)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
