@@ -25,8 +25,7 @@ _ENDINGS = ('.jpg', '.jpeg', '.png')
 
 def read_picture(path: str) -> tf.Tensor:
   """Returns uint8 [H0, W0, 3], decoded as the input pipeline decodes a record of this picture."""
-  encoded = images.encode_for_record(path)
-  return tf.io.decode_image(encoded.data, channels=3, expand_animations=False)
+  return tf.constant(images.read(path))
 
 
 def list_pictures(path: str) -> list:

@@ -11,6 +11,7 @@ from deeplab2.data import datasets
 from deeplab2.data import sources
 
 _SHAPE = (6, 8)
+_KEEP = sources.Choices(ignore_crowd=False)
 
 
 def _png(path, array):
@@ -59,7 +60,7 @@ def cityscapes(tmp_path):
 
 @pytest.mark.parametrize('ignore_crowd, crowd', [(True, 255000), (False, 11000)])
 def test_cityscapes(cityscapes, ignore_crowd, crowd):
-  source = sources.cityscapes(str(cityscapes), 'train', ignore_crowd=ignore_crowd)
+  source = sources.cityscapes(str(cityscapes), 'train', sources.Choices(ignore_crowd))
   (item,) = map(source.convert, source.tasks)
   assert (item.name, item.picture.format) == ('bonn_000001_000019', 'png')
   # Train ids stay: road 0, two cars 13; unlabelled pixels are 255.
@@ -67,7 +68,7 @@ def test_cityscapes(cityscapes, ignore_crowd, crowd):
 
 
 def test_cityscapes_semantic(cityscapes):
-  source = sources.cityscapes_semantic(str(cityscapes), 'train')
+  source = sources.cityscapes_semantic(str(cityscapes), 'train', _KEEP)
   (item,) = map(source.convert, source.tasks)
   path = cityscapes / 'gtFine/train/bonn/bonn_000001_000019_gtFine_labelTrainIds.png'
   assert item.label == path.read_bytes()
@@ -75,14 +76,14 @@ def test_cityscapes_semantic(cityscapes):
   with pytest.raises(errors.UserError, match='labelTrainIds.png: is 3x3 .*is 6x8; must be equal'):
     source.convert(source.tasks[0])
   path.unlink()
-  with pytest.raises(errors.UserError, match='no such label PNG'):
+  with pytest.raises(errors.UserError, match='no such annotation PNG'):
     source.convert(source.tasks[0])
 
 
 def test_cityscapes_test_split_needs_no_labels(cityscapes):
   (cityscapes / 'leftImg8bit/train').rename(cityscapes / 'leftImg8bit/test')
-  for make in (lambda: sources.cityscapes(str(cityscapes), 'test', ignore_crowd=True),
-               lambda: sources.cityscapes_semantic(str(cityscapes), 'test')):
+  for make in (lambda: sources.cityscapes(str(cityscapes), 'test', sources.Choices(True)),
+               lambda: sources.cityscapes_semantic(str(cityscapes), 'test', _KEEP)):
     source = make()
     assert source.convert(source.tasks[0]).label is None
 
@@ -94,13 +95,13 @@ def test_ade20k(tmp_path):
   # Category = class - 1; 255 is void. Wrong areas are not looked at, as in DeepLab2.
   _json(tmp_path / 'ade20k_panoptic_val.json', 'ADE_val_1', 'ADE_val_1.png',
         [(1000, 0, 40, 0), (70000, 7, 12, 0), (3, 255, 12, 0), (9, 7, 6, 0)])
-  source = sources.ade20k(str(tmp_path), 'val', ignore_crowd=False)
+  source = sources.ade20k(str(tmp_path), 'val', _KEEP)
   (item,) = map(source.convert, source.tasks)
   assert (item.name, item.picture.format) == ('ADE_val_1', 'jpeg')
   # Class 1 is wall, stuff; class 8 is bed, a thing.
   np.testing.assert_array_equal(item.label, _expected([1000, 8001, 0, 8002, 0]))
   with pytest.raises(errors.UserError, match='no such split'):
-    sources.ade20k(str(tmp_path), 'test', ignore_crowd=False)
+    sources.ade20k(str(tmp_path), 'test', _KEEP)
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def own(tmp_path):
 def test_own(own):
   dataset, folder, annotations = own
   source = sources.own(str(folder), str(annotations), datasets.get(str(dataset)),
-                       ignore_crowd=False)
+                       _KEEP)
   (item,) = map(source.convert, source.tasks)
   np.testing.assert_array_equal(item.label, _expected([100, 201, 200, 202, 0]))
 
@@ -133,7 +134,7 @@ def test_own_mistakes(own, tmp_path):
 
   def refused(match, json_path=annotations):
     with pytest.raises(errors.UserError, match=match):
-      sources.own(str(folder), str(json_path), info, ignore_crowd=False)
+      sources.own(str(folder), str(json_path), info, _KEEP)
 
   instances = tmp_path / 'instances.json'
   instances.write_text(json.dumps({'annotations': [{'image_id': 5, 'segmentation': []}]}))
@@ -145,7 +146,7 @@ def test_own_mistakes(own, tmp_path):
   _json(annotations, 5, 'a.png', [])
   refused('1 pictures have no annotation in .*first b')
   (folder / 'a.jpg').write_bytes(b'')
-  refused('differ in their ending alone')
+  refused('a.jpg and a.png differ in their ending alone')
 
 
 def test_panoptic_pngs_of_a_writer_are_read_back(tmp_path, own):
@@ -157,5 +158,5 @@ def test_panoptic_pngs_of_a_writer_are_read_back(tmp_path, own):
   writer.add('a', label)
   writer.save(str(tmp_path / 'written.json'))
   source = sources.own(str(tmp_path / 'pictures'), str(tmp_path / 'written.json'), info,
-                       ignore_crowd=False)
+                       _KEEP)
   np.testing.assert_array_equal(source.convert(source.tasks[0]).label, label)
