@@ -15,6 +15,11 @@ classes for other programs; `shapes` draws `--num_images` synthetic pictures fro
 --treat_crowd_as_ignore=true makes crowd regions void, as DeepLab2's converter does: the default for
 every split but `val`. `false` keeps them as class * divisor + 0, from which PQ with crowd as
 panopticapi counts it follows without the JSON: the default for `val`. Either can be trained on.
+
+An image that cannot be used (undecodable, without annotation, ids of JSON and PNG that disagree ...)
+ends the run by name; with --on_error=skip it is named, left out, and listed in the manifest.
+Where EXIF turns an image and sizes cannot tell whether its mask is drawn on the upright or on the
+stored pixels, --mask_orientation says it.
 """
 import argparse
 import contextlib
@@ -23,9 +28,15 @@ import os
 import sys
 import time
 
+from absl import logging
+import tqdm
+
 from deeplab2 import command_line
 from deeplab2 import errors
+from deeplab2 import files
+from deeplab2 import locks
 from deeplab2.data import datasets
+from deeplab2.data import orientation
 from deeplab2.data import parallel
 from deeplab2.data import shards
 from deeplab2.data import sources
@@ -40,18 +51,19 @@ def _root(options):
 
 # By name, what lists the pictures of the split that the flags ask for.
 SOURCES = {
-    'ade20k': lambda options: sources.ade20k(
-        _root(options), options.split, ignore_crowd=options.ignore_crowd),
+    'ade20k': lambda options: sources.ade20k(_root(options), options.split, _choices(options)),
     'cityscapes': lambda options: sources.cityscapes(
-        _root(options), options.split, ignore_crowd=options.ignore_crowd),
+        _root(options), options.split, _choices(options)),
     'cityscapes_semantic': lambda options: sources.cityscapes_semantic(
-        _root(options), options.split),
-    'coco': lambda options: sources.coco(
-        _root(options), options.split, ignore_crowd=options.ignore_crowd),
+        _root(options), options.split, _choices(options)),
+    'coco': lambda options: sources.coco(_root(options), options.split, _choices(options)),
     'shapes': lambda options: sources.synthetic(
-        options.split, num_images=options.num_images, seed=options.seed,
-        ignore_crowd=options.ignore_crowd),
+        options.split, _choices(options), num_images=options.num_images, seed=options.seed),
 }
+
+
+def _choices(options):
+  return sources.Choices(options.ignore_crowd, options.mask_orientation, options.on_error == 'skip')
 
 
 def source(options: argparse.Namespace) -> sources.Source:
@@ -72,37 +84,38 @@ def source(options: argparse.Namespace) -> sources.Source:
   folder = sources.existing_folder(options.pictures, '--pictures')
   if options.split != 'test' and not options.annotations:
     raise errors.UserError('--annotations is missing: the panoptic JSON of the pictures.')
-  return sources.own(folder, options.annotations, info, ignore_crowd=options.ignore_crowd,
+  return sources.own(folder, options.annotations, info, _choices(options),
                      png_folder=options.masks)
 
 
-def _serialize(convert, label_format, pictures_dir, task) -> bytes:
+def _serialize(convert, label_format, pictures_dir, skip, task) -> shards.Made:
   """Makes the record of one task; runs in the workers."""
-  item = convert(task)
+  try:
+    item = convert(task)
+  except errors.UserError as error:
+    if not skip:
+      raise
+    return shards.Made(None, getattr(task, 'name', ''), str(error))
   if pictures_dir:
     ending = {'jpeg': 'jpg', 'png': 'png'}[item.picture.format]
-    path = os.path.join(pictures_dir, f'{item.name}.{ending}')
-    try:
-      with open(path, 'wb') as file:
-        file.write(item.picture.data)
-    except OSError as error:
-      raise errors.UserError(f'{path}: cannot be written ({error.strerror}).') from error
-  return tfrecord.encode_example(item.picture, item.name, item.label, label_format)
+    files.write_whole(os.path.join(pictures_dir, f'{item.name}.{ending}'), item.picture.data)
+  record = tfrecord.encode_example(item.picture, item.name, item.label, label_format)
+  return shards.Made(record, item.name, '', item.segments, item.notes)
 
 
 def parse_options(arguments: list[str]) -> argparse.Namespace:
   """Reads the flags; UserError for a mistake."""
   parser = command_line.Parser(__doc__)
   positive = command_line.whole_number_from(1)
-  add = parser.add_argument
-  add('--dataset', required=True, help=f'{", ".join(sorted(SOURCES))}, or the path of a JSON file '
-      'that describes your own.')
-  add('--root', help='Folder of a public dataset.')
-  add('--pictures', help='Your own: folder of the pictures.')
-  add('--annotations', help='Your own: panoptic JSON.')
-  add('--masks', help="Your own: folder of the PNGs. Default: the JSON's path without .json.")
+  add, add_path = parser.add_argument, parser.add_path
+  add_path('--dataset', required=True, help=f'{", ".join(sorted(SOURCES))}, or the path of a JSON '
+           'file that describes your own.')
+  add_path('--root', help='Folder of a public dataset.')
+  add_path('--pictures', help='Your own: folder of the pictures.')
+  add_path('--annotations', help='Your own: panoptic JSON.')
+  add_path('--masks', help="Your own: folder of the PNGs. Default: the JSON's path without .json.")
   add('--split', required=True, choices=('train', 'val', 'test'))
-  add('--output_dir', required=True, help='Folder to write to.')
+  add_path('--output_dir', required=True, help='Folder to write to.')
   add('--num_shards', type=positive, help='Number of files. Default: about 500 pictures a file.')
   add('--treat_crowd_as_ignore', choices=('true', 'false'), nargs='?', const='true',
       help='Whether crowd becomes void. Default: true, for the split val false.')
@@ -110,7 +123,13 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
       help='raw, as DeepLab2 reads it, or zlib: about a third of the disk, for this project only.')
   add('--num_images', type=positive, default=1000, help='shapes: number of pictures.')
   add('--seed', type=command_line.whole_number_from(0), default=0, help='shapes: seed of the set.')
-  add('--pictures_dir', help='Folder to write the pictures to as well, as files of their own.')
+  add_path('--pictures_dir',
+           help='Folder to write the pictures to as well, as files of their own.')
+  add('--on_error', choices=('stop', 'skip'), default='stop',
+      help='What becomes of an image that cannot be used: it ends the run, or is left out.')
+  add('--mask_orientation', choices=orientation.MASK_ORIENTATIONS,
+      help='On which pixels of images that EXIF turns the masks are drawn: upright, as viewers show '
+      'them, or as they are stored. Default: by the size of the mask, where that tells.')
   add('--num_workers', type=positive, help='Processes. Default: one a core.')
   options = parser.parse_args(arguments)
   if options.dataset not in SOURCES and not options.dataset.endswith('.json'):
@@ -142,34 +161,69 @@ def _version(task) -> list:
 
 def build(options: argparse.Namespace) -> None:
   """Writes the shards that the flags ask for; UserError for bad input or a full disk."""
-  started = time.monotonic()
   found = source(options)
   if options.pictures_dir:
-    try:
-      os.makedirs(options.pictures_dir, exist_ok=True)
-    except OSError as error:
-      raise errors.UserError(
-          f'--pictures_dir={options.pictures_dir}: cannot be made ({error.strerror}).') from error
-  function = functools.partial(
-      _serialize, found.convert, options.label_format, options.pictures_dir)
+    files.make_directory(options.pictures_dir, '--pictures_dir')
+  files.make_directory(options.output_dir, '--output_dir')
+  with locks.hold(os.path.join(options.output_dir, f'build-{options.split}.lock'),
+                  f'--output_dir={options.output_dir} --split={options.split}'):
+    _write(options, found)
+
+
+def _write(options, found):
+  started = time.monotonic()
+  function = functools.partial(_serialize, found.convert, options.label_format,
+                               options.pictures_dir, options.on_error == 'skip')
 
   def serialize(tasks):
     num_workers = min(options.num_workers or parallel.usable_cores(), max(1, len(tasks)))
-    with contextlib.closing(parallel.in_order(function, tasks, num_workers)) as examples:
-      yield from parallel.with_progress(examples, len(tasks), f'{options.dataset} {options.split}')
+    with contextlib.closing(parallel.in_order(function, tasks, num_workers)) as results:
+      for made in parallel.with_progress(results, len(tasks), f'{options.dataset} {options.split}'):
+        if made.record is None:
+          tqdm.tqdm.write(f'left out: {made.name}: {made.reason}', file=sys.stderr)
+        yield made
 
   total = len(found.tasks)
   written = shards.write(
       serialize, found.tasks, options.output_dir, options.split,
-      options.num_shards or -(-total // _PICTURES_PER_SHARD),
-      {'dataset': options.dataset, 'split': options.split, 'label_format': options.label_format,
-       'crowd': 'void' if options.ignore_crowd else 'kept',
-       **({'seed': options.seed} if options.dataset == 'shapes' else {})},
-      identity=_identity(found.convert), versions=[_version(task) for task in found.tasks])
+      options.num_shards or -(-total // _PICTURES_PER_SHARD), _settings(options),
+      identity=_identity(found.convert), versions=[_version(task) for task in found.tasks],
+      skip=options.on_error == 'skip')
+  for key, (count, num_images, name) in sorted(written.summary.notes.items()):
+    logging.warning('%d %s (%d images, first %s).', count, sources.NOTES[key], num_images, name)
   resumed = f' ({written.resumed} by an earlier run)' if written.resumed else ''
   print(f'Wrote {written.records} records{resumed}, {written.num_bytes / 1e6:.1f} MB, in '
         f'{len(written.files)} shards {written.files[0]} ... in '
         f'{time.monotonic() - started:.0f} s.')
+  if written.summary.left_out:
+    print(f'Left out {len(written.summary.left_out)} of {total} images; '
+          f'{os.path.join(options.output_dir, f"manifest-{options.split}.json")} lists them.')
+
+
+def _settings(options):
+  """Returns what shards of one directory must have in common, for the manifest."""
+  return {'dataset': options.dataset, 'split': options.split, 'label_format': options.label_format,
+          'crowd': 'void' if options.ignore_crowd else 'kept',
+          **({'seed': options.seed} if options.dataset == 'shapes' else {})}
+
+
+def _identity(convert) -> str:
+  """Returns what a converter does: its function, and what that was given (classes, seed, ...)."""
+  if isinstance(convert, functools.partial):
+    return repr((convert.func.__name__, convert.args, convert.keywords))
+  return convert.__name__
+
+
+def _version(task) -> list:
+  """Returns sizes and times of a task's files, None for one that is not there."""
+  versions = []
+  for path in (getattr(task, 'picture', ''), getattr(task, 'label', '')):
+    try:
+      status = os.stat(path) if path else None
+    except OSError:  # Whoever reads it will say so.
+      status = None
+    versions.append(status and (status.st_size, status.st_mtime_ns))
+  return versions
 
 
 def main(arguments: list[str]) -> int:
@@ -178,4 +232,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == '__main__':
+  parallel.hide_accelerators()
   sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,8 @@
 """Checks annotations or records, counts what is in them, and draws what the model sees.
 
   python scripts/inspect_data.py annotations --dataset=coco_panoptic|my/dataset.json \\
-      --annotations=panoptic_val.json [--masks=panoptic_val] --pictures=val [--json=OUT.json]
+      --annotations=panoptic_val.json [--masks=panoptic_val] --pictures=val [--json=OUT.json] \\
+      [--mask_orientation=upright|stored]
   python scripts/inspect_data.py records --config_file=CONFIG --split=train|eval \\
       [--set a.b.c=value ...] [--sheet=OUT.png] [--json=OUT.json]
 
@@ -18,7 +19,6 @@ import argparse
 import concurrent.futures
 import functools
 import itertools
-import json
 import os
 import sys
 
@@ -28,11 +28,13 @@ import tqdm
 from deeplab2 import assemble
 from deeplab2 import command_line
 from deeplab2 import errors
+from deeplab2 import files
 from deeplab2.config import load
 from deeplab2.data import datasets
 from deeplab2.data import inspect_annotations
 from deeplab2.data import inspect_records
 from deeplab2.data import inspection
+from deeplab2.data import orientation
 from deeplab2.data import parallel
 from deeplab2.data import pipeline
 from deeplab2.data import reading
@@ -50,7 +52,7 @@ def check_annotations(options: argparse.Namespace) -> inspection.Tally:
     info = info._replace(dataset_ids={n: n for n in range(info.label_space.num_classes)})
   tasks, findings = inspect_annotations.annotations(
       options.annotations, options.masks or os.path.splitext(options.annotations)[0],
-      options.pictures, info)
+      options.pictures, info, options.mask_orientation)
   num_workers = max(1, min(options.num_workers or parallel.usable_cores(), len(tasks)))
   reports = parallel.in_order(
       functools.partial(inspect_annotations.check, info=info), tasks, num_workers)
@@ -69,7 +71,7 @@ def check_records(options: argparse.Namespace, config) -> inspection.Tally:
       inspect_records.check, space=info.label_space,
       max_instances=config.value(f'{field}.max_thing_id'),
       max_instance_id=(divisor // 2 if pastes else divisor) - 1)
-  files = pipeline.find_files(config.require(f'{field}.file_pattern'))
+  paths = pipeline.find_files(config.require(f'{field}.file_pattern'))
   names: dict[str, str] = {}
 
   def of(stored):
@@ -79,8 +81,8 @@ def check_records(options: argparse.Namespace, config) -> inspection.Tally:
     return check(content, where)
 
   def reports():
-    total = sum(tf.io.gfile.stat(file).length for file in files)
-    stream = inspect_records.stored_records(files)
+    total = sum(tf.io.gfile.stat(path).length for path in paths)
+    stream = inspect_records.stored_records(paths)
     with concurrent.futures.ThreadPoolExecutor(parallel.usable_cores()) as pool, tqdm.tqdm(
         total=total, unit='B', unit_scale=True, desc=f'{options.split} records', disable=None,
         leave=False) as bar:
@@ -127,15 +129,15 @@ def pairs(config, split: str, count: int, seed: int):
   for option in ('on_corrupt', 'data_service'):
     options.ClearField(option)
   patterns = config.require(f'{field}.file_pattern')
-  files, reader = pipeline.find_files(patterns), reading.Fail()
+  paths, reader = pipeline.find_files(patterns), reading.Fail()
   if split == 'train':
     # Enough to be shuffled a little; a training run's buffer would take gigabytes.
     options.shuffle_buffer_size, options.seed = 4 * count, seed
     # The pipeline's first stream is in this very order, which tells whose sample is whose.
-    stored = pipeline.shuffled(files, reader, options.shuffle_buffer_size, seed)
+    stored = pipeline.shuffled(paths, reader, options.shuffle_buffer_size, seed)
     samples = assemble.train_dataset(config)
   else:
-    stored = reader.sources(files).flat_map(reader.read)
+    stored = reader.sources(paths).flat_map(reader.read)
     samples = assemble.eval_dataset(config)
   deterministic = tf.data.Options()
   deterministic.deterministic = True
@@ -147,7 +149,20 @@ def pairs(config, split: str, count: int, seed: int):
 
 
 def _inspect_annotations(options):
+  _prepare_outputs([options.annotations, options.dataset], options.json)
   _finish(check_annotations(options), options.json)
+
+
+def _prepare_outputs(inputs, *paths):
+  """Makes the directories of files that are written at the end, before the work starts."""
+  for path in paths:
+    if path and os.path.isdir(path):
+      raise errors.UserError(f'{path}: is a directory; must be a file.')
+    if path and os.path.exists(path) and any(
+        os.path.exists(read) and os.path.samefile(path, read) for read in inputs):
+      raise errors.UserError(f'{path}: is read; the result would overwrite it.')
+    if path and os.path.dirname(path):
+      files.make_directory(os.path.dirname(path))
 
 
 def _inspect_records(options):
@@ -157,6 +172,7 @@ def _inspect_records(options):
     raise config.error(f'{field}.decode_groundtruth_label', 'there are no labels to inspect.')
   if options.sheet and not options.sheet.lower().endswith('.png'):
     raise errors.UserError(f'--sheet={options.sheet}: must end in .png.')
+  _prepare_outputs([options.config_file], options.json, options.sheet)
   tally = check_records(options, config)
   _report(tally, options.json)
   if options.sheet and tally.pictures:
@@ -168,7 +184,7 @@ def _inspect_records(options):
         raise
       print(f'No sheet is drawn: {error}')
     else:
-      _write(options.sheet, lambda: drawn.save(options.sheet))
+      files.write_whole(options.sheet, lambda path: drawn.save(path, 'PNG'))
       print(f'Wrote {options.sheet}.')
   _judge(tally)
 
@@ -182,18 +198,8 @@ def _report(tally, path):
   """Prints the statistics, and writes them to the JSON file `path` if there is one."""
   print(tally.table())
   if path:
-    def write():
-      with open(path, 'w', encoding='utf-8') as file:
-        json.dump(tally.as_json(), file, indent=2, ensure_ascii=False)
-    _write(path, write)
+    files.write_json(path, tally.as_json())
     print(f'Wrote {path}.')
-
-
-def _write(path, write):
-  try:
-    write()
-  except OSError as error:
-    raise errors.UserError(f'{path}: cannot be written ({error.strerror}).') from error
 
 
 def _judge(tally):
@@ -217,29 +223,33 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
   modes = parser.add_subparsers(dest='mode', required=True, parser_class=sub_parser)
   one = modes.add_parser('annotations')
   one.set_defaults(inspect=_inspect_annotations)
-  one.add_argument('--dataset', required=True, help=f'{", ".join(datasets.DATASETS)}, or the path '
-                   'of a JSON file that describes your own.')
-  one.add_argument('--annotations', required=True, help='Panoptic JSON.')
-  one.add_argument('--masks', help="Folder of the PNGs. Default: the JSON's path without .json.")
-  one.add_argument('--pictures', required=True, help='Folder of the pictures.')
+  one.add_path('--dataset', required=True, help=f'{", ".join(datasets.DATASETS)}, or the path '
+               'of a JSON file that describes your own.')
+  one.add_path('--annotations', required=True, help='Panoptic JSON.')
+  one.add_path('--masks', help="Folder of the PNGs. Default: the JSON's path without .json.")
+  one.add_path('--pictures', required=True, help='Folder of the pictures.')
+  one.add_argument('--mask_orientation', choices=orientation.MASK_ORIENTATIONS,
+                   help='On which pixels of images that EXIF turns the masks are drawn; as of '
+                   'scripts/build_tfrecords.py.')
   one.add_argument('--train_ids', action='store_true', help='The JSON holds ids of the dataset, '
                    'not original ones: Cityscapes with --use-train-id.')
   one.add_argument('--num_workers', type=positive, help='Processes. Default: one a core.')
   two = modes.add_parser('records')
   two.set_defaults(inspect=_inspect_records)
-  two.add_argument('--config_file', required=True)
+  two.add_path('--config_file', required=True)
   two.add_argument('--split', required=True, choices=sorted(_OPTIONS))
   two.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
-  two.add_argument('--sheet', help='PNG file to draw pictures into.')
+  two.add_path('--sheet', help='PNG file to draw pictures into.')
   two.add_argument('--num_pictures', type=positive, default=6, help='How many to draw.')
   two.add_argument('--seed', type=command_line.whole_number_from(0), default=0,
                    help='Of which ones are drawn and how they are augmented, for training.')
   two.add_argument('--tile', type=command_line.whole_number_from(480), default=480,
                    help='Longer side of each picture of the sheet, at least 480.')
   for mode in (one, two):
-    mode.add_argument('--json', help='File to write the statistics to.')
+    mode.add_path('--json', help='File to write the statistics to.')
     mode.add_argument('--ignore', action='append', default=[], metavar='KIND', help='Findings of '
-                      'this kind are none; area for ADE20K, whose areas count hidden pixels too.')
+                      'this kind are none. ADE20K lists stuff as it was before things covered it: '
+                      "--ignore=area --ignore='stuff not painted'.")
   return parser.parse_args(arguments)
 
 
@@ -253,4 +263,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == '__main__':
+  parallel.hide_accelerators()
   sys.exit(main(sys.argv[1:]))

@@ -78,7 +78,7 @@ def test_findings_are_lines_and_exit_code_2(script, annotated, tmp_path, capsys)
 
 
 @pytest.mark.parametrize('flag, words', [
-    ('--annotations={}', 'cannot be read'), ('--annotations={}/other.json', 'captions'),
+    ('--annotations={}', 'is a directory'), ('--annotations={}/other.json', 'captions'),
     ('--pictures={}/no', 'no such folder'), ('--dataset=no', "dataset 'no' is unknown"),
     ('--json={}', 'cannot be written'), ('--flag', 'see --help')])
 def test_mistakes_are_one_line(script, annotated, tmp_path, capsys, flag, words):

@@ -4,6 +4,7 @@ A pixel's segment id is R + 256 G + 65536 B; id 0 belongs to no segment. The JSO
 segments of each picture with their category in the dataset's original numbering.
 (https://cocodataset.org/#format-data, section 4; https://github.com/cocodataset/panopticapi)
 """
+from collections.abc import Collection, Mapping, Sequence
 import json
 import os
 from typing import Any, NamedTuple
@@ -12,7 +13,9 @@ import numpy as np
 import PIL.Image
 
 from deeplab2 import errors
+from deeplab2 import files
 from deeplab2.data import datasets
+from deeplab2.data import images
 from deeplab2.data import labels
 from deeplab2.data import stretched
 
@@ -26,25 +29,46 @@ _KINDS = {'whole number': int, 'number': (int, float), 'text': str, 'list': list
 
 
 class Annotation(NamedTuple):
-  """The annotation of one picture."""
+  """The annotation of one image."""
   image_id: Any  # int or str, as in the file.
-  file_name: str  # Of the PNG, without folder.
+  file_name: str  # Of the PNG, without directory.
   segments: tuple[labels.Segment, ...]  # In the order of the file, with dataset ids.
+  problem: str = ''  # What makes it of no use; it has no segments then.
+
+
+class AnnotatedSet(NamedTuple):
+  """The content of a panoptic JSON."""
+  annotations: list[Annotation]
+  image_names: dict[Any, str]  # Image id -> file name, by the list `images`, as far as it goes.
 
 
 def read_annotations(path: str, info: datasets.DatasetInfo) -> dict[str, Annotation]:
-  """Reads a panoptic JSON.
+  """Reads a panoptic JSON in which every annotation is right.
 
   Returns:
-    The annotations by file stem of their PNG, which is also that of the picture.
+    The annotations by file stem of their PNG.
 
   Raises:
-    errors.UserError: the file is missing, no JSON, another kind of COCO file, or incomplete; a
-      category is not of the dataset; a picture is annotated twice.
+    errors.UserError: as `read_set`, or an annotation has a problem.
+  """
+  annotated = read_set(path, info)
+  for annotation in annotated.annotations:
+    if annotation.problem:
+      raise errors.UserError(annotation.problem)
+  return {os.path.splitext(annotation.file_name)[0]: annotation
+          for annotation in annotated.annotations}
+
+
+def read_set(path: str, info: datasets.DatasetInfo) -> AnnotatedSet:
+  """Reads a panoptic JSON; what is wrong with the segments of an image is said in its annotation.
+
+  Raises:
+    errors.UserError: the file is missing, no JSON, another kind of COCO file, or incomplete; an
+      image is annotated or listed twice.
   """
   content = read_json(path)
-  annotations: dict[str, Annotation] = {}
-  image_ids = set()
+  annotations: list[Annotation] = []
+  image_ids, stems = set(), {}
   for number, entry in enumerate(content['annotations']):
     image_id = field(entry, 'image_id', f'{path}, annotations[{number}]', 'whole number or text')
     where = f'{path}, image {image_id}'
@@ -52,14 +76,76 @@ def read_annotations(path: str, info: datasets.DatasetInfo) -> dict[str, Annotat
       raise errors.UserError(f'{where}: annotated twice.')
     image_ids.add(image_id)
     file_name = os.path.basename(field(entry, 'file_name', where, 'text'))
+    stem = os.path.splitext(file_name)[0]
+    if stem in stems:
+      raise errors.UserError(f'{where}: file_name {file_name} is also that of image '
+                             f'{stems[stem]}.')
+    stems[stem] = image_id
+    annotations.append(_annotation(entry, image_id, file_name, info, where))
+  return AnnotatedSet(annotations, image_names(content, path))
+
+
+def _annotation(entry, image_id, file_name, info, where):
+  try:
     segments = tuple(_segment(segment, info, where)
                      for segment in field(entry, 'segments_info', where, 'list'))
-    stem = os.path.splitext(file_name)[0]
-    if stem in annotations:
-      raise errors.UserError(f'{where}: file_name {file_name} is also that of image '
-                             f'{annotations[stem].image_id}.')
-    annotations[stem] = Annotation(image_id, file_name, segments)
-  return annotations
+  except errors.UserError as error:
+    return Annotation(image_id, file_name, (), str(error))
+  return Annotation(image_id, file_name, segments)
+
+
+def image_names(content: Mapping[str, Any], where: str) -> dict[Any, str]:
+  """Returns {image id: file name} by the list `images` of a COCO JSON, {} without that list.
+
+  Args:
+    content: of the JSON. Entries without id or file name say nothing.
+    where: the file, for error messages.
+
+  Raises:
+    errors.UserError: two entries have one id, or one file name.
+  """
+  names: dict[Any, str] = {}
+  ids: dict[str, Any] = {}
+  listed = content.get('images')
+  for entry in listed if isinstance(listed, list) else ():
+    image_id, name = (entry.get(key) if isinstance(entry, dict) else None
+                      for key in ('id', 'file_name'))
+    if not isinstance(image_id, int | str) or not isinstance(name, str):
+      continue
+    if image_id in names:
+      raise errors.UserError(f"{where}: the list 'images' has image {image_id} twice.")
+    if name in ids:
+      raise errors.UserError(f"{where}: the list 'images' has the file name {name} for image "
+                             f'{ids[name]} and for image {image_id}.')
+    names[image_id], ids[name] = name, image_id
+  return names
+
+
+def pair(annotated: Sequence[tuple[Any, str]], names: Mapping[Any, str],
+         stems: Collection[str]) -> list[str | None]:
+  """Finds the image of each annotation.
+
+  Args:
+    annotated: (image id, file name of the PNG) of each annotation.
+    names: file names of images by id, see `image_names`.
+    stems: names of the images that are there, without ending.
+
+  Returns:
+    For each annotation the one of `stems` that the file name of its image id says; where there is
+    none, that of its PNG, or the image id itself, unless it is another's by the former. None if
+    there is none of these.
+  """
+  by_list = [_stem(names[image_id]) if image_id in names else None for image_id, _ in annotated]
+  taken = {stem for stem in by_list if stem in stems}
+  return [
+      listed if listed in taken else next(
+          (stem for stem in (_stem(png), str(image_id)) if stem in stems and stem not in taken),
+          None)
+      for (image_id, png), listed in zip(annotated, by_list, strict=True)]
+
+
+def _stem(name):
+  return os.path.splitext(os.path.basename(name))[0]
 
 
 def _segment(content, info, where):
@@ -79,13 +165,7 @@ def _segment(content, info, where):
 
 def read_json(path: str) -> dict[str, Any]:
   """Returns the content of a panoptic JSON; UserError for any other file."""
-  try:
-    with open(path, encoding='utf-8') as file:
-      content = json.load(file)
-  except OSError as error:
-    raise errors.UserError(f'{path}: cannot be read ({error.strerror}).') from error
-  except (ValueError, RecursionError) as error:
-    raise errors.UserError(f'{path}: not a JSON file ({error}).') from error
+  content = files.read_json(path)
   entries = content.get('annotations') if isinstance(content, dict) else None
   if not isinstance(entries, list):
     raise errors.UserError(f"{path}: has no list 'annotations'; a COCO panoptic JSON is needed "
@@ -134,17 +214,12 @@ def read_segment_ids(path: str) -> np.ndarray:
   Raises:
     errors.UserError: the file is missing, cannot be decoded or is not RGB.
   """
-  try:
-    with PIL.Image.open(path) as image:
-      if image.mode != 'RGB':
-        raise errors.UserError(f'{path}: mode {image.mode!r}; panoptic PNGs must be RGB, '
-                               'id = R + 256 G + 65536 B.')
-      rgb = np.asarray(image, np.int32)
-  except FileNotFoundError as error:
-    raise errors.UserError(f'{path}: no such annotation PNG.') from error
-  except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-    raise errors.UserError(f'{path}: the PNG cannot be decoded ({error}).') from error
-  return rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
+  rgb = images.read_label_png(path, 'RGB', 'panoptic PNGs must be RGB, id = R + 256 G + 65536 B')
+  ids = rgb[..., 2].astype(np.int32)
+  for channel in (1, 0):
+    ids <<= 8
+    ids |= rgb[..., channel]
+  return ids
 
 
 def read_label(path: str, annotation: Annotation, info: datasets.DatasetInfo, *,

@@ -61,7 +61,8 @@ def decode(data: bytes | tf.Tensor) -> tf.Tensor:
   """Decodes what a record holds: the first image, RGB. [h, w, 3] uint8; eager or in a graph."""
   # TensorFlow's generic decoder: fast integer DCT for JPEG, as DeepLab2.
   image = tf.io.decode_image(data, channels=3, expand_animations=False)
-  return tf.ensure_shape(image, [None, None, 3])
+  image.set_shape([None, None, 3])
+  return image
 
 
 def read(path: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from deeplab2.data import datasets
 from deeplab2.data import images
 from deeplab2.data import inspection
 from deeplab2.data import labels
+from deeplab2.data import orientation
 from deeplab2.data import sources
 
 # Cityscapes' annotations are named like its pictures, but for this.
@@ -27,14 +28,15 @@ class Task(NamedTuple):
   png: str
   picture: str | None  # None if it was not found.
   listed_size: tuple[Any, Any] | None  # (height, width) by the JSON's list `images`.
+  mask_orientation: str | None = None  # See orientation.align.
 
 
-def annotations(json_path: str, png_folder: str, picture_folder: str,
-                info: datasets.DatasetInfo) -> tuple[list[Task], list[Finding]]:
+def annotations(json_path: str, png_folder: str, picture_folder: str, info: datasets.DatasetInfo,
+                mask_orientation: str | None = None) -> tuple[list[Task], list[Finding]]:
   """Lists the annotated pictures of a COCO panoptic set, and what is wrong with the set as such.
 
-  A picture belongs to an annotation if its stem is that of the PNG or the image id, in any
-  subfolder.
+  Images are paired as the converter does it (`coco_panoptic.pair`); those of Cityscapes may lie in
+  subdirectories.
 
   Raises:
     UserError: the JSON cannot be read or is of another kind, or a folder is missing.
@@ -42,12 +44,17 @@ def annotations(json_path: str, png_folder: str, picture_folder: str,
   content = coco_panoptic.read_json(json_path)
   png_folder = sources.existing_folder(png_folder, 'folder of the PNGs')
   findings = _category_findings(json_path, content.get('categories'), info)
-  found = _pictures(sources.existing_folder(picture_folder, 'folder of the pictures'), findings)
+  found = _images(sources.existing_folder(picture_folder, 'folder of the pictures'), findings)
+  try:
+    names = coco_panoptic.image_names(content, json_path)
+  except errors.UserError as error:
+    findings.append(Finding('duplicate', json_path, inspection.without_path(error, json_path)))
+    names = {}
   sizes = {}
   for image in _dicts(content.get('images')):
     sizes[str(image.get('id'))] = (image.get('height'), image.get('width'))
 
-  tasks, seen, used = [], set(), set()
+  entries, seen = [], set()
   for number, entry in enumerate(content['annotations']):
     where = f'{json_path}, annotations[{number}]'
     problem = _entry_problem(entry)
@@ -59,14 +66,17 @@ def annotations(json_path: str, png_folder: str, picture_folder: str,
       if key in seen:
         findings.append(Finding('duplicate', where, f'{key[0]} {key[1]} is annotated twice'))
       seen.add(key)
-    stem = next((stem for stem in (os.path.splitext(png)[0], image_id) if stem in found), None)
-    used.add(stem)
     if sizes and image_id not in sizes:
       findings.append(Finding('image', where, f"image_id {image_id} is not in the list 'images'"))
-    tasks.append(Task(entry, os.path.join(png_folder, png), found.get(stem), sizes.get(image_id)))
+    entries.append((entry, png))
 
+  stems = coco_panoptic.pair([(entry['image_id'], png) for entry, png in entries], names, found)
+  tasks = [Task(entry, os.path.join(png_folder, png), found.get(stem) if stem else None,
+                sizes.get(str(entry['image_id'])), mask_orientation)
+           for (entry, png), stem in zip(entries, stems, strict=True)]
+  findings += _paired_twice(tasks, json_path)
   findings += [Finding('no annotation', found[stem], f'{json_path} does not annotate this picture')
-               for stem in sorted(set(found) - used)]
+               for stem in sorted(set(found) - set(stems))]
   findings += [Finding('no annotation', os.path.join(png_folder, name),
                        f'{json_path} does not name this PNG')
                for name in sorted(os.listdir(png_folder))
@@ -74,17 +84,33 @@ def annotations(json_path: str, png_folder: str, picture_folder: str,
   return tasks, findings
 
 
-def _pictures(folder, findings):
-  """Returns {stem: path} of the pictures in `folder` and below."""
+def _paired_twice(tasks, json_path):
+  """Yields findings for images that two annotations are paired with, under different names."""
+  first: dict[str, Task] = {}
+  for task in tasks:
+    other = first.setdefault(task.picture, task) if task.picture else task
+    if other.png != task.png and other.entry['image_id'] != task.entry['image_id']:
+      yield Finding('duplicate', json_path, f'images {other.entry["image_id"]} and '
+                    f'{task.entry["image_id"]} are both paired with {task.picture}')
+
+
+def _images(folder, findings):
+  """Returns {stem: path} of the images in `folder`, for Cityscapes also below."""
   found = {}
-  for path, _, names in os.walk(folder):
+  for directory, _, names in os.walk(folder):
     for name in sorted(names):
-      stem, ending = os.path.splitext(name)
-      if ending.lower() in sources.PICTURE_ENDINGS:
-        path_of = os.path.join(path, name)
-        first = found.setdefault(stem.removesuffix(_PICTURE_SUFFIX), path_of)
-        if first != path_of:
-          findings.append(Finding('duplicate', path_of, f'has the name of {first}'))
+      stem, path = os.path.splitext(name)[0], os.path.join(directory, name)
+      is_cityscapes = stem.endswith(_PICTURE_SUFFIX)
+      if images.is_left_out(name):
+        findings.append(Finding(
+            'left out', path, f'is hidden, or not {images.FORMATS}; it is not read'))
+      elif images.is_image(name) and not is_cityscapes and directory != folder:
+        findings.append(Finding(
+            'left out', path, f'is in a subdirectory; images are read from {folder} alone'))
+      elif images.is_image(name):
+        first = found.setdefault(stem.removesuffix(_PICTURE_SUFFIX), path)
+        if first != path:
+          findings.append(Finding('duplicate', path, f'has the name of {first}'))
   return found
 
 
@@ -128,38 +154,49 @@ def _class_id(category_id, info):
 def check(task: Task, info: datasets.DatasetInfo) -> Report:
   """Compares PNG, entry of the JSON and picture with each other and with the dataset."""
   findings = []
-  picture_size = _picture_size(task, findings)
+  image = _image(task, findings)
   try:
     ids = coco_panoptic.read_segment_ids(task.png)
+    found = labels.regions(ids)
   except errors.UserError as error:
     findings.append(Finding('unreadable', task.png, inspection.without_path(error, task.png)))
     return Report(findings)
-  for what, size in (('its picture', picture_size), ("the JSON's list 'images'", task.listed_size)):
-    if size is not None and tuple(size) != ids.shape:
-      findings.append(Finding(
-          'size', task.png, f'is {ids.shape[0]}x{ids.shape[1]} (height x width), but {what} '
-          f'{size[0]}x{size[1]}'))
-  painted = inspection.painted(ids)
-  segments = _segments(task, painted, info, findings)
+  if image is not None:
+    _check_orientation(task, ids, image, findings)
+  if task.listed_size is not None and tuple(task.listed_size) != ids.shape:
+    findings.append(Finding(
+        'size', task.png, f"is {ids.shape[0]}x{ids.shape[1]} (height x width), but the JSON's list "
+        f"'images' {task.listed_size[0]}x{task.listed_size[1]}"))
+  segments = _segments(task, found, info, findings)
   if not segments:
     findings.append(Finding('no segments', task.png, 'no segment is left of the picture'))
   return Report(findings, ids.shape, tuple(segments), os.path.splitext(
       os.path.basename(task.png))[0])
 
 
-def _picture_size(task, findings):
-  """Returns (height, width) of the upright picture; None, with a finding, if there is none."""
+def _image(task, findings):
+  """Returns the image; None, with a finding, if there is none."""
   if task.picture is None:
     findings.append(Finding('missing', task.png, 'there is no picture of this name or of image_id '
                             f'{task.entry["image_id"]}'))
     return None
   try:
-    encoded = images.encode_for_record(task.picture)
+    return images.load(task.picture)
   except errors.UserError as error:
     findings.append(Finding('unreadable', task.picture,
                             inspection.without_path(error, task.picture)))
     return None
-  return encoded.height, encoded.width
+
+
+def _check_orientation(task, ids, image, findings):
+  """Finds a mask of another size than its image, and one that may lie differently."""
+  size = image.pixels.shape[:2]
+  try:
+    orientation.align(ids, size, image.orientation, task.mask_orientation, mask_path=task.png,
+                      image_path=task.picture)
+  except errors.UserError as error:
+    kind = 'orientation' if ids.shape == size else 'size'
+    findings.append(Finding(kind, task.png, inspection.without_path(error, task.png)))
 
 
 def _segments(task, painted, info, findings):
@@ -196,6 +233,8 @@ def _segments(task, painted, info, findings):
     area, _, pixel = painted[value]
     findings.append(Finding('not listed', task.png, f'covers {area} pixels, but the JSON does not '
                             'list it', value, pixel))
+  if labels.agree_exchanged(painted, listed, listed):
+    findings.append(Finding('exchanged', task.png, labels.EXCHANGED))
   return segments
 
 
@@ -205,7 +244,9 @@ def _segment_problems(content, segment_id, pixels, info) -> Iterator[tuple[str, 
   if segment_id == 0:
     yield 'field', 'id 0 stands for pixels of no segment'
   elif pixels is None:
-    yield 'not painted', f'is listed, with area {area} and box {box}, but the PNG does not hold it'
+    class_id = _class_id(content.get('category_id'), info)
+    kind = 'not painted' if class_id in info.label_space.thing_ids else 'stuff not painted'
+    yield kind, f'is listed, with area {area} and box {box}, but the PNG does not hold it'
   if area is None:
     yield 'field', "'area' is missing"
   elif area == 0:

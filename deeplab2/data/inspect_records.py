@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 import tensorflow as tf
 
 from deeplab2 import errors
+from deeplab2 import files
 from deeplab2 import structures
 from deeplab2.data import inspection
 from deeplab2.data import labels
@@ -37,7 +38,10 @@ def check(serialized: bytes | tf.Tensor, where: str, space: structures.LabelSpac
       return Report([Finding('unreadable', where, inspection.without_path(error, where))])
     raise
   name = record.name.numpy().decode(errors='replace')
-  painted = inspection.painted(record.label.numpy()[..., 0])
+  try:
+    painted = labels.regions(record.label.numpy()[..., 0])
+  except errors.UserError as error:
+    return Report([Finding('unreadable', f'{where}, picture {name!r}', str(error))])
   findings, segments = [], []
 
   def find(kind, message, segment=None, pixel=None):
@@ -67,9 +71,9 @@ def check(serialized: bytes | tf.Tensor, where: str, space: structures.LabelSpac
   return Report(findings, tuple(record.label.shape[:2]), tuple(segments), name)
 
 
-def stored_records(files: Iterable[str]) -> Iterator[tuple[str, bytes | Finding]]:
+def stored_records(paths: Iterable[str]) -> Iterator[tuple[str, bytes | Finding]]:
   """Yields (file and number, serialized record) of all files, or a Finding where one is broken."""
-  for file in files:
+  for file in paths:
     number = position = 0
     problem = None
     try:
@@ -78,7 +82,7 @@ def stored_records(files: Iterable[str]) -> Iterator[tuple[str, bytes | Finding]
         number += 1
         position += len(serialized) + tfrecord.FRAME_BYTES
     except tf.errors.OpError as error:
-      problem = f'the file is truncated or corrupt from here on ({tfrecord.first_line(error)})'
+      problem = f'the file is truncated or corrupt from here on ({files.reason(error)})'
     else:
       # TensorFlow takes a file that is cut within the length of a record for one that ends there.
       lost = tf.io.gfile.stat(file).length - position

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deeplab2 import errors
-from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from deeplab2.data import labels
 
@@ -39,13 +38,6 @@ class Report(NamedTuple):
   name: str = ''
 
 
-class Painted(NamedTuple):
-  """The pixels of a value in a map."""
-  area: int
-  box: list[int]  # x, y, width, height
-  pixel: tuple[int, int]
-
-
 class Tally:
   """Sums of many reports.
 
@@ -54,6 +46,7 @@ class Tally:
     pictures: number of pictures with a label map.
     sizes: [(smallest, largest)] of heights and of widths; None before there is one.
     most_instances: the most instances of things in one picture, crowds not counted.
+    most_segments: the same of things and stuff.
     void_pixels: pixels of no class.
     counts: [num_classes, 4] int64, by dataset id: see COLUMNS.
   """
@@ -66,6 +59,7 @@ class Tally:
     self.pictures = 0
     self.sizes: list[tuple[int, int]] | None = None
     self.most_instances = 0
+    self.most_segments = 0
     self.void_pixels = 0
     self.counts = np.zeros((info.label_space.num_classes, len(self.COLUMNS)), np.int64)
 
@@ -88,13 +82,17 @@ class Tally:
     things = self._info.label_space.thing_ids
     self.most_instances = max(self.most_instances, sum(
         segment.class_id in things and not segment.is_crowd for segment in segments))
+    self.most_segments = max(self.most_segments, len(
+        {segment.id if segment.class_id in things else -segment.class_id
+         for segment in segments if not segment.is_crowd}))
 
   def as_json(self) -> dict[str, Any]:
     """Returns everything as what the json module writes."""
     heights, widths = self.sizes or (None, None)
     return {
         'dataset': self._info.name, 'pictures': self.pictures, 'height': heights, 'width': widths,
-        'most_instances': self.most_instances, 'void_pixels': self.void_pixels,
+        'most_instances': self.most_instances, 'most_segments': self.most_segments,
+        'void_pixels': self.void_pixels,
         'findings': self.findings,
         'classes': [
             {'id': index, 'name': self._info.class_names[index],
@@ -119,22 +117,13 @@ class Tally:
     if self.sizes:
       (low, high), (left, right) = self.sizes
       lines.append(f'{self.pictures} pictures, heights {low} to {high}, widths {left} to {right}, '
-                   f'at most {self.most_instances} instances in a picture')
+                   f'at most {self.most_instances} instances and {self.most_segments} segments in a '
+                   'picture')
     return '\n'.join(lines)
 
   def _listed(self):
     space = self._info.label_space
     return [index for index in range(space.num_classes) if index != space.ignore_label]
-
-
-def painted(values: np.ndarray) -> dict[int, Painted]:
-  """Returns where each value of a map [H, W] is."""
-  present, first, index, areas = np.unique(
-      values, return_index=True, return_inverse=True, return_counts=True)
-  boxes = coco_panoptic.boxes(index.reshape(values.shape), len(present))
-  width = values.shape[1]
-  return {value: Painted(area, box, divmod(place, width)) for value, area, box, place in zip(
-      present.tolist(), areas.tolist(), boxes, first.tolist(), strict=True)}
 
 
 def without_path(error: errors.UserError, path: str) -> str:

@@ -1,11 +1,18 @@
 """Panoptic label maps in NumPy: ids <-> class and instance, and segments -> label map."""
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from deeplab2 import errors
 from deeplab2 import structures
+
+# Maps are looked at in pieces of so many pixels, so that large ones take little memory.
+_PIXELS_AT_A_TIME = 2**22
+# Beyond this, a map is a photograph or noise; panoptic sets have a few hundred ids an image.
+_MOST_REGIONS = 2**16
+EXCHANGED = ('with red and blue exchanged all ids agree: OpenCV writes blue first, so exchange the '
+             'channels before cv2.imwrite, or in the PNGs')
 
 
 class Segment(NamedTuple):
@@ -14,6 +21,14 @@ class Segment(NamedTuple):
   class_id: int  # Dataset id.
   area: int | None  # Annotated number of pixels; None if not to be checked.
   is_crowd: bool = False
+  may_be_hidden: bool = False  # Whether it may have no pixels, as others cover it.
+
+
+class Region(NamedTuple):
+  """The pixels of a value in a map."""
+  area: int
+  box: list[int]  # x, y, width, height
+  pixel: tuple[int, int]  # (row, column) of the first, row by row.
 
 
 def split(panoptic: np.ndarray, space: structures.LabelSpace) -> tuple[np.ndarray, np.ndarray]:
@@ -38,31 +53,107 @@ def ignore_crowd(panoptic: np.ndarray, space: structures.LabelSpace) -> np.ndarr
   return np.where(crowd_mask(panoptic, space), np.int32(space.void_id), panoptic)
 
 
+def regions(values: np.ndarray) -> dict[int, Region]:
+  """Returns where each value of a map [H, W] is, in ascending order of the values."""
+  height, width = values.shape
+  found: dict[int, Region] = {}
+  rows = max(1, _PIXELS_AT_A_TIME // max(1, width))
+  for top in range(0, height, rows):
+    for value, region in _regions_of_rows(values[top:top + rows], top):
+      found[value] = _union(found[value], region) if value in found else region
+    if len(found) > _MOST_REGIONS:
+      raise errors.UserError(f'more than {_MOST_REGIONS} different ids; this is no map of segments')
+  return dict(sorted(found.items()))
+
+
+def _regions_of_rows(values, top):
+  """Yields (value, Region) of some rows: all that is done, is done once for a run of equal pixels.
+  """
+  width = values.shape[1]
+  flat = values.ravel()
+  starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+  ends = np.append(starts[1:], flat.size) - 1
+  present, first, index = np.unique(flat[starts], return_index=True, return_inverse=True)
+  areas = np.zeros(len(present), np.int64)
+  np.add.at(areas, index, ends - starts + 1)
+  top_row, bottom_row = starts // width, ends // width
+  wraps = top_row != bottom_row
+  lows = [np.full(len(present), values.size) for _ in range(2)]
+  highs = [np.full(len(present), -1) for _ in range(2)]
+  for low, position in zip(lows, (np.where(wraps, 0, starts % width), top_row), strict=True):
+    np.minimum.at(low, index, position)
+  for high, position in zip(
+      highs, (np.where(wraps, width - 1, ends % width), bottom_row), strict=True):
+    np.maximum.at(high, index, position)
+  for value, area, place, left, upper, right, lower in zip(
+      *(column.tolist() for column in (present, areas, starts[first], *lows, *highs)), strict=True):
+    row, column = divmod(place, width)
+    yield value, Region(area, [left, top + upper, right - left + 1, lower - upper + 1],
+                        (top + row, column))
+
+
+def _union(one, other):
+  """Returns the region of two, of which `one` comes first."""
+  left, top = (min(a, b) for a, b in zip(one.box[:2], other.box[:2], strict=True))
+  right, bottom = (max(one.box[i] + one.box[i + 2], other.box[i] + other.box[i + 2])
+                   for i in range(2))
+  return Region(one.area + other.area, [left, top, right - left, bottom - top], one.pixel)
+
+
 def from_segments(segment_ids: np.ndarray, segments: Sequence[Segment],
                   space: structures.LabelSpace, *, treat_crowd_as_ignore: bool,
                   where: str) -> np.ndarray:
   """Builds a panoptic label map from a map of segment ids and the list of segments.
 
   Instances of a thing class are numbered from 1 in the order of `segments`. Stuff has instance 0.
-  Pixels of no listed segment are void.
+  Pixels of id 0 are void.
 
   Args:
-    segment_ids: [H, W] integers.
+    segment_ids: [H, W] integers from 0.
     segments: class ids must be dataset ids.
     space: the ids to build.
     treat_crowd_as_ignore: crowd becomes void; else it becomes its thing class with instance 0.
-    where: file and picture, for error messages.
+    where: file and image, for error messages.
 
   Returns:
     [H, W] int32 panoptic ids.
 
   Raises:
-    errors.UserError: a segment occurs twice, covers another number of pixels than annotated, is
-      crowd of a stuff class, or a class has more instances than the label divisor can number.
+    errors.UserError: a segment occurs twice, covers another number of pixels than annotated or
+      none, or is crowd of a stuff class; the map holds an id that is not listed, or nothing of all
+      that is; a class has more instances than the label divisor can number.
   """
+  ids = _panoptic_ids(segments, space, treat_crowd_as_ignore, where)
+  try:
+    found = regions(segment_ids)
+  except errors.UserError as error:
+    raise errors.UserError(f'{where}: {error}.') from error
+  problem = compare_ids(found, segments)
+  if problem:
+    raise errors.UserError(f'{where}, {problem}.')
+  for segment in segments:
+    area = found[segment.id].area if segment.id in found else 0
+    if segment.area is not None and segment.area != area:
+      raise errors.UserError(f'{where}, segment {segment.id}: covers {area} pixels, but its '
+                             f'annotated area is {segment.area}.')
+  listed = [value for value in ids.values() if value != space.void_id]
+  if listed and not any(ids.get(value, space.void_id) != space.void_id for value in found):
+    raise errors.UserError(f'{where}: the label map is all void, but {len(listed)} segments are '
+                           'listed; is this the PNG of another image, or an empty one?')
+  # A table of all ids is read fastest; its pages take memory only where they are not 0.
+  table = np.zeros(max(found) + 1, np.int32)
+  for value in found:
+    table[value] = ids.get(value, space.void_id) - space.void_id
+  label = table[segment_ids]
+  label += np.int32(space.void_id)
+  return label
+
+
+def _panoptic_ids(segments, space, treat_crowd_as_ignore, where):
+  """Returns {segment id: panoptic id}; UserError for segments that cannot be numbered."""
   things = set(space.thing_ids)
-  instances = {}
-  ids = {}
+  instances: dict[int, int] = {}
+  ids: dict[int, int] = {}
   for segment in segments:
     at = f'{where}, segment {segment.id}'
     if segment.id in ids:
@@ -80,16 +171,55 @@ def from_segments(segment_ids: np.ndarray, segments: Sequence[Segment],
     ignored = segment.is_crowd and treat_crowd_as_ignore
     ids[segment.id] = (
         space.void_id if ignored else segment.class_id * space.label_divisor + instance)
+  return ids
 
-  present, index, areas = np.unique(segment_ids, return_inverse=True, return_counts=True)
-  area_of = dict(zip(present.tolist(), areas.tolist(), strict=True))
-  for segment in segments:
-    area = area_of.get(segment.id, 0)
-    if segment.area is not None and segment.area != area:
-      raise errors.UserError(f'{where}, segment {segment.id}: covers {area} pixels, but its '
-                             f'annotated area is {segment.area}.')
-  table = np.array([ids.get(value, space.void_id) for value in present.tolist()], np.int32)
-  return table[index].reshape(segment_ids.shape)
+
+def compare_ids(found: Mapping[int, Region], segments: Sequence[Segment]) -> str | None:
+  """Compares the ids that a map holds with those that are listed.
+
+  Args:
+    found: of the map, by id; 0 stands for no segment.
+    segments: that are listed.
+
+  Returns:
+    What disagrees, from 'segment ID' on and without full stop; None if nothing does.
+  """
+  listed = {segment.id for segment in segments}
+  surplus = sorted(set(found) - listed - {0})
+  missing = [segment.id for segment in segments
+             if segment.id not in found and not segment.may_be_hidden]
+  if not surplus and not missing:
+    return None
+  problems = []
+  if surplus:
+    area, _, (row, column) = found[surplus[0]]
+    problems.append(f'covers {area} pixels from (row {row}, column {column}) on, but is not listed'
+                    + _more(surplus, 'painted ids are not listed'))
+  if missing:
+    subject = f'segment {missing[0]} ' if surplus else ''
+    problems.append(f'{subject}is listed, but has no pixel'
+                    + _more(missing, 'listed segments have none'))
+  required = {segment.id for segment in segments if not segment.may_be_hidden}
+  if agree_exchanged(found, required, listed):
+    problems.append(EXCHANGED)
+  return f'segment {(surplus or missing)[0]}: {"; ".join(problems)}'
+
+
+def _more(values, what):
+  return f' ({len(values)} {what})' if len(values) > 1 else ''
+
+
+def agree_exchanged(found: Collection[int], required: set[int], allowed: set[int]) -> bool:
+  """Returns whether ids agree only after red and blue of their colours are exchanged.
+
+  Args:
+    found: in the map; 0 stands for no segment.
+    required: of the list, those that must be in the map.
+    allowed: all of the list.
+  """
+  ids = set(found) - {0}
+  exchanged = {(value & 0xFF) << 16 | value & 0xFF00 | value >> 16 & 0xFF for value in ids}
+  return bool(ids) and required <= exchanged <= allowed and not required <= ids <= allowed
 
 
 def find_problem(panoptic: np.ndarray, space: structures.LabelSpace) -> str | None:

@@ -153,7 +153,7 @@ def align(mask: np.ndarray, image_size: tuple[int, int], orientation: int, drawn
         'sizes cannot tell whether the mask is drawn on the upright or on the stored pixels; give '
         '--mask_orientation=upright or --mask_orientation=stored.')
   is_stored = drawn_on == 'stored' if drawn_on else not fits['upright']
-  return turn(mask, orientation) if is_stored else mask
+  return turn(mask, orientation) if is_stored and orientation != 1 else mask
 
 
 def _text(size):

@@ -3,6 +3,7 @@ import collections
 from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
 import concurrent.futures.process
+import multiprocessing
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 from typing import TypeVar
 
+import tensorflow as tf
 import tqdm
 
 from deeplab2 import errors
@@ -30,10 +32,12 @@ def in_order(function: Callable[[Task], Result], tasks: Iterable[Task],
   if num_workers == 1:
     yield from map(function, tasks)
     return
-  # Workers may be forked: the first result must be asked for before TensorFlow runs anything here.
+  # Forked workers start at once, with all that is imported; but threads do not come along, so they
+  # would wait forever for those of a TensorFlow that has run something here.
+  context = multiprocessing.get_context('spawn' if _tensorflow_has_run() else 'fork')
   # The parent alone answers to Ctrl-C, and takes the workers down with it.
   with concurrent.futures.ProcessPoolExecutor(
-      num_workers, initializer=_start_worker, initargs=(os.getpid(),)) as pool:
+      num_workers, context, initializer=_start_worker, initargs=(os.getpid(),)) as pool:
     waiting = collections.deque()
     try:
       for task in tasks:
@@ -49,9 +53,32 @@ def in_order(function: Callable[[Task], Result], tasks: Iterable[Task],
       pool.shutdown(cancel_futures=True)
 
 
+def hide_accelerators() -> None:
+  """Keeps TensorFlow on the CPU, in this process and those that it starts, before it runs.
+
+  Decoding needs no GPU, and every process that sees one takes its memory.
+  """
+  os.environ['CUDA_VISIBLE_DEVICES'] = '-1'
+
+
+def _tensorflow_has_run() -> bool:
+  """Returns whether TensorFlow has started its threads in this process."""
+  threads = tf.config.threading.get_intra_op_parallelism_threads()
+  try:
+    # Their number can only be set before.
+    tf.config.threading.set_intra_op_parallelism_threads(threads + 1)
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+  except RuntimeError:
+    return True
+  return False
+
+
 def _start_worker(parent):
   """Leaves Ctrl-C to the parent, and ends the worker when that is gone."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # There is a worker for every core.
+  tf.config.threading.set_intra_op_parallelism_threads(1)
+  tf.config.threading.set_inter_op_parallelism_threads(1)
 
   def watch():
     while os.getppid() == parent:

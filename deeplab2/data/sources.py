@@ -1,4 +1,4 @@
-"""Datasets on disk -> the pictures of a split with their label maps, ready to be written.
+"""Datasets on disk -> the images of a split with their label maps, ready to be written.
 
 The roots are those of the datasets' own tools, as DeepLab2's converters read them:
 
@@ -13,11 +13,13 @@ The roots are those of the datasets' own tools, as DeepLab2's converters read th
 
 The split `test` has no labels.
 """
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 import functools
+import io
 import os
 from typing import Any, NamedTuple
 
+from absl import logging
 import numpy as np
 import PIL.Image
 
@@ -26,94 +28,109 @@ from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from deeplab2.data import images
 from deeplab2.data import labels
+from deeplab2.data import orientation
 from deeplab2.data import shapes
 
-PICTURE_ENDINGS = ('.jpg', '.jpeg', '.png')
+_CITYSCAPES_SUFFIX = '_leftImg8bit'
 
 
 class Item(NamedTuple):
-  """One picture ready to be written."""
+  """One image ready to be written."""
   picture: images.Encoded
   name: str
   label: np.ndarray | bytes | None  # [H, W] int32 panoptic ids; bytes of a PNG of classes
+  segments: int = 0  # Things and stuff of the label map, without crowd.
+  notes: Mapping[str, int] = {}  # Numbers of segments by a key of NOTES.
+
+
+# What conversion leaves of annotated segments, by the key under which it is counted.
+NOTES = {
+    'hidden': 'stuff segments are listed without pixels: other segments cover them',
+    'crowd alone': 'segments of things became void, as all things of their image are crowd',
+    'all void': 'segments are of crowd or of no class, and nothing else is in their image'}
+
+
+class Choices(NamedTuple):
+  """What the user chose for all images of a source."""
+  ignore_crowd: bool  # Whether crowd becomes void.
+  mask_orientation: str | None = None  # See orientation.align.
+  skip: bool = False  # Whether images that cannot be used become tasks that fail.
 
 
 class Source(NamedTuple):
-  """The pictures of a split: `convert(task)` makes the Item of each task, in any process."""
+  """The images of a split: `convert(task)` makes the Item of each task, in any process.
+
+  `convert` raises UserError, naming the file, for an image that cannot be used.
+  """
   tasks: list[Any]
   convert: Callable[[Any], Item]
 
 
-class _Task(NamedTuple):
+class Task(NamedTuple):
+  """One image to be converted."""
   name: str  # Of the record.
-  picture: str
+  picture: str  # Path, '' if there is none.
   label: str  # Path of the PNG, '' without one.
   annotation: coco_panoptic.Annotation | None
+  problem: str = ''  # Why the image cannot be used.
 
 
-def coco(root: str, split: str, *, ignore_crowd: bool) -> Source:
+def coco(root: str, split: str, choices: Choices) -> Source:
   """Lists a split of COCO.
 
   Raises:
-    UserError: as of all sources, naming the file: folders or files are missing, pictures and
+    UserError: as of all sources, naming the file: directories or files are missing, images and
       annotations do not belong together, or the JSON is of another kind.
   """
   folder = existing_folder(os.path.join(root, f'{split}2017'), f'--root={root} --split={split}')
   return own(folder, None if split == 'test' else os.path.join(
-      root, 'annotations', f'panoptic_{split}2017.json'), datasets.get('coco_panoptic'),
-             ignore_crowd=ignore_crowd)
+      root, 'annotations', f'panoptic_{split}2017.json'), datasets.get('coco_panoptic'), choices)
 
 
-def own(folder: str, json_path: str | None, info: datasets.DatasetInfo, *, ignore_crowd: bool,
+def own(folder: str, json_path: str | None, info: datasets.DatasetInfo, choices: Choices, *,
         png_folder: str | None = None) -> Source:
-  """Lists pictures annotated in COCO's panoptic format.
+  """Lists images annotated in COCO's panoptic format.
 
   Args:
-    folder: of the pictures, without subfolders.
-    json_path: panoptic JSON, None for pictures without labels.
+    folder: of the images, without subdirectories.
+    json_path: panoptic JSON, None for images without labels.
     info: the dataset.
-    ignore_crowd: whether crowd becomes void.
+    choices: of the user.
     png_folder: of the PNGs; by default, the path of the JSON without its ending.
   """
-  names = _listed(folder, PICTURE_ENDINGS)
-  paths = {os.path.splitext(name)[0]: os.path.join(folder, name) for name in names}
-  if len(paths) < len(names):
-    raise errors.UserError(f'{folder}: holds pictures that differ in their ending alone; names '
-                           'without ending must be unique.')
+  paths = _paths(folder)
   if json_path is None:
     return _without_labels(paths)
-  annotations = coco_panoptic.read_annotations(json_path, info)
-  return _panoptic(paths, annotations, json_path, info, ignore_crowd, png_folder)
+  annotated = coco_panoptic.read_set(json_path, info)
+  return _panoptic(folder, paths, annotated, json_path, info, choices, png_folder)
 
 
-def cityscapes(root: str, split: str, *, ignore_crowd: bool) -> Source:
+def cityscapes(root: str, split: str, choices: Choices) -> Source:
   """Lists a split of Cityscapes with panoptic labels."""
-  paths = _cityscapes_pictures(root, split)
+  folder, paths = _cityscapes_images(root, split)
   if split == 'test':
     return _without_labels(paths)
   json_path = os.path.join(root, 'gtFine', f'cityscapes_panoptic_{split}_trainId.json')
-  # These annotations hold dataset ids already, and name pictures by their image id.
+  # These annotations hold dataset ids already, and name images by their image id.
   info = datasets.get('cityscapes_panoptic')
   info = info._replace(dataset_ids={index: index for index in range(info.label_space.num_classes)})
-  by_id = {str(annotation.image_id): annotation
-           for annotation in coco_panoptic.read_annotations(json_path, info).values()}
-  return _panoptic(paths, by_id, json_path, info, ignore_crowd)
+  return _panoptic(folder, paths, coco_panoptic.read_set(json_path, info), json_path, info, choices)
 
 
-def cityscapes_semantic(root: str, split: str) -> Source:
+def cityscapes_semantic(root: str, split: str, choices: Choices) -> Source:
   """Lists a split of Cityscapes with maps of classes: for other programs, kMaX needs instances."""
-  paths = _cityscapes_pictures(root, split)
+  _, paths = _cityscapes_images(root, split)
   if split == 'test':
     return _without_labels(paths)
   tasks = []
   for name, path in sorted(paths.items()):
     city = os.path.basename(os.path.dirname(path))
     label = os.path.join(root, 'gtFine', split, city, f'{name}_gtFine_labelTrainIds.png')
-    tasks.append(_Task(name, path, label, None))
-  return Source(tasks, _convert_semantic)
+    tasks.append(Task(name, path, label, None))
+  return Source(tasks, functools.partial(_convert_semantic, choices._replace(skip=False)))
 
 
-def ade20k(root: str, split: str, *, ignore_crowd: bool) -> Source:
+def ade20k(root: str, split: str, choices: Choices) -> Source:
   """Lists a split of ADE20K."""
   if split == 'test':
     raise errors.UserError('--split=test: ADE20K has no such split; choose train or val.')
@@ -122,23 +139,24 @@ def ade20k(root: str, split: str, *, ignore_crowd: bool) -> Source:
       f'--root={root} --split={split}')
   json_path = os.path.join(root, f'ade20k_panoptic_{split}.json')
   info = datasets.get('ade20k_panoptic')
-  # Areas of stuff were counted before things covered it.
-  annotations = {stem: annotation._replace(segments=tuple(
-      segment._replace(area=None) for segment in annotation.segments))
-                 for stem, annotation in coco_panoptic.read_annotations(json_path, info).items()}
-  paths = {os.path.splitext(name)[0]: os.path.join(folder, name)
-           for name in _listed(folder, PICTURE_ENDINGS)}
-  return _panoptic(paths, annotations, json_path, info, ignore_crowd)
+  annotated = coco_panoptic.read_set(json_path, info)
+  # Stuff was listed, and its area counted, before things covered it.
+  annotations = [annotation._replace(segments=tuple(
+      segment._replace(area=None,
+                       may_be_hidden=segment.class_id not in info.label_space.thing_ids)
+      for segment in annotation.segments)) for annotation in annotated.annotations]
+  return _panoptic(folder, _paths(folder), annotated._replace(annotations=annotations), json_path,
+                   info, choices)
 
 
-def synthetic(split: str, *, num_images: int, seed: int, ignore_crowd: bool) -> Source:
-  """Lists the pictures of a synthetic split, see shapes.py."""
+def synthetic(split: str, choices: Choices, *, num_images: int, seed: int) -> Source:
+  """Lists the images of a synthetic split, see shapes.py."""
   return Source(list(range(num_images)),
-                functools.partial(_convert_shapes, ignore_crowd, seed, split))
+                functools.partial(_convert_shapes, choices.ignore_crowd, seed, split))
 
 
 def existing_folder(path: str | None, flag: str) -> str:
-  """Returns `path`; UserError naming `flag` unless it is a folder."""
+  """Returns `path`; UserError naming `flag` unless it is a directory."""
   if not path:
     raise errors.UserError(f'{flag} is missing.')
   if not os.path.isdir(path):
@@ -146,97 +164,189 @@ def existing_folder(path: str | None, flag: str) -> str:
   return path
 
 
-def _listed(folder, endings: Sequence[str]):
-  names = sorted(name for name in os.listdir(existing_folder(folder, 'pictures'))
-                 if name.lower().endswith(tuple(endings)))
+def _paths(folder):
+  """Returns {name without ending: path} of the images in a directory."""
+  names = images.list_directory(existing_folder(folder, 'pictures'))
   if not names:
-    raise errors.UserError(f'{folder}: holds no picture ({", ".join(endings)}).')
+    raise errors.UserError(f'{folder}: holds no image ({", ".join(images.ENDINGS)}).')
+  paths: dict[str, str] = {}
   for name in names:
-    if name != name.encode(errors='replace').decode():
-      raise errors.UserError(f'{folder}: the file name {name!r} is not UTF-8; rename the picture.')
-  return names
-
-
-def _cityscapes_pictures(root, split):
-  """Returns the pictures of a split by name, like frankfurt_000000_000294."""
-  folder = existing_folder(
-      os.path.join(root, 'leftImg8bit', split), f'--root={root} --split={split}')
-  ending = '_leftImg8bit.png'
-  paths = {}
-  for city in sorted(os.listdir(folder)):
-    if os.path.isdir(os.path.join(folder, city)):
-      for name in sorted(os.listdir(os.path.join(folder, city))):
-        if name.endswith(ending):
-          paths[name.removesuffix(ending)] = os.path.join(folder, city, name)
-  if not paths:
-    raise errors.UserError(f'{folder}: holds no picture <city>/*{ending}.')
+    _add(paths, os.path.splitext(name)[0], os.path.join(folder, name), folder)
   return paths
 
 
+def _add(paths, stem, path, folder):
+  """Adds an image; UserError if its name is another's."""
+  if paths.setdefault(stem, path) != path:
+    raise errors.UserError(
+        f'{folder}: {os.path.relpath(paths[stem], folder)} and {os.path.relpath(path, folder)} '
+        'differ in their ending alone or their directory; names without ending must be unique.')
+
+
+def _cityscapes_images(root, split):
+  """Returns (directory, images of a split by name, like frankfurt_000000_000294)."""
+  folder = existing_folder(
+      os.path.join(root, 'leftImg8bit', split), f'--root={root} --split={split}')
+  paths: dict[str, str] = {}
+  for city in sorted(os.listdir(folder)):
+    city_folder = os.path.join(folder, city)
+    if not os.path.isdir(city_folder):
+      continue
+    others = []
+    for name in images.list_directory(city_folder):
+      stem = os.path.splitext(name)[0]
+      if stem.endswith(_CITYSCAPES_SUFFIX):
+        _add(paths, stem.removesuffix(_CITYSCAPES_SUFFIX), os.path.join(city_folder, name), folder)
+      else:
+        others.append(name)
+    if others:
+      logging.warning('%s: %d images are left out, as their names do not end in %s, first %s.',
+                      city_folder, len(others), _CITYSCAPES_SUFFIX, others[0])
+  if not paths:
+    raise errors.UserError(f'{folder}: holds no image <city>/*{_CITYSCAPES_SUFFIX}.png.')
+  return folder, paths
+
+
 def _without_labels(paths):
-  return Source([_Task(name, path, '', None) for name, path in sorted(paths.items())],
-                functools.partial(_convert_panoptic, None, False))
+  return Source([Task(name, path, '', None) for name, path in sorted(paths.items())],
+                functools.partial(_convert_panoptic, None, None))
 
 
-def _panoptic(paths, annotations, json_path, info, ignore_crowd, png_folder=None):
-  """Pairs pictures with annotations of the same name."""
-  folder = os.path.commonpath([os.path.dirname(path) for path in paths.values()])
+def _panoptic(folder, paths, annotated, json_path, info, choices, png_folder=None):
+  """Pairs images with annotations."""
   png_folder = existing_folder(png_folder or os.path.splitext(json_path)[0],
                                f'folder of the PNGs of {json_path}')
-  without = sorted(set(paths) - set(annotations))
+  tasks = _pair(folder, paths, annotated, json_path, png_folder)
+  if not choices.skip:
+    _refuse(folder, tasks, json_path)
+  # What is converted does not depend on `skip`: a build without it goes on where one with it ended.
+  return Source(sorted(tasks, key=lambda task: task.name),
+                functools.partial(_convert_panoptic, info, choices._replace(skip=False)))
+
+
+def _pair(folder, paths, annotated, json_path, png_folder):
+  """Returns the task of each annotation and of each image without one."""
+  annotations, names = annotated
+  stems = coco_panoptic.pair(
+      [(annotation.image_id, annotation.file_name) for annotation in annotations], names, paths)
+  _warn_of_other_names(annotations, names, stems, json_path)
+  tasks, seen = [], {}
+  for annotation, stem in zip(annotations, stems, strict=True):
+    problem, path = annotation.problem, paths.get(stem, '')
+    if stem in seen:
+      raise errors.UserError(f'{json_path}: image {annotation.image_id} and image {seen[stem]} are '
+                             f'both paired with {path}; names must be unique.')
+    if stem is None:
+      listed = names.get(annotation.image_id, annotation.file_name)
+      stem = os.path.splitext(os.path.basename(listed))[0]
+      problem = problem or (f'{folder}: there is no image {stem}, which {json_path} annotates'
+                            f'{_other_format(folder, stem)}.')
+    else:
+      seen[stem] = annotation.image_id
+    tasks.append(Task(stem, path, os.path.join(png_folder, annotation.file_name), annotation,
+                      problem))
+  return tasks + [Task(stem, path, '', None, f'{path}: has no annotation in {json_path}.')
+                  for stem, path in paths.items() if stem not in seen]
+
+
+def _warn_of_other_names(annotations, names, stems, json_path):
+  """Says how many images are not called as the list `images` says, where others are."""
+  others = [(names[annotation.image_id], stem)
+            for annotation, stem in zip(annotations, stems, strict=True)
+            if annotation.image_id in names and stem is not None
+            and os.path.splitext(os.path.basename(names[annotation.image_id]))[0] != stem]
+  if others and len(others) < sum(annotation.image_id in names for annotation in annotations):
+    logging.warning("%s: %d images are not called as the list 'images' says, and were found by the "
+                    'names of their PNGs; first %s, found as %s.', json_path, len(others),
+                    *others[0])
+  unlisted = [annotation.image_id for annotation in annotations if annotation.image_id not in names]
+  if names and unlisted:
+    logging.warning("%s: %d annotated images are not in the list 'images', first image %s; they go "
+                    'by the names of their PNGs.', json_path, len(unlisted), unlisted[0])
+
+
+def _other_format(folder, stem):
+  """Returns what to say of a missing image that is there in a format that is not read."""
+  for name in sorted(os.listdir(folder)):
+    if images.is_left_out(name) and os.path.splitext(name)[0] == stem:
+      return f', but {name}, which is not {images.FORMATS}; convert it'
+  return ''
+
+
+def _refuse(folder, tasks, json_path):
+  """Raises UserError if there is a task with a problem."""
+  broken = [task for task in tasks if task.problem]
+  if not broken:
+    return
+  advice = 'mend that, or leave such images out by --on_error=skip'
+  without = sorted(task.name for task in broken if not task.annotation)
+  missing = sorted(task.name for task in broken if not task.picture)
+  for task in broken:
+    if task.annotation and task.annotation.problem:
+      raise errors.UserError(f'{task.annotation.problem.rstrip(".")}; {advice}.')
   if without:
+    both = f' ({len(missing)} annotations have no image, first {missing[0]})' if missing else ''
     raise errors.UserError(f'{folder}: {len(without)} pictures have no annotation in {json_path}, '
-                           f'first {without[0]}.')
-  missing = sorted(set(annotations) - set(paths))
-  if missing:
-    raise errors.UserError(f'{folder}: {len(missing)} pictures that {json_path} annotates are '
-                           f'missing, first {missing[0]}.')
-  tasks = [_Task(name, path, os.path.join(png_folder, annotations[name].file_name),
-                 annotations[name]) for name, path in sorted(paths.items())]
-  return Source(tasks, functools.partial(_convert_panoptic, info, ignore_crowd))
+                           f'first {without[0]}{both}; {advice}.')
+  raise errors.UserError(
+      f'{folder}: {len(missing)} pictures that {json_path} annotates are missing, first '
+      f'{missing[0]}{_other_format(folder, missing[0])}; {advice}.')
 
 
-def _convert_panoptic(info, ignore_crowd, task):
-  """Reads one picture and its label map."""
-  picture = images.encode_for_record(task.picture)
-  label = None
-  if task.annotation is not None:
-    label = coco_panoptic.read_label(
-        task.label, task.annotation, info, treat_crowd_as_ignore=ignore_crowd)
-    _check_size(task, label.shape, picture)
-  return Item(picture, task.name, label)
+def _convert_panoptic(info, choices, task):
+  """Reads one image and its label map."""
+  if task.problem:
+    raise errors.UserError(task.problem)
+  image = images.load(task.picture)
+  if task.annotation is None:
+    return Item(images.encode_image(image), task.name, None)
+  label = coco_panoptic.read_label(
+      task.label, task.annotation, info, treat_crowd_as_ignore=choices.ignore_crowd)
+  label = _aligned(label, image, choices, task)
+  segments, notes = _account(label, task.annotation.segments, info.label_space)
+  return Item(images.encode_image(image), task.name, label, segments, notes)
 
 
-def _convert_semantic(task):
-  """Reads one picture; the PNG of its classes stays as it is."""
-  picture = images.encode_for_record(task.picture)
-  try:
+def _aligned(label, image, choices, task):
+  return orientation.align(label, image.pixels.shape[:2], image.orientation,
+                           choices.mask_orientation, mask_path=task.label, image_path=task.picture)
+
+
+def _account(label, segments, space):
+  """Returns (number of segments of a label map, what became of those that are listed)."""
+  values = np.array(list(labels.regions(label)))
+  is_void = labels.split(values, space)[0] == space.ignore_label
+  present = set(values.tolist())
+  notes = {'hidden': sum(
+      segment.may_be_hidden and segment.class_id * space.label_divisor not in present
+      for segment in segments)}
+  things = [segment for segment in segments if segment.class_id in space.thing_ids]
+  is_crowd = labels.crowd_mask(values, space)
+  if is_void.all():
+    notes['all void'] = len(segments)
+  elif all(segment.is_crowd for segment in things) and not is_crowd.any():
+    notes['crowd alone'] = len(things)
+  return int((~is_void & ~is_crowd).sum()), {key: count for key, count in notes.items() if count}
+
+
+def _convert_semantic(choices, task):
+  """Reads one image; the PNG of its classes stays as it is, unless it is turned."""
+  image = images.load(task.picture)
+  label = images.read_label_png(task.label, 'L', 'label PNGs must have one channel of 8 bits')
+  aligned = _aligned(label, image, choices, task)
+  if aligned is label:
     with open(task.label, 'rb') as file:
-      data = file.read()
-    with PIL.Image.open(task.label) as image:
-      image.load()
-  except FileNotFoundError as error:
-    raise errors.UserError(f'{task.label}: no such label PNG.') from error
-  except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-    raise errors.UserError(f'{task.label}: the PNG cannot be decoded ({error}).') from error
-  if image.mode != 'L':
-    raise errors.UserError(f'{task.label}: mode {image.mode!r}; label PNGs must have one channel '
-                           'of 8 bits.')
-  _check_size(task, (image.height, image.width), picture)
-  return Item(picture, task.name, data)
-
-
-def _check_size(task, size, picture):
-  if tuple(size) != (picture.height, picture.width):
-    raise errors.UserError(
-        f'{task.label}: is {size[0]}x{size[1]} (height x width), but its picture {task.picture} is '
-        f'{picture.height}x{picture.width}; must be equal.')
+      return Item(images.encode_image(image), task.name, file.read())
+  buffer = io.BytesIO()
+  PIL.Image.fromarray(np.ascontiguousarray(aligned)).save(buffer, 'PNG')
+  return Item(images.encode_image(image), task.name, buffer.getvalue())
 
 
 def _convert_shapes(ignore_crowd, seed, split, index):
-  """Draws one picture."""
+  """Draws one image."""
   space = datasets.get('shapes').label_space
   image, label = shapes.generate(seed, split, index, space)
   if ignore_crowd:
     label = labels.ignore_crowd(label, space)
-  return Item(images.encode(image), f'{split}_{index:06d}', label)
+  segments, _ = _account(label, (), space)
+  return Item(images.encode(image), f'{split}_{index:06d}', label, segments)

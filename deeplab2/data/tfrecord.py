@@ -9,7 +9,6 @@
     `png`   a PNG of classes alone, which is written for other programs and not read here
 """
 from collections.abc import Sequence
-import re
 from typing import NamedTuple
 import zlib
 
@@ -17,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab2 import errors
+from deeplab2 import files
 from deeplab2 import structures
 from deeplab2.data import images
 from deeplab2.data import labels
@@ -31,6 +31,8 @@ _LABEL = 'image/segmentation/class/encoded'
 _LABEL_FORMAT = 'image/segmentation/class/format'
 
 LABEL_FORMATS = ('raw', 'zlib')
+# The most bytes by which compression enlarges a map: 5 for every 16 kB, and its header.
+_ZLIB_OVERHEAD = 2**10
 FRAME_BYTES = 16  # Around each record of a file: its length and two checksums.
 
 
@@ -46,7 +48,7 @@ class Record(NamedTuple):
 def parse_example(serialized: tf.Tensor, with_label: bool) -> Record:
   """Decodes a serialized tf.Example, in a tf.data map or eagerly.
 
-  Pictures go through TF's generic decoder (fast integer DCT for JPEG, as DeepLab2).
+  Images go through `images.decode`, which decides what can be in a record.
 
   Args:
     serialized: [] string.
@@ -66,8 +68,7 @@ def parse_example(serialized: tf.Tensor, with_label: bool) -> Record:
   height = tf.cast(parsed[_HEIGHT], tf.int32)
   width = tf.cast(parsed[_WIDTH], tf.int32)
 
-  image = tf.io.decode_image(parsed[_IMAGE], channels=3, expand_animations=False)
-  image.set_shape([None, None, 3])
+  image = images.decode(parsed[_IMAGE])
   size = tf.shape(image)[:2]
   with tf.control_dependencies([tf.debugging.Assert(
       tf.reduce_all(size == tf.stack([height, width])),
@@ -76,17 +77,25 @@ def parse_example(serialized: tf.Tensor, with_label: bool) -> Record:
     image = tf.identity(image)
   label = None
   if with_label:
-    label = _decode_label(parsed[_LABEL], parsed[_LABEL_FORMAT], name, height, width)
+    # The size that the image has, not only the one that the record claims.
+    label = _decode_label(
+        parsed[_LABEL], parsed[_LABEL_FORMAT], name, *tf.unstack(tf.shape(image)[:2]))
   return Record(image, label, name, height, width)
 
 
 def _decode_label(encoded, label_format, name, height, width):
   """Decodes a label map to [height, width, 1] int32, after checking its format and length."""
   is_zlib = label_format == 'zlib'
-  with tf.control_dependencies([tf.debugging.Assert(
-      is_zlib | (label_format == 'raw'),
-      ['The label map of picture', name, 'has format', label_format,
-       'but must be raw or zlib (panoptic ids; semantic PNGs are not supported)'])]):
+  with tf.control_dependencies([
+      tf.debugging.Assert(
+          is_zlib | (label_format == 'raw'),
+          ['The label map of picture', name, 'has format', label_format,
+           'but must be raw or zlib (panoptic ids; semantic PNGs are not supported)']),
+      # Compressed data that is larger than the map might unpack to anything.
+      tf.debugging.Assert(
+          ~is_zlib | (tf.strings.length(encoded) <= 4 * height * width + _ZLIB_OVERHEAD),
+          ['The label map of picture', name, 'has', tf.strings.length(encoded), 'bytes compressed, '
+           'more than a map of its size', height, width])]):
     encoded = tf.identity(encoded)
   raw = tf.cond(is_zlib, lambda: tf.io.decode_compressed(encoded, 'ZLIB'), lambda: encoded)
   with tf.control_dependencies([tf.debugging.Assert(
@@ -132,14 +141,14 @@ def encode_example(picture: images.Encoded, name: str, label: np.ndarray | bytes
   return example.SerializeToString(deterministic=True)
 
 
-def scan(files: Sequence[str], *, with_label: bool = True,
+def scan(paths: Sequence[str], *, with_label: bool = True,
          label_space: structures.LabelSpace | None = None) -> int:
-  """Reads every record of `files` in order and says exactly what is wrong with the first bad one.
+  """Reads every record of `paths` in order and says exactly what is wrong with the first bad one.
 
   Slower than the input pipeline; meant to explain an error of it, or to check a set once.
 
   Args:
-    files: TFRecord files.
+    paths: TFRecord files.
     with_label: whether records must hold a label map.
     label_space: if given, ids of the label maps must belong to it.
 
@@ -150,7 +159,7 @@ def scan(files: Sequence[str], *, with_label: bool = True,
     errors.UserError: names file, record (counted from 0), picture, and what is wrong with it.
   """
   total = 0
-  for file in files:
+  for file in paths:
     index = position = 0
     try:
       num_bytes = tf.io.gfile.stat(file).length
@@ -161,7 +170,7 @@ def scan(files: Sequence[str], *, with_label: bool = True,
     except tf.errors.DataLossError as error:
       raise errors.UserError(
           f'{file}, record {index}: the file is truncated or corrupt from here on '
-          f'({first_line(error)}); build or copy it again.') from error
+          f'({files.reason(error)}); build or copy it again.') from error
     except tf.errors.NotFoundError as error:
       raise errors.UserError(f'{file}: no such file.') from error
     # TensorFlow takes a file that is cut within the length of a record for one that ends there.
@@ -215,9 +224,9 @@ def _what_fails(feature, error):
   """Returns a sentence on the first part of a complete record that does not fit."""
   (encoded,) = feature[_IMAGE].bytes_list.value or (b'',)
   try:
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    image = images.decode(encoded)
   except tf.errors.OpError as picture_error:
-    return f'the picture cannot be decoded ({first_line(picture_error)}).'
+    return f'the picture cannot be decoded ({files.reason(picture_error)}).'
   (height,) = feature[_HEIGHT].int64_list.value or (None,)
   (width,) = feature[_WIDTH].int64_list.value or (None,)
   if tuple(image.shape[:2]) != (height, width):
@@ -228,22 +237,18 @@ def _what_fails(feature, error):
   if label_format.decode(errors='replace') not in LABEL_FORMATS:
     return (f'the label map has format {label_format!r}; must be one of {LABEL_FORMATS} (panoptic '
             'ids; semantic PNGs are not supported).')
+  (label,) = feature[_LABEL].bytes_list.value or (b'',)
+  if label_format == b'zlib' and len(label) > 4 * height * width + _ZLIB_OVERHEAD:
+    return (f'the label map has {len(label)} bytes compressed, more than a map of the picture\'s '
+            f'size {height}x{width} has.')
   try:
-    (label,) = feature[_LABEL].bytes_list.value or (b'',)
     num_bytes = len(label if label_format == b'raw' else zlib.decompress(label))
   except zlib.error as label_error:
     return f'the label map cannot be decompressed ({label_error}).'
   if num_bytes != 4 * height * width:
     return (f'the label map has {num_bytes} bytes, but a map of the picture\'s size '
             f'{height}x{width} has {4 * height * width}.')
-  return f'{first_line(error)}.'
-
-
-def first_line(error: Exception) -> str:
-  """Returns the first line of an error's message, without TF's wrapping of it."""
-  message = getattr(error, 'message', None) or str(error)
-  message = re.sub(r'\{\{function_node [^}]*\}\}|\s*\[Op:\w+\].*', '\n', message)
-  return message.strip().splitlines()[0].strip().rstrip('. ')
+  return f'{files.reason(error)}.'
 
 
 def _bytes(value):

@@ -118,11 +118,11 @@ def _wrong_area(annotation):
 @pytest.mark.parametrize('harm, words', [
     (lambda root: shutil.rmtree(root), ['--root', 'no such folder']),
     (lambda root: shutil.rmtree(root / 'val2017'), ['--split=val', 'no such folder', 'val2017']),
-    (lambda root: shutil.rmtree(root / 'annotations'), ['panoptic_val2017.json', 'No such file']),
+    (lambda root: shutil.rmtree(root / 'annotations'), ['panoptic_val2017.json', 'no such file']),
     (lambda root: shutil.rmtree(root / 'annotations' / 'panoptic_val2017'),
      ['no such folder', 'panoptic_val2017']),
     (lambda root: (root / 'val2017' / '000000142238.jpg').unlink(),
-     ['missing', 'first 000000142238.']),
+     ['missing', 'first 000000142238;']),
     (lambda root: (root / 'val2017' / '000000142238.jpg').rename(root / 'val2017' / '1.jpg'),
      ['no annotation', 'first 1']),
     (lambda root: (root / 'annotations' / 'panoptic_val2017' / '000000439180.png').unlink(),
@@ -208,7 +208,7 @@ def test_an_error_in_a_worker_is_the_users_to_see(root, tmp_path):
   assert result.returncode == 2
   last = result.stderr.splitlines()[-1]
   assert last.startswith('error: ')
-  assert '000000439180.jpg: the picture cannot be decoded' in last
+  assert '000000439180.jpg: the image cannot be decoded' in last
   assert not os.listdir(tmp_path / 'out')
 
 
@@ -230,7 +230,7 @@ def test_a_dataset_of_ones_own_and_a_second_run(build, tmp_path, capsys):
   (tmp_path / 'pictures' / '2.png').rename(tmp_path / 'kept.png')
   (tmp_path / 'pictures' / '2.png').write_bytes(b'no picture')
   assert build(**flags) == 2
-  assert '2.png: the picture cannot be decoded' in capsys.readouterr().err
+  assert '2.png: the image cannot be decoded' in capsys.readouterr().err
   (tmp_path / 'kept.png').replace(tmp_path / 'pictures' / '2.png')
   assert build(**flags) == 0
   assert 'Wrote 3 records (2 by an earlier run)' in capsys.readouterr().out
@@ -243,7 +243,7 @@ def test_a_dataset_of_ones_own_and_a_second_run(build, tmp_path, capsys):
 
 @pytest.mark.parametrize('options, words', [
     ({'dataset': 'shapes', 'pictures': '/p'}, ['--pictures=/p', 'dataset of your own']),
-    ({'dataset': '/none/x.json', 'pictures': '/p'}, ['/none/x.json: cannot be read']),
+    ({'dataset': '/none/x.json', 'pictures': '/p'}, ['/none/x.json', 'cannot be read']),
 ])
 def test_mistakes_in_flags_of_ones_own(build, tmp_path, capsys, options, words):
   assert build(split='val', output_dir=tmp_path / 'out', **options) == 2

@@ -12,21 +12,21 @@ from deeplab2.data import labels
 _SPACE = structures.LabelSpace(4, 0, 4, (1, 2))
 _OUTSIDE = structures.LabelSpace(3, 255, 1000, (1, 2))
 
-_IDS = np.array([[7, 7, 8, 8, 9], [5, 5, 5, 0, 99]])
+_IDS = np.array([[7, 7, 8, 8, 9], [5, 5, 5, 0, 0]])
 _SEGMENTS = (
     labels.Segment(8, 1, 2), labels.Segment(7, 1, 2), labels.Segment(5, 3, 3),
     labels.Segment(9, 2, 1, is_crowd=True))
 
 
-def _build(segments=_SEGMENTS, space=_SPACE, treat_crowd_as_ignore=True):
-  return labels.from_segments(_IDS, segments, space, treat_crowd_as_ignore=treat_crowd_as_ignore,
+def _build(segments=_SEGMENTS, space=_SPACE, treat_crowd_as_ignore=True, ids=_IDS):
+  return labels.from_segments(ids, segments, space, treat_crowd_as_ignore=treat_crowd_as_ignore,
                               where='a.json, image 3')
 
 
 def test_instances_are_numbered_in_the_order_of_the_list():
   label = _build()
   assert label.dtype == np.int32
-  # Segment 8 comes first in the list: instance 1. 0 and the unlisted 99 are void, crowd too.
+  # Segment 8 comes first in the list: instance 1. 0 is void, crowd too.
   np.testing.assert_array_equal(label, [[6, 6, 5, 5, 0], [12, 12, 12, 0, 0]])
 
 
@@ -40,12 +40,14 @@ def test_kept_crowd_has_instance_0():
 def test_void_beyond_the_classes():
   segments = (labels.Segment(7, 0, 2), labels.Segment(8, 1, 2))
   np.testing.assert_array_equal(
-      _build(segments, _OUTSIDE), [[0, 0, 1001, 1001, 255000], [255000] * 5])
+      _build(segments, _OUTSIDE, ids=np.where(_IDS > 6, _IDS, 0) * (_IDS < 9)),
+      [[0, 0, 1001, 1001, 255000], [255000] * 5])
 
 
 @pytest.mark.parametrize('changed, message', [
     (labels.Segment(9, 2, 2), 'segment 9: covers 1 pixels, but its annotated area is 2'),
-    (labels.Segment(11, 2, 5), 'segment 11: covers 0 pixels'),
+    (labels.Segment(11, 2, 5), r'segment 9: covers 1 pixels from \(row 0, column 4\) on, but is not '
+     'listed; segment 11 is listed, but has no pixel'),
     (labels.Segment(9, 3, 1, is_crowd=True), 'segment 9: crowd of class 3, which is stuff'),
     (labels.Segment(8, 2, 2), 'segment 8: listed twice'),
 ])
@@ -61,8 +63,63 @@ def test_area_none_is_not_checked():
 def test_too_many_instances():
   segments = tuple(labels.Segment(i, 1, None) for i in range(1, 5))
   with pytest.raises(errors.UserError, match='segment 4: instance 4 of class 1.*at most 3'):
-    _build(segments)
-  _build(segments[:3])
+    _build(segments, ids=np.arange(5)[np.newaxis])
+  _build(segments[:3], ids=np.arange(4)[np.newaxis])
+
+
+def test_ids_of_list_and_map_must_agree():
+  with pytest.raises(errors.UserError, match=r'segment 5: covers 3 pixels from \(row 1, column 0\) '
+                     r'on, but is not listed \(2 painted ids are not listed\)\.$'):
+    _build(_SEGMENTS[:2])
+  more = tuple(labels.Segment(i, 3, None) for i in (20, 21))
+  with pytest.raises(errors.UserError, match=r'segment 20: is listed, but has no pixel \(2 listed '
+                     r'segments have none\)\.$'):
+    _build(_SEGMENTS + more)
+  hidden = tuple(segment._replace(may_be_hidden=True) for segment in more)
+  np.testing.assert_array_equal(_build(_SEGMENTS + hidden), _build())
+
+
+def test_exchanged_channels_are_guessed():
+  exchanged = np.array([[0, 7 << 16, 8 << 16, 9 << 16, (5 << 16) + (1 << 8)]])
+  segments = (*_SEGMENTS[:2], labels.Segment(5 + (1 << 8), 3, None), *_SEGMENTS[3:])
+  segments = [segment._replace(area=None) for segment in segments]
+  with pytest.raises(errors.UserError, match='with red and blue exchanged all ids agree'):
+    _build(segments, ids=exchanged)
+  with pytest.raises(errors.UserError) as caught:
+    _build(segments[1:], ids=exchanged)
+  assert 'exchanged' not in str(caught.value)
+  # Ids that are the same either way are no reason to guess.
+  assert labels.compare_ids(labels.regions(np.array([[0x050005]])), [
+      labels.Segment(0x050005, 3, None), labels.Segment(3, 3, None)]) == (
+          'segment 3: is listed, but has no pixel')
+
+
+def test_nothing_but_void_is_refused_where_segments_are_listed():
+  hidden = labels.Segment(20, 3, None, may_be_hidden=True)
+  empty = np.zeros((2, 3), np.int32)
+  with pytest.raises(errors.UserError, match='the label map is all void, but 1 segments are listed'):
+    _build((hidden,), ids=empty)
+  np.testing.assert_array_equal(_build((), ids=empty), empty)
+  # Crowd that becomes void is no mistake.
+  np.testing.assert_array_equal(_build(_SEGMENTS[3:], ids=np.full((1, 1), 9)), [[0]])
+
+
+def test_noise_is_no_map_of_segments():
+  with pytest.raises(errors.UserError, match='^a.json, image 3: more than 65536 different ids'):
+    _build(ids=np.arange(2**17).reshape(2, -1))
+
+
+@pytest.mark.parametrize('at_a_time', [1, 7, 40, 2**22])
+def test_regions_by_brute_force(monkeypatch, at_a_time):
+  monkeypatch.setattr(labels, '_PIXELS_AT_A_TIME', at_a_time)
+  values = np.random.randint(-2, 5, (9, 7)) * (np.random.rand(9, 7) > 0.5)
+  found = labels.regions(values)
+  assert list(found) == np.unique(values).tolist()
+  for value, (area, (x, y, width, height), pixel) in found.items():
+    rows, columns = np.nonzero(values == value)
+    assert (area, pixel) == (len(rows), (rows[0], columns[0]))
+    assert (x, y, x + width - 1, y + height - 1) == (
+        columns.min(), rows.min(), columns.max(), rows.max())
 
 
 def test_split_and_join():

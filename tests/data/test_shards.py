@@ -1,4 +1,5 @@
 """Shards: even, all or none, resumed after whatever happened, and a manifest that counts them."""
+import itertools
 import json
 import os
 import resource
@@ -11,11 +12,16 @@ import tensorflow as tf
 
 from deeplab2 import errors
 from deeplab2.data import shards
+from tests import hostile_names
 
 
 def _write(folder, tasks, num_shards, serialize=None, split='val', **settings):
-  return shards.write(serialize or (lambda tasks: [task.encode() for task in tasks]), tasks,
+  return shards.write(serialize or (lambda tasks: [_made(task) for task in tasks]), tasks,
                       str(folder), split, num_shards, settings)
+
+
+def _made(task):
+  return shards.Made(task.encode(), task)
 
 
 def _content(files):
@@ -37,7 +43,8 @@ def test_shards_are_even_and_never_empty(tmp_path, tasks, num_shards, sizes):
   assert (written.records, written.num_bytes, written.resumed) == (
       len(tasks), sum(sizes_on_disk), 0)
   assert json.loads((tmp_path / 'new' / 'manifest-val.json').read_text()) == {
-      'dataset': 'made', 'records': len(tasks), 'bytes': sum(sizes_on_disk),
+      'dataset': 'made', 'records': len(tasks), 'bytes': sum(sizes_on_disk), 'most_segments': 0,
+      'left_out': [],
       'shards': [{'file': name, 'records': size, 'bytes': count}
                  for name, size, count in zip(names, sizes, sizes_on_disk, strict=True)]}
 
@@ -53,7 +60,7 @@ def _stops_at(bad, made):
       if task == bad:
         raise errors.UserError('bad picture')
       made.append(task)
-      yield task.encode()
+      yield _made(task)
 
   return serialize
 
@@ -98,7 +105,7 @@ def serialize(tasks):
   for task in tasks:
     if task == 'd':
       os.kill(os.getpid(), signal.SIGKILL)
-    yield task.encode()
+    yield shards.Made(task.encode(), task)
 
 shards.write(serialize, list('abcdef'), sys.argv[1], 'val', 3, {})
 """
@@ -123,7 +130,7 @@ def test_another_number_of_shards_is_refused(tmp_path):
 @pytest.mark.parametrize('count', [1, 3])
 def test_wrong_number_of_records(tmp_path, count):
   with pytest.raises(ValueError, match='records'):
-    _write(tmp_path, ['a', 'b'], 1, lambda tasks: [b'a'] * count)
+    _write(tmp_path, ['a', 'b'], 1, lambda tasks: [_made('a')] * count)
 
 
 def test_full_disk(tmp_path):
@@ -133,7 +140,7 @@ def test_full_disk(tmp_path):
   resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
   try:
     with pytest.raises(errors.UserError, match='cannot be written .*goes on from there'):
-      _write(tmp_path, ['a', 'b', 'c'], 2, lambda tasks: [bytes(60_000)] * len(tasks))
+      _write(tmp_path, ['a', 'b', 'c'], 2, lambda tasks: [shards.Made(bytes(60_000))] * len(tasks))
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     signal.signal(signal.SIGXFSZ, handler)
@@ -142,7 +149,7 @@ def test_full_disk(tmp_path):
 
 def test_output_folder_that_cannot_be_made(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(errors.UserError, match='file: cannot be written'):
+  with pytest.raises(errors.UserError, match='file: the directory cannot be made'):
     _write(tmp_path / 'file', ['a'], 1)
 
 
@@ -173,3 +180,87 @@ def test_shards_with_other_settings_are_refused(tmp_path):
   shard.unlink()  # As the message says; the manifest may stay.
   _write(tmp_path, ['b'], 1, dataset='shapes')
   assert _content(tmp_path.glob('*.tfrecord')) == [['b']]
+
+
+def _leaves_out(bad, made, segments=()):
+  """Returns a serializer that leaves out the tasks of `bad`, and notes what it is asked for."""
+  def serialize(tasks):
+    for task in tasks:
+      made.append(task)
+      if task in bad:
+        yield shards.Made(None, task, f'{task} is bad')
+      else:
+        yield shards.Made(task.encode(), task, '', dict(segments).get(task, 0),
+                          {'hidden': 2} if task in 'bd' else {})
+  return serialize
+
+
+def _manifest(folder):
+  return json.loads((folder / 'manifest-val.json').read_text())
+
+
+def test_what_is_left_out_is_listed(tmp_path):
+  written = shards.write(_leaves_out('cdf', [], {'a': 7, 'b': 3}), _TASKS, str(tmp_path), 'val', 3,
+                         {}, skip=True)
+  assert _content(written.files) == [['a', 'b'], [], ['e']] and written.records == 3
+  manifest = _manifest(tmp_path)
+  assert manifest['left_out'] == [
+      {'name': name, 'reason': f'{name} is bad'} for name in 'cdf']
+  assert manifest['records'] == 3 and manifest['most_segments'] == 7
+  assert [shard['records'] for shard in manifest['shards']] == [2, 0, 1]
+  assert written.summary.notes == {'hidden': [2, 1, 'b']}
+
+
+def test_complete_shards_know_what_they_leave_out(tmp_path):
+  """A run that stopped: the next one knows of the first one's records without making them again."""
+  def stops(tasks):
+    yield from itertools.islice(_leaves_out('b', [], {'a': 9})(tasks), 4)
+    raise errors.UserError('stopped')
+
+  with pytest.raises(errors.UserError, match='stopped'):
+    shards.write(stops, _TASKS, str(tmp_path), 'val', 3, {}, skip=True)
+  made = []
+  written = shards.write(_leaves_out('f', made), _TASKS, str(tmp_path), 'val', 3, {}, skip=True)
+  assert made == ['e', 'f'] and written.resumed == 3
+  assert [entry['name'] for entry in _manifest(tmp_path)['left_out']] == ['b', 'f']
+  assert _manifest(tmp_path)['most_segments'] == 9
+  assert written.summary.notes == {'hidden': [2, 1, 'd']}
+
+
+def test_a_run_that_leaves_nothing_out_takes_over_whole_shards_alone(tmp_path):
+  def stops(tasks):
+    yield from itertools.islice(_leaves_out('b', [])(tasks), 4)
+    raise errors.UserError('stopped')
+
+  with pytest.raises(errors.UserError, match='stopped'):
+    shards.write(stops, _TASKS, str(tmp_path), 'val', 3, {}, skip=True)
+  made = []
+  _write(tmp_path, _TASKS, 3, _leaves_out('', made))
+  assert made == ['a', 'b', 'e', 'f']
+
+
+def test_all_left_out_is_an_error_and_writes_nothing(tmp_path):
+  with pytest.raises(errors.UserError, match='all 6 images are left out, .* first a: a is bad'):
+    shards.write(_leaves_out('abcdef', []), _TASKS, str(tmp_path), 'val', 3, {}, skip=True)
+  assert not os.listdir(tmp_path)
+
+
+def test_names_of_directories_are_literal(tmp_path):
+  for name in hostile_names.HOSTILE_NAMES:
+    folder = tmp_path / name
+    with pytest.raises(errors.UserError, match='bad picture'):
+      _write(folder, _TASKS, 3, _stops_at('d', []))
+    assert _write(folder, _TASKS, 3).resumed == 2
+    assert sorted(os.listdir(folder)) == [
+        'manifest-val.json', *(f'val-0000{i}-of-00003.tfrecord' for i in range(3))]
+    with pytest.raises(errors.UserError, match='another number of shards'):
+      _write(folder, ['a', 'b'], 2)
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+  for name in ('.writing-77-unfinished-val.json', 'val-00000-of-00003.tfrecord.part.tmp'):
+    (tmp_path / name).write_text('{')
+  (tmp_path / '.writing-77-unfinished-train.json').touch()
+  _write(tmp_path, _TASKS, 1)
+  assert sorted(os.listdir(tmp_path)) == [
+      '.writing-77-unfinished-train.json', 'manifest-val.json', 'val-00000-of-00001.tfrecord']
