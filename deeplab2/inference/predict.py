@@ -108,11 +108,13 @@ def _images(options, info):
 def _segment(model, image, stamp, results, output_dir, failed):
   """Segments one image and keeps its results, or leaves it out."""
   try:
+    if image.path != image.path.encode(errors='replace').decode():
+      raise errors.UserError(f'{image.path!r}: the name is not UTF-8; rename the image.')
     picture = read_picture(image.path)
     if image.size is not None and image.size != tuple(picture.shape[:2]):
       raise errors.UserError(
-          f'{image.path}: is {picture.shape[0]}x{picture.shape[1]} (height x width), but its ground '
-          f'truth is {image.size[0]}x{image.size[1]}.')
+          f'{image.path}: is {picture.shape[0]}x{picture.shape[1]} (height x width), but its '
+          f'ground truth is {image.size[0]}x{image.size[1]}.')
     panoptic = _panoptic_map(model, image, picture)
   except errors.UserError as error:
     _leave_out(results, image, error, failed)
