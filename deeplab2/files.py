@@ -185,6 +185,17 @@ def write_whole(path: str, content: bytes | Callable[[str], None]) -> None:
     raise
 
 
+def remove_half_written(directory: str, name: str = '') -> None:
+  """Removes what `write_whole` left behind in processes that were killed.
+
+  Args:
+    directory: which no other process writes to.
+    name: of the file that was to be written; all files, if empty.
+  """
+  for found in matching(directory, rf'\.writing-\d+-{re.escape(name) or ".*"}'):
+    remove_if_exists(os.path.join(directory, found))
+
+
 def write_json(path: str, content: Mapping[str, Any]) -> None:
   """Writes a JSON file whole or not at all; UserError as `write_whole`.
 

@@ -71,6 +71,7 @@ class Results:
     if restart:
       self._lines = {}
     self._start_index()
+    self.remove_half_written()
 
   def notes(self, name: str, stamp: Any) -> dict[str, Any] | None:
     """Returns the notes of an image that is finished, None if it is to be made (again).
@@ -131,6 +132,14 @@ class Results:
     started = time.monotonic()
     files.write_whole(self._path, self._write_json_to)
     self._written = (time.monotonic(), time.monotonic() - started)
+
+  def remove_half_written(self) -> None:
+    """Removes the half files of processes that were killed."""
+    for path in (self._path, self._index_path):
+      files.remove_half_written(self._directory or '.', os.path.basename(path))
+    beside = {os.path.dirname(file) for line in self._lines.values() for file in line.files}
+    for directory in {self._stem, *(os.path.join(self._directory, part) for part in beside)}:
+      files.remove_half_written(directory)
 
   def __len__(self):
     """Returns how many images are finished."""
@@ -250,6 +259,7 @@ def open_results(path: str, info: datasets.DatasetInfo, *, of: Mapping[str, str]
                           'finished but missing there.', error)
         raise
       results.write_json()
+      results.remove_half_written()
 
 
 @contextlib.contextmanager
@@ -345,6 +355,7 @@ def _size_of(path):
 
 def _holds_png(directory):
   try:
-    return any(name.endswith('.png') for name in os.listdir(directory))
+    return any(name.endswith('.png') and not name.startswith('.')
+               for name in os.listdir(directory))
   except OSError:
     return False

@@ -102,6 +102,8 @@ def _images(options, info):
 def _segment(model, image, stamp, results, output_dir, failed):
   """Segments one image and keeps its results, or leaves it out."""
   try:
+    if image.path != image.path.encode(errors='replace').decode():
+      raise errors.UserError(f'{image.path!r}: the name is not UTF-8; rename the image.')
     pixels = images_lib.read(image.path)
     if image.size is not None and image.size != pixels.shape[:2]:
       raise errors.UserError(

@@ -210,6 +210,20 @@ def test_a_discarded_image_leaves_nothing(tmp_path):
   assert [image['id'] for image in _read(tmp_path)['images']] == [1]
 
 
+def test_half_files_of_killed_processes_are_removed(tmp_path):
+  (tmp_path / 'panoptic').mkdir()
+  (tmp_path / 'overlay').mkdir()
+  half = ['panoptic/.writing-77-a.png', '.writing-77-panoptic.json', 'overlay/.writing-7-a.png',
+          '.writing-77-panoptic.index.jsonl']
+  for name in [*half, '.writing-77-mine', 'overlay/a.png']:
+    (tmp_path / name).write_bytes(b'x')
+  with _open(tmp_path) as results:
+    assert [(tmp_path / name).exists() for name in half] == [False, False, True, False]
+    results.add('a', _map(), 1, beside=[str(tmp_path / 'overlay' / 'a.png')])
+  assert not any((tmp_path / name).exists() for name in half)
+  assert (tmp_path / '.writing-77-mine').exists() and (tmp_path / 'overlay' / 'a.png').exists()
+
+
 def test_two_writers(tmp_path):
   with _open(tmp_path):
     with pytest.raises(errors.UserError, match='the results .*panoptic.json is in use by process'):
@@ -288,7 +302,9 @@ with panoptic_results.open_results(
 '''
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize('number', [
+    signal.SIGTERM, signal.SIGKILL, pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_signals(tmp_path, number):
   process = subprocess.Popen(
       [sys.executable, '-c', _LOOP, str(tmp_path / 'panoptic.json')], text=True,
