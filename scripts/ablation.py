@@ -17,23 +17,25 @@ ReClass) does not multiply its rows:
 `--set` holds for every run. Runs go on side by side, each with its share of the cores, below
 DIR/runs, their logs below DIR/logs. What is finished is not run again, what was interrupted goes on
 where its newest checkpoint is. DIR/table.md, DIR/results.json and DIR/curves.png are made from what
-is finished.
+is finished, after every run. One ablation at a time works in DIR.
 """
 from collections.abc import Sequence
 import concurrent.futures
 import itertools
-import json
 import os
 import statistics
 import subprocess
 import sys
 from typing import NamedTuple
 
+from absl import logging
 import matplotlib
 import tqdm
 
 from deeplab2 import command_line
 from deeplab2 import errors
+from deeplab2 import files
+from deeplab2 import locks
 from deeplab2.config import load
 from deeplab2.trainer import reports
 
@@ -144,15 +146,14 @@ def train_all(runs: Sequence[Run], steps: int, options) -> list[Run]:
       for future in concurrent.futures.as_completed(started):
         run = started[future]
         bar.update()
-        if future.result():
-          quality = _evaluations(options.output_dir, run)[steps]['PQ']
-          tqdm.tqdm.write(f'{run.name}: PQ {quality:.2f}; {bar}', file=sys.stderr)
+        last = _evaluations(options.output_dir, run).get(steps) if future.result() else None
+        if last is None:
+          failed.append(run)
+          tqdm.tqdm.write(_failure(options.output_dir, run), file=sys.stderr)
           continue
-        failed.append(run)
-        log = _log(options.output_dir, run)
-        with open(log, encoding='utf-8', errors='replace') as file:
-          last = ''.join(file.readlines()[-3:])
-        tqdm.tqdm.write(f'{run.name} FAILED, see {log}:\n{last}', file=sys.stderr)
+        tqdm.tqdm.write(f'{run.name}: PQ {last.get("PQ", float("nan")):.2f}; {bar}',
+                        file=sys.stderr)
+        _report_so_far(runs, options.output_dir, steps)
     except BaseException:
       # Leaving the pool would start all that still waits.
       pool.shutdown(wait=False, cancel_futures=True)
@@ -161,14 +162,33 @@ def train_all(runs: Sequence[Run], steps: int, options) -> list[Run]:
   return failed
 
 
+def _failure(directory, run):
+  """Returns what the end of a run's log says."""
+  log = _log(directory, run)
+  try:
+    with open(log, encoding='utf-8', errors='replace') as file:
+      last = ''.join(file.readlines()[-3:])
+  except OSError as error:
+    last = f'The log cannot be read ({error.strerror}).'
+  return f'{run.name} FAILED, see {log}:\n{last}'
+
+
+def _report_so_far(runs, directory, steps):
+  """Writes what is finished; that it cannot be written is no reason to stop training."""
+  try:
+    write_report(results(runs, directory, steps), directory)
+  except errors.UserError as error:
+    logging.warning('%s', error)
+
+
 def _evaluations(directory, run):
   return reports.read_all(os.path.join(directory, 'runs', run.name))
 
 
 def _number(content, path):
   for key in path:
-    content = (content or {}).get(key)
-  return content
+    content = content.get(key) if isinstance(content, dict) else None
+  return content if isinstance(content, (int, float)) else None
 
 
 def results(runs: Sequence[Run], directory: str, steps: int) -> list[dict]:
@@ -234,7 +254,7 @@ def plot(found: Sequence[dict], path: str) -> None:
   # Beside the panels: inside, a grid's many rows would hide the curves.
   figure.legend(*panels[0].get_legend_handles_labels(), fontsize='small', ncols=4,
                 loc='outside lower center')
-  figure.savefig(path, dpi=100)
+  files.write_whole(path, lambda temporary: figure.savefig(temporary, dpi=100))
   pyplot.close(figure)
 
 
@@ -248,11 +268,19 @@ def report(runs: Sequence[Run], directory: str, steps: int) -> None:
   if not found:
     raise errors.UserError(f'--output_dir={directory}: no run of this grid has reached step '
                            f'{steps}: nothing to report.')
-  with open(os.path.join(directory, 'table.md'), 'w', encoding='utf-8') as file:
-    file.write(table(found))
-  reports.write_json(os.path.join(directory, 'results.json'), {'runs': found})
-  plot(found, os.path.join(directory, 'curves.png'))
+  write_report(found, directory)
   print(table(found), end='')
+
+
+def write_report(found: Sequence[dict], directory: str) -> None:
+  """Writes table.md, results.json and curves.png.
+
+  Raises:
+    UserError: one of them cannot be written.
+  """
+  files.write_whole(os.path.join(directory, 'table.md'), table(found).encode())
+  files.write_json(os.path.join(directory, 'results.json'), {'runs': list(found)})
+  plot(found, os.path.join(directory, 'curves.png'))
 
 
 def _check_settings(options):
@@ -263,14 +291,17 @@ def _check_settings(options):
   """
   path = os.path.join(options.output_dir, 'settings.json')
   settings = {'config_file': options.config_file, 'set': options.set}
-  if os.path.exists(path):
-    with open(path, encoding='utf-8') as file:
-      before = json.load(file)
-    if before != settings:
-      raise errors.UserError(f'{path}: the runs there have {before}; take another --output_dir '
-                             f'for {settings}.')
-  else:
-    reports.write_json(path, settings)
+  if not os.path.exists(path):
+    files.write_json(path, settings)
+    return
+  try:
+    before = files.read_json(path)
+  except errors.UserError as error:
+    raise errors.UserError(f'{error} It is not known what the runs there have; give another '
+                           '--output_dir.') from error
+  if before != settings:
+    raise errors.UserError(f'{path}: the runs there have {before}; give another --output_dir '
+                           f'for {settings}.')
 
 
 def _listed(options, flag):
@@ -301,8 +332,8 @@ def _numbers(options, flag, kind):
 def main(arguments) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
-  parser.add_argument('--config_file', required=True)
-  parser.add_argument('--output_dir', required=True)
+  parser.add_path('--config_file', required=True)
+  parser.add_path('--output_dir', required=True)
   parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
   for flag, choices in _CHOICES.items():
     default = ','.join(choices) if flag == 'methods' else choices[0]
@@ -324,10 +355,12 @@ def main(arguments) -> int:
     for row in grid:
       config = load.load(options.config_file, [*options.set, *row.overrides()])
     steps = config.value(f'{_SOLVER}.training_number_of_steps')
-    os.makedirs(os.path.join(options.output_dir, 'logs'), exist_ok=True)
-    _check_settings(options)
-    failed = [] if options.report_only else train_all(runs, steps, options)
-    report(runs, options.output_dir, steps)
+    files.make_directory(os.path.join(options.output_dir, 'logs'), '--output_dir')
+    with locks.hold(os.path.join(options.output_dir, 'ablation.lock'),
+                    f'The ablation in {options.output_dir}'):
+      _check_settings(options)
+      failed = [] if options.report_only else train_all(runs, steps, options)
+      report(runs, options.output_dir, steps)
     if failed:
       raise errors.UserError(f'{len(failed)} of {len(runs)} runs failed: '
                              f'{", ".join(run.name for run in failed)}.')

@@ -9,8 +9,11 @@ import PIL.Image
 import pytest
 
 from deeplab2 import errors
+from deeplab2 import locks
 from deeplab2.config import load
+from tests.disk import limited_files
 
+__all__ = ['limited_files']
 _ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = str(_ROOT / 'configs/shapes/kmax_mobilenet_v3_small.textproto')
 # The decoder of this config has three layers.
@@ -31,7 +34,7 @@ ablation = _script()
 
 def _made_run(folder, name, quality, step=STEPS, **diagnostics):
   """Writes the evaluations of a run as the trainer does."""
-  (folder / 'runs' / name / 'eval').mkdir(parents=True)
+  (folder / 'runs' / name / 'eval').mkdir(parents=True, exist_ok=True)
   for at, value in ((step // 2, quality / 2), (step, quality)):
     content = {'step': at, 'PQ': value, 'PQ_things': value - 5, 'PQ_stuff': value + 5,
                'diagnostics': {'mask_fp': 0.2, 'mask_fn': 0.1, **diagnostics},
@@ -164,9 +167,57 @@ def test_mistakes_are_one_line(tmp_path, capfd, flag, message):
 
 def test_a_folder_keeps_to_its_settings(tmp_path, capfd):
   _error(tmp_path, capfd)
-  assert 'take another --output_dir' in _error(tmp_path, capfd, '--set', 'experiment_name=x')
+  assert 'give another --output_dir' in _error(tmp_path, capfd, '--set', 'experiment_name=x')
 
 
 def test_rows_need_a_config_that_allows_them(tmp_path):
   with pytest.raises(errors.UserError, match='num_relaxed_layers'):
     load.load(CONFIG, ablation.Row('remask', 'softmax', 'none', 'softmax', None).overrides())
+
+
+def test_a_folder_whose_settings_are_lost_is_left_alone(tmp_path, capfd):
+  (tmp_path / 'settings.json').write_text('{"config_file"')
+  shown = _error(tmp_path, capfd)
+  assert 'settings.json: not a JSON file' in shown and 'give another --output_dir' in shown
+
+
+def test_two_ablations_in_one_directory(tmp_path, capfd):
+  with locks.hold(str(tmp_path / 'ablation.lock'), 'it'):
+    assert f'The ablation in {tmp_path} is in use by process' in _error(tmp_path, capfd)
+  assert 'nothing to report' in _error(tmp_path, capfd)
+
+
+def test_results_are_written_after_every_run(tmp_path, monkeypatch, capfd):
+  runs = [ablation.Run(ablation.Row('plain', 'softmax', 'none', None, None), seed)
+          for seed in (0, 1, 2)]
+  (tmp_path / 'logs').mkdir()
+  seen = []
+
+  def train(run, *_):
+    if run.seed:
+      seen.append(len(json.loads((tmp_path / 'results.json').read_text())['runs']))
+      assert (tmp_path / 'table.md').exists() and (tmp_path / 'curves.png').exists()
+    if run.seed == 1:  # Says that all is well, but its numbers are cut.
+      (tmp_path / 'runs' / run.name / 'eval').mkdir(parents=True, exist_ok=True)
+      (tmp_path / 'runs' / run.name / 'eval' / f'metrics-{STEPS}.json').write_text('{"st')
+    else:
+      _made_run(tmp_path, run.name, 40.0)
+    return True
+
+  monkeypatch.setattr(ablation, 'train', train)
+  options = types.SimpleNamespace(output_dir=str(tmp_path), jobs=1)
+  # One at a time, so that each has been reported before the next begins.
+  for number in range(3):
+    failed = ablation.train_all(runs[:number + 1], STEPS, options)
+  assert seen == [1, 1, 1] and failed == [runs[1]]
+  assert f'{runs[1].name} FAILED' in capfd.readouterr().err
+  assert len(json.loads((tmp_path / 'results.json').read_text())['runs']) == 2
+
+
+def test_results_that_cannot_be_written(tmp_path, capfd, limited_files):
+  _made_run(tmp_path, 'plain-softmax-seed0', 40.0)
+  _error(tmp_path, capfd, '--seeds=7')
+  limited_files(1000)
+  shown = _error(tmp_path, capfd)
+  limited_files()
+  assert 'cannot be written' in shown.strip().splitlines()[-1]

@@ -4,8 +4,13 @@ import json
 import pathlib
 
 import PIL.Image
+import pytest
 import tensorflow as tf
 
+from tests import hostile_names
+from tests.disk import limited_files
+
+__all__ = ['limited_files']
 _PATH = pathlib.Path(__file__).parents[1] / 'scripts' / 'plot_run.py'
 
 
@@ -44,3 +49,49 @@ def test_curves_of_a_run(tmp_path):
 def test_a_folder_without_a_run_is_named(tmp_path, capsys):
   assert _script().main([f'--run={tmp_path}', f'--output={tmp_path}/curves.png']) == 2
   assert str(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', hostile_names.HOSTILE_NAMES)
+def test_runs_and_images_of_any_name(tmp_path, name):
+  run = tmp_path / name
+  run.mkdir()
+  _made_run(run)
+  output = tmp_path / 'images' / name / f'{name}.png'
+  assert _script().main([f'--run={run}', f'--output={output}']) == 0
+  assert PIL.Image.open(output).size[0] > 1000
+  assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
+def test_what_is_left_of_damaged_files_is_drawn(tmp_path, caplog):
+  _made_run(tmp_path)
+  (file,) = (tmp_path / 'train').iterdir()
+  content = file.read_bytes()
+  file.write_bytes(content[:-150])  # Within the records of the last step.
+  (tmp_path / 'train' / 'events.garbage').write_bytes(bytes(range(256)) * 4)
+  (tmp_path / 'train' / 'events.empty').write_bytes(b'')
+  (tmp_path / 'eval' / 'metrics-30.json').write_text('{"step": 30, "PQ": 4')
+  (tmp_path / 'eval' / 'metrics-40.json').write_text('{"step": 40, "PQ": null}')
+  script = _script()
+  assert script.read_losses(str(tmp_path)) == {'total_loss': [(5, 20.0), (10, 10.0)]}
+  assert [step for step, _ in script.read_qualities(str(tmp_path))['all']] == [10, 20]
+  assert f'{file}: is read up to where it is damaged' in caplog.text
+  assert 'events.garbage: is read up to' in caplog.text and 'metrics-30.json' in caplog.text
+  assert 'events.empty' not in caplog.text
+  assert script.main([f'--run={tmp_path}', f'--output={tmp_path}/a.pdf']) == 0
+  assert (tmp_path / 'a.pdf').read_bytes().startswith(b'%PDF')
+
+
+def test_endings_are_refused_before_work(tmp_path, capsys):
+  for output in ('curves', 'curves.txt', 'curves.'):
+    assert _script().main([f'--run={tmp_path}', f'--output={tmp_path}/{output}']) == 2
+    shown = capsys.readouterr().err
+    assert 'must end in one of' in shown and '.png' in shown
+
+
+def test_images_that_cannot_be_written(tmp_path, capsys, limited_files):
+  _made_run(tmp_path)
+  limited_files(1000)
+  assert _script().main([f'--run={tmp_path}', f'--output={tmp_path}/a.png']) == 2
+  limited_files()
+  assert 'a.png: cannot be written' in capsys.readouterr().err
+  assert not list(tmp_path.glob('*.png'))

@@ -249,12 +249,13 @@ def _check_name(config):
 
 
 def _check_training(config):
-  """Checks that there is something to learn, and time to, and that its targets are made."""
+  """Checks that there is something to learn, time to, and that its targets are made."""
   warm_up, steps = (config.value(f'{_SOLVER}.{name}')
                     for name in ('warmup_steps', 'training_number_of_steps'))
   if warm_up >= steps:
-    raise config.error(f'{_SOLVER}.warmup_steps', 'must be less than training_number_of_steps '
-                       f'{steps}: the learning rate would never be reached.')
+    logging.warning('%s', config.error(
+        f'{_SOLVER}.warmup_steps', 'ends no earlier than training, training_number_of_steps = '
+        f'{steps}: the base learning rate is never reached; take fewer.'))
   losses = config.value(_LOSSES)
   masks = [name for name in MASK_LOSSES if losses.HasField(name)]
   if not masks:

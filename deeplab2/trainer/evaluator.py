@@ -110,7 +110,7 @@ class Evaluator(orbit.StandardEvaluator):
     self._done_before = self._done
     with self._strategy.scope():
       self.eval_dataset = self._dataset(self._batches)
-    num_steps = int(num_steps)
+    self._wanted = num_steps = int(num_steps)
     return super().evaluate(
         tf.constant(num_steps if num_steps == -1 else max(num_steps - self._batches, 0)))
 
@@ -201,6 +201,9 @@ class Evaluator(orbit.StandardEvaluator):
     if self._skipped:
       logging.warning('%d corrupt records were skipped: the numbers are of the other %d.',
                       self._skipped, self._done)
+    if self._batches < self._wanted:
+      logging.warning('The set has %d batches, fewer than eval_steps = %d: all were evaluated.',
+                      self._batches, self._wanted)
     speed = (self._done - self._done_before) / (time.monotonic() - self._started)
     losses, ratios = state
     scalars = {f'losses/eval_{name}': float(total) / self._done for name, total in losses.items()}

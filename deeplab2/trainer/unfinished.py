@@ -13,27 +13,23 @@ from deeplab2 import errors
 from deeplab2 import files
 
 _IDENTITY = 'identity'
-# Writing may take one part in so many of the time.
-_LARGEST_FRACTION = 50
-_SECONDS_BETWEEN = 20.0
+SECONDS_BETWEEN = 20.0  # The least time between two writes.
+TIMES_AS_LONG = 50  # And as many times as the last write took.
 
 
 class Unfinished:
   """A file of arrays, `unfinished-<step>-<digest>.npz`, that holds for one identity alone."""
 
-  def __init__(self, path: Callable[[], str], identity: Callable[[], Mapping[str, object]],
-               seconds_between: float = _SECONDS_BETWEEN):
+  def __init__(self, path: Callable[[], str], identity: Callable[[], Mapping[str, object]]):
     """Creates the keeper; nothing is read or written yet.
 
     Args:
       path: returns the file of the evaluation that begins.
       identity: returns what must be the same for the file to be of use, as JSON: weights,
         images, options.
-      seconds_between: least time between two writes.
     """
     self._path_of = path
     self._identity_of = identity
-    self._seconds_between = seconds_between
     self._path = ''
     self._identity = ''
     self._next = 0.0
@@ -44,7 +40,7 @@ class Unfinished:
     """Starts an evaluation; returns the arrays of the same one that was interrupted, or None."""
     self._path = self._path_of()
     self._identity = json.dumps(self._identity_of(), sort_keys=True, default=str)
-    self._next = time.monotonic() + self._seconds_between
+    self._next = time.monotonic() + SECONDS_BETWEEN
     self._can_write = True
     self._is_frozen = False
     if not tf.io.gfile.exists(self._path):
@@ -76,7 +72,7 @@ class Unfinished:
       logging.warning('An interrupted evaluation would start over: %s', error)
       self._can_write = False
     taken = time.monotonic() - started
-    self._next = started + max(self._seconds_between, _LARGEST_FRACTION * taken)
+    self._next = started + max(SECONDS_BETWEEN, TIMES_AS_LONG * taken)
 
   def freeze(self) -> None:
     """Keeps the state as it was saved last, beyond the end of this evaluation."""
