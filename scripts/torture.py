@@ -18,7 +18,9 @@ The whole takes about two hours on two cores.
 """
 import argparse
 import pathlib
+import signal
 import sys
+import zlib
 
 from campaign import assets
 from campaign import corrupt
@@ -61,8 +63,7 @@ def torture(options: argparse.Namespace) -> list[results.Result]:
     journal = results.Journal(work / f'{part}.jsonl', _settings(part, options))
     if part in wanted:
       try:
-        made = assets.make(work / 'assets')
-        for result in _run(part, made, work / part, journal, options):
+        for result in _run(part, work, journal, options):
           journal.add(result)
           print(f'{result.seconds:6.1f} s {result.peak_mb:5.0f} MB {result.outcome}: '
                 f'{result.group}: {result.name}', flush=True)
@@ -73,29 +74,38 @@ def torture(options: argparse.Namespace) -> list[results.Result]:
 
 
 def _settings(part, options):
-  """Returns what the results of a part depend on; more of them may come later."""
-  return {'part': part, 'seed': options.seed, **(
-      {'cases': options.cases} if part == 'corrupt' else
-      {'steps': options.steps} if part == 'memory' else {})}
+  """Returns what the results of a part depend on; --kills may be raised later."""
+  settings = {'part': part, 'seed': options.seed}
+  if part == 'memory':
+    settings['steps'] = options.steps
+  elif part == 'corrupt':
+    names = [case.name for case in corrupt.cases(options.cases, options.seed)]
+    settings['names'] = zlib.crc32('\n'.join(names).encode())
+  return settings
 
 
-def _run(part, made, work, journal, options):
+def _run(part, work, journal, options):
   """Yields the results that are missing."""
   done = {} if options.only else journal.results
+  place, made = work / part, work / 'assets'
   if part == 'kill':
     chosen = tuple(one for one in kill.commands(made) if options.only in one.name)
-    return kill.run_all(chosen, options.kills, work, options.seed, done)
+    assets.make(made, with_model=any(map(kill.needs_model, chosen)))
+    return kill.run_all(chosen, options.kills, place, options.seed, done)
   if part == 'memory':
-    return memory.run_all(made, work, options.steps, done)
+    return memory.run_all(assets.make(made), place, options.steps, done)
   chosen = [case for case in corrupt.cases(options.cases, options.seed)
             if options.only in case.name and case.name not in done]
-  return corrupt.run(chosen, made, work, options.seed, options.jobs)
+  assets.make(made, with_model=any(map(corrupt.needs_model, chosen)))
+  return corrupt.run(chosen, made, place, options.seed, options.jobs)
 
 
 def main(arguments: list[str]) -> int:
   """Runs the command line; returns its exit code."""
   def run():
     options = parse_options(arguments)
+    # So that what was started ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     found = torture(options)
     print(f'{results.table(found)}\n')
     if options.json:

@@ -78,6 +78,14 @@ def test_a_mutation_changes_the_file_and_follows_its_seed(mutation):
   assert spoiled == mutation.spoil(data, random.Random(5))
 
 
+@pytest.mark.parametrize('mutation', mutations.PLACES, ids=lambda mutation: mutation.name)
+def test_something_else_is_put_in_the_place_of_a_file(mutation, tmp_path):
+  path = tmp_path / 'a'
+  path.write_bytes(b'x')
+  mutations.spoil_file(path, mutation, random.Random(0))
+  assert not path.is_file() and os.path.lexists(path)
+
+
 def test_chunks_of_a_png_can_be_put_together_again(tmp_path):
   data = _png(tmp_path / 'a.png')
   assert images._joined(images.chunks(data)) == data

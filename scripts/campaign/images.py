@@ -156,7 +156,7 @@ _HEADERS: tuple[dict[str, int], ...] = (
     {'width': 2**32 - 1, 'height': 2**32 - 1}, {'width': 60000, 'height': 60000}, {'depth': 3},
     {'depth': 0}, {'color': 7}, {'color': 3}, {'interlace': 9}, {'filter': 1}, {'compression': 255})
 PNGS = (
-    *_PNG_METADATA, *_RARE,
+    *_PNG_METADATA, *_RARE, *mutations.PLACES,
     *(Mutation(f'header: {", ".join(f"{key} {value}" for key, value in fields.items())}',
                header(**fields), 'refused') for fields in _HEADERS),
     Mutation('header: depth 16', header(depth=16)), Mutation('header: color 6', header(color=6)),
@@ -228,5 +228,5 @@ JPEGS = (
     Mutation('sampling of 0', frame(7, b'\0'), 'refused'),
     Mutation('sampling of 15', frame(7, b'\xff'), 'refused'),
     Mutation('no Huffman table', _no_tables), Mutation('no end', lambda data, rng: data[:-2]),
-    Mutation('a PNG in truth', saved_as('PNG')),
+    Mutation('a PNG in truth', saved_as('PNG')), *mutations.ANY_FILE, *mutations.PLACES,
 )

@@ -82,6 +82,11 @@ def commands(assets: pathlib.Path) -> tuple[Long, ...]:
   )
 
 
+def needs_model(one: Long) -> bool:
+  """Returns whether a command needs an exported model."""
+  return one.name == 'prediction'
+
+
 def _of_training(directory):
   """Returns digests of the final variables, the numbers of all evaluations, and drawn images."""
   run = directory / 'runs' / 'tiny'
@@ -161,12 +166,12 @@ def refer(one: Long, directory: pathlib.Path) -> Reference:
   shutil.rmtree(directory, ignore_errors=True)
   directory.mkdir(parents=True)
   started = time.monotonic()
-  process = processes.start(one.command.within(directory), directory / 'output.txt')
   saved = None
-  while process.poll() is None:
-    if saved is None and any(map(one.saved.fullmatch, _files(directory))):
-      saved = time.monotonic() - started
-    time.sleep(0.02)
+  with processes.started(one.command.within(directory), directory / 'output.txt') as process:
+    while process.poll() is None:
+      if saved is None and any(map(one.saved.fullmatch, _files(directory))):
+        saved = time.monotonic() - started
+      time.sleep(0.02)
   if process.returncode:
     raise RuntimeError(f'{one.command.within(directory)}: exit code {process.returncode}:\n'
                        f'{_output(directory)[-2000:]}')
@@ -187,8 +192,8 @@ def run(one: Long, number: int, most_kills: int, reference: Reference, directory
   while not outcome:
     may_kill = len(kills) < min(most_kills, _MOST_KILLS)
     moment = _moment(rng, reference) if may_kill else None
-    process = processes.start(command, directory / 'output.txt')
-    how, weight = _watch(process, one, directory, moment, rng)
+    with processes.started(command, directory / 'output.txt') as process:
+      how, weight = _watch(process, one, directory, moment)
     peak = max(peak, weight)
     if how:
       kills.append(how)
@@ -230,9 +235,8 @@ def _moment(rng, reference):
   return _Moment(rng.uniform(0.3, 1.5) * reference.seconds_to_save, 0, 0.0, rng.random() < 0.5)
 
 
-def _watch(process, one, directory, moment, rng) -> tuple[str, float]:
+def _watch(process, one, directory, moment) -> tuple[str, float]:
   """Waits for the moment and kills; returns what it was, '' if the process ended, and the peak."""
-  del rng
   started, peak = time.monotonic(), 0.0
   known = set(_files(directory))
   new = 0

@@ -4,7 +4,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import time
 from typing import NamedTuple
 
@@ -66,10 +65,9 @@ def measure(task: Task, log: pathlib.Path) -> Result:
   log.parent.mkdir(parents=True, exist_ok=True)
   log.unlink(missing_ok=True)
   started = time.monotonic()
-  process = processes.start(task.command, log)
   samples: list[tuple[int, float]] = []  # (done, MB)
   peak = 0.0
-  try:
+  with processes.started(task.command, log) as process:
     while process.poll() is None:
       weight = processes.resident_mb(process.pid)
       peak = max(peak, weight)
@@ -77,9 +75,6 @@ def measure(task: Task, log: pathlib.Path) -> Result:
       if done and weight:
         samples.append((done, weight))
       time.sleep(_SAMPLE_SECONDS)
-  finally:
-    if process.poll() is None:
-      os.killpg(process.pid, signal.SIGKILL)
   seconds = time.monotonic() - started
   outcome, details = judge(samples, task.total)
   if process.returncode:

@@ -6,12 +6,14 @@ and JPEG.
 from collections.abc import Callable, Sequence
 import copy
 import json
+import pathlib
 import random
 import struct
 from typing import Any, NamedTuple
 import zlib
 
-Spoil = Callable[[bytes, random.Random], bytes]
+# Good bytes, random numbers -> bad bytes, or what puts something else in the place of the file.
+Spoil = Callable[[bytes, random.Random], bytes | Callable[[pathlib.Path], None]]
 
 
 class Mutation(NamedTuple):
@@ -64,6 +66,24 @@ ANY_FILE = (
     Mutation('text', becomes(b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n')),
     Mutation('HTML', becomes(b'<!DOCTYPE html><html><body>404 Not Found</body></html>\n')),
 )
+
+# Of any path.
+PLACES = (
+    Mutation('a directory in its place', lambda data, rng: pathlib.Path.mkdir),
+    Mutation('a link to nothing', lambda data, rng: lambda path: path.symlink_to('nowhere')),
+    Mutation('a link to itself', lambda data, rng: lambda path: path.symlink_to(path.name)),
+)
+
+
+def spoil_file(path: pathlib.Path, mutation: Mutation, rng: random.Random) -> None:
+  """Applies a mutation to a file."""
+  spoiled = mutation.spoil(path.read_bytes(), rng)
+  if callable(spoiled):
+    path.unlink()
+    spoiled(path)
+  else:
+    path.write_bytes(spoiled)
+
 
 # What a value of a JSON becomes.
 _VALUES: tuple[Any, ...] = (
@@ -137,7 +157,7 @@ TEXTS = (
     Mutation('Windows line ends', lambda data, rng: data.replace(b'\n', b'\r\n'), 'accepted'),
 )
 JSONS = (
-    *TEXTS, *ANY_FILE, Mutation('null', becomes(b'null'), 'refused'),
+    *TEXTS, *ANY_FILE, *PLACES, Mutation('null', becomes(b'null'), 'refused'),
     Mutation('a list', becomes(b'[]'), 'refused'), Mutation('a number', becomes(b'1'), 'refused'),
     Mutation('an empty object', becomes(b'{}'), 'refused'),
     Mutation('nested 100,000 deep', becomes(b'[' * 100000 + b']' * 100000), 'refused'),
@@ -193,7 +213,7 @@ def textproto_words(data: bytes, rng: random.Random) -> bytes:
 
 
 TEXTPROTOS = (
-    *TEXTS, *ANY_FILE,
+    *TEXTS, *ANY_FILE, *PLACES,
     Mutation('a message nested 100,000 deep', becomes(b'model_options {' * 100000), 'refused'),
     Mutation('lists nested 100,000 deep', lambda data, rng: data + b'experiment_name: '
              + b'[' * 100000, 'refused'),
@@ -258,7 +278,7 @@ def record_bytes(spoil: Spoil) -> Spoil:
 
 
 RECORD_FILES = (
-    *ANY_FILE,
+    *ANY_FILE, *PLACES,
     *(Mutation(f'a record of {length} bytes', claims(length), 'refused')
       for length in (0, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**64 - 1)),
     Mutation('compressed', lambda data, rng: zlib.compress(data), 'refused'),
@@ -273,8 +293,8 @@ RECORD_FILES_RANDOM = (
 
 def choose(fixed: Sequence[Mutation], drawn: Sequence[Mutation], count: int,
            rng: random.Random) -> list[Mutation]:
-  """Returns `count` mutations: the fixed ones as far as they go, then drawn ones by turns."""
+  """Returns `count` mutations: two thirds fixed ones as far as they go, drawn ones by turns."""
   chosen = list(fixed)
   rng.shuffle(chosen)
-  chosen = chosen[:count]
+  chosen = chosen[:-(-2 * count // 3)]
   return chosen + [drawn[index % len(drawn)] for index in range(count - len(chosen))]

@@ -64,13 +64,25 @@ def environment() -> dict[str, str]:
           'CUDA_VISIBLE_DEVICES': ''}
 
 
-def start(command: Command, log: pathlib.Path) -> subprocess.Popen:
-  """Starts a command in a process group of its own; its output is added to the file `log`."""
+@contextlib.contextmanager
+def started(command: Command, log: pathlib.Path) -> Iterator[subprocess.Popen]:
+  """Starts a command in a process group of its own, which ends with the context at the latest.
+
+  Its output is added to the file `log`.
+  """
   words = command.words()
   with open(log, 'ab') as file:
-    return subprocess.Popen([sys.executable, *words[1:]], cwd=ROOT, env=environment(),
-                            stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-                            start_new_session=True)
+    process = subprocess.Popen([sys.executable, *words[1:]], cwd=ROOT, env=environment(),
+                               stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                               start_new_session=True)
+  try:
+    yield process
+  except BaseException:
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(process.pid, signal.SIGKILL)
+    raise
+  finally:
+    process.wait()
 
 
 class Job(NamedTuple):
@@ -166,6 +178,7 @@ def _fork(function, log: pathlib.Path) -> int:
   code = _TRACEBACK
   try:
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with open(log, 'wb') as file, open(os.devnull, 'rb') as nothing:
       os.dup2(nothing.fileno(), 0)
       os.dup2(file.fileno(), 1)
