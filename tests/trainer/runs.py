@@ -46,7 +46,8 @@ def parts(monkeypatch, tmp_path_factory):
   monkeypatch.setattr(assemble, 'dataset_info', lambda config: info)
   for name in ('loss', 'evaluation_loss'):
     monkeypatch.setattr(assemble, name, lambda config: types.SimpleNamespace(score=stand_ins.loss))
-  monkeypatch.setattr(assemble, 'train_dataset', lambda config, share: stand_ins.dataset())
+  monkeypatch.setattr(assemble, 'train_dataset',
+                      lambda config, share, first_step: stand_ins.dataset())
   monkeypatch.setattr(assemble, 'eval_dataset',
                       lambda config, skip=0: stand_ins.eval_dataset().skip(skip))
   monkeypatch.setattr(segmenter, 'create', create_segmenter)
