@@ -20,10 +20,11 @@ _FILES_AT_A_TIME = 16
 def positions(path: str) -> Iterator[int]:
   """Yields where each complete record of a local file begins, in bytes.
 
-  A file that is cut within a record ends before it.
+  A file that is cut within a record ends before it, and so does one with a length whose checksum is
+  wrong, which TensorFlow's reader finds.
 
   Raises:
-    UserError: a record claims to be longer than the whole file.
+    UserError: a record claims to be longer than the whole file, with the right checksum.
   """
   size = os.path.getsize(path)
   with open(path, 'rb', buffering=0) as file:
@@ -32,8 +33,8 @@ def positions(path: str) -> Iterator[int]:
       header = os.pread(file.fileno(), _HEADER.size, position)
       if len(header) < _HEADER.size:
         return
-      length, _ = _HEADER.unpack(header)
-      if length > size:
+      length, checksum = _HEADER.unpack(header)
+      if length > size and checksum == _masked_crc(header[:8]):
         raise errors.UserError(
             f'{path}, record {number}: claims to have {length} bytes, but the whole file has '
             f'{size}; it is corrupt from here on. Build or copy it again.')
@@ -52,3 +53,14 @@ def count(paths: Sequence[str]) -> int:
   """
   with concurrent.futures.ThreadPoolExecutor(_FILES_AT_A_TIME) as pool:
     return sum(pool.map(lambda path: sum(1 for _ in positions(path)), paths))
+
+
+def _masked_crc(data):
+  """Returns TFRecord's checksum of some bytes: CRC-32C, rotated by 15 bits, plus a constant."""
+  crc = 0xffffffff
+  for byte in data:
+    crc ^= byte
+    for _ in range(8):
+      crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+  crc ^= 0xffffffff
+  return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff

@@ -15,17 +15,6 @@ def _write(path, records):
   return str(path)
 
 
-def _masked_crc(data):
-  """Returns TFRecord's checksum: CRC-32C bit by bit, rotated and shifted."""
-  crc = 0xFFFFFFFF
-  for byte in data:
-    crc ^= byte
-    for _ in range(8):
-      crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-  crc ^= 0xFFFFFFFF
-  return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
 def test_records_are_counted(tmp_path):
   paths = [_write(tmp_path / 'a', [b'x' * 100, b'', b'y']), _write(tmp_path / 'b', []),
            _write(tmp_path / 'c', [b'z' * 7])]
@@ -41,11 +30,23 @@ def test_a_cut_record_does_not_count(tmp_path, cut):
   assert framing.count([str(path)]) == 1
 
 
+@pytest.mark.parametrize('size', [0, 1, 100, 70000])
+def test_the_checksum_is_that_of_tensorflow(tmp_path, size):
+  with open(_write(tmp_path / 'a', [b'x' * size]), 'rb') as file:
+    header = file.read(12)
+  assert struct.unpack('<QI', header) == (size, framing._masked_crc(header[:8]))
+
+
+def test_what_is_no_tfrecord_file_is_left_to_the_reader(tmp_path):
+  path = tmp_path / 'a'
+  path.write_text('some text, which is long enough for a header')
+  assert framing.count([str(path)]) == 0
+
+
 def test_a_length_beyond_the_file_is_refused(tmp_path):
   path = tmp_path / 'a'
   _write(path, [b'x' * 100])
-  length = struct.pack('<Q', 2**40)
   with open(path, 'ab') as file:
-    file.write(length + struct.pack('<I', _masked_crc(length)) + b'rest')
+    file.write(struct.pack('<QI', 2**40, 0xe46b3daa) + b'rest')
   with pytest.raises(errors.UserError, match=f'{path}, record 1: claims to have {2**40} bytes'):
     framing.count([str(path)])
