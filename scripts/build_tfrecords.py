@@ -177,7 +177,8 @@ def _write(options, found):
 
   def serialize(tasks):
     num_workers = min(options.num_workers or parallel.usable_cores(), max(1, len(tasks)))
-    with contextlib.closing(parallel.in_order(function, tasks, num_workers)) as results:
+    with contextlib.closing(parallel.in_order(
+        function, tasks, num_workers, lambda made: len(made.record or b''))) as results:
       for made in parallel.with_progress(results, len(tasks), f'{options.dataset} {options.split}'):
         if made.record is None:
           tqdm.tqdm.write(f'left out: {made.name}: {made.reason}', file=sys.stderr)
@@ -202,7 +203,10 @@ def _write(options, found):
 
 def _settings(options):
   """Returns what shards of one directory must have in common, for the manifest."""
-  return {'dataset': options.dataset, 'split': options.split, 'label_format': options.label_format,
+  # A description goes by its name: its path may be written in many ways.
+  is_own = options.dataset.endswith('.json')
+  return {'dataset': datasets.get(options.dataset).name if is_own else options.dataset,
+          'split': options.split, 'label_format': options.label_format,
           'crowd': 'void' if options.ignore_crowd else 'kept',
           **({'seed': options.seed} if options.dataset == 'shapes' else {})}
 
