@@ -16,7 +16,7 @@ classes for other programs; `shapes` draws `--num_images` synthetic pictures fro
 every split but `val`. `false` keeps them as class * divisor + 0, from which PQ with crowd as
 panopticapi counts it follows without the JSON: the default for `val`. Either can be trained on.
 
-An image that cannot be used (undecodable, without annotation, ids of JSON and PNG that disagree ...)
+An image that cannot be used (undecodable, without annotation, ids of JSON and PNG disagree, ...)
 ends the run by name; with --on_error=skip it is named, left out, and listed in the manifest.
 Where EXIF turns an image and sizes cannot tell whether its mask is drawn on the upright or on the
 stored pixels, --mask_orientation says it.
@@ -128,8 +128,8 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
   add('--on_error', choices=('stop', 'skip'), default='stop',
       help='What becomes of an image that cannot be used: it ends the run, or is left out.')
   add('--mask_orientation', choices=orientation.MASK_ORIENTATIONS,
-      help='On which pixels of images that EXIF turns the masks are drawn: upright, as viewers show '
-      'them, or as they are stored. Default: by the size of the mask, where that tells.')
+      help='On which pixels of images that EXIF turns the masks are drawn: upright, as viewers '
+      'show them, or as they are stored. Default: by the size of the mask, where that tells.')
   add('--num_workers', type=positive, help='Processes. Default: one a core.')
   options = parser.parse_args(arguments)
   if options.dataset not in SOURCES and not options.dataset.endswith('.json'):

@@ -83,7 +83,7 @@ def test_findings_are_lines_and_exit_code_2(script, annotated, tmp_path, capsys)
 @pytest.mark.parametrize('flag, words', [
     ('--annotations={}', 'is a directory'), ('--annotations={}/other.json', 'captions'),
     ('--pictures={}/no', 'no such folder'), ('--dataset=no', "dataset 'no' is unknown"),
-    ('--json={}', 'is a directory'), ('--json={}/set.json', 'is read; the result would overwrite it'),
+    ('--json={}', 'is a directory'), ('--json={}/set.json', 'the result would overwrite it'),
     ('--json={}/set.json/x.json', 'cannot be made'), ('--flag', 'see --help')])
 def test_mistakes_are_one_line(script, annotated, tmp_path, capsys, flag, words):
   (tmp_path / 'other.json').write_text('{"annotations": [{"caption": "a dog"}]}')

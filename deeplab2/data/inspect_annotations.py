@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from deeplab2 import errors
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
-from deeplab2.data import inspection
 from deeplab2.data import images
+from deeplab2.data import inspection
 from deeplab2.data import labels
 from deeplab2.data import orientation
 from deeplab2.data import sources

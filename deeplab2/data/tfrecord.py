@@ -18,8 +18,8 @@ import tensorflow as tf
 from deeplab2 import errors
 from deeplab2 import files
 from deeplab2 import structures
-from deeplab2.data import labels
 from deeplab2.data import images
+from deeplab2.data import labels
 
 _IMAGE = 'image/encoded'
 _IMAGE_FORMAT = 'image/format'

@@ -9,10 +9,10 @@ import tensorflow as tf
 from deeplab2 import errors
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
+from deeplab2.data import images
 from deeplab2.data import inspect_annotations
 from deeplab2.data import inspect_records
 from deeplab2.data import inspection
-from deeplab2.data import images
 from deeplab2.data import tfrecord
 
 # A circle of 2x3 pixels at row 1, column 2, sky at the left of column 1, crowd of squares below.
