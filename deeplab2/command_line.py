@@ -1,6 +1,7 @@
 """What the command lines share: flags whose mistakes are one line, and exit codes."""
 import argparse
 from collections.abc import Callable
+import os
 import sys
 
 from deeplab2 import errors
@@ -24,14 +25,23 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(command: Callable[[], None]) -> int:
-  """Runs `command`; returns 0, 2 after one line on a mistake of the user, 130 after Ctrl-C."""
+  """Runs `command`; returns the exit code.
+
+  That is 0, 2 after one line on a mistake of the user, 130 after Ctrl-C, and 1 if whoever reads the
+  output (`| head`) has ended.
+  """
   try:
     command()
+    sys.stdout.flush()
   except errors.UserError as error:
     return errors.report(error)
   except KeyboardInterrupt:
     print('Interrupted.', file=sys.stderr)
     return 130
+  except BrokenPipeError:
+    # What is still buffered would fail once more at the end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
   return 0
 
 

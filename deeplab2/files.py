@@ -23,12 +23,14 @@ def expand(path: str) -> str:
   """Returns `path` with a leading `~` or `~user` replaced by that home directory.
 
   Raises:
-    UserError: the path is empty, holds a NUL character, or there is no such user.
+    UserError: the path is empty, holds a NUL character, is not UTF-8, or there is no such user.
   """
   if not path:
     raise errors.UserError('an empty path; give a file or directory.')
   if '\0' in path:
     raise errors.UserError(f'{path!r}: a path cannot hold a NUL character.')
+  if path != path.encode(errors='replace').decode():  # TensorFlow's file systems take no other.
+    raise errors.UserError(f'{path!r}: the path is not UTF-8; rename the file or directory.')
   expanded = os.path.expanduser(path)
   if expanded == path and re.match(r'~[^/]+(/|$)', path) and not os.path.lexists(path):
     user = path[1:].partition('/')[0]

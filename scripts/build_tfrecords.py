@@ -16,7 +16,7 @@ classes for other programs; `shapes` draws `--num_images` synthetic pictures fro
 every split but `val`. `false` keeps them as class * divisor + 0, from which PQ with crowd as
 panopticapi counts it follows without the JSON: the default for `val`. Either can be trained on.
 
-An image that cannot be used (undecodable, without annotation, ids of JSON and PNG that disagree ...)
+An image that cannot be used (undecodable, without annotation, ids of JSON and PNG disagree, ...)
 ends the run by name; with --on_error=skip it is named, left out, and listed in the manifest.
 Where EXIF turns an image and sizes cannot tell whether its mask is drawn on the upright or on the
 stored pixels, --mask_orientation says it.
@@ -128,8 +128,8 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
   add('--on_error', choices=('stop', 'skip'), default='stop',
       help='What becomes of an image that cannot be used: it ends the run, or is left out.')
   add('--mask_orientation', choices=orientation.MASK_ORIENTATIONS,
-      help='On which pixels of images that EXIF turns the masks are drawn: upright, as viewers show '
-      'them, or as they are stored. Default: by the size of the mask, where that tells.')
+      help='On which pixels of images that EXIF turns the masks are drawn: upright, as viewers '
+      'show them, or as they are stored. Default: by the size of the mask, where that tells.')
   add('--num_workers', type=positive, help='Processes. Default: one a core.')
   options = parser.parse_args(arguments)
   if options.dataset not in SOURCES and not options.dataset.endswith('.json'):
@@ -177,7 +177,8 @@ def _write(options, found):
 
   def serialize(tasks):
     num_workers = min(options.num_workers or parallel.usable_cores(), max(1, len(tasks)))
-    with contextlib.closing(parallel.in_order(function, tasks, num_workers)) as results:
+    with contextlib.closing(parallel.in_order(
+        function, tasks, num_workers, lambda made: len(made.record or b''))) as results:
       for made in parallel.with_progress(results, len(tasks), f'{options.dataset} {options.split}'):
         if made.record is None:
           tqdm.tqdm.write(f'left out: {made.name}: {made.reason}', file=sys.stderr)
@@ -202,7 +203,10 @@ def _write(options, found):
 
 def _settings(options):
   """Returns what shards of one directory must have in common, for the manifest."""
-  return {'dataset': options.dataset, 'split': options.split, 'label_format': options.label_format,
+  # A description goes by its name: its path may be written in many ways.
+  is_own = options.dataset.endswith('.json')
+  return {'dataset': datasets.get(options.dataset).name if is_own else options.dataset,
+          'split': options.split, 'label_format': options.label_format,
           'crowd': 'void' if options.ignore_crowd else 'kept',
           **({'seed': options.seed} if options.dataset == 'shapes' else {})}
 

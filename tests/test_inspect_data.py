@@ -2,6 +2,8 @@
 import importlib.util
 import json
 import pathlib
+import resource
+import signal
 import sys
 
 import numpy as np
@@ -14,6 +16,7 @@ from deeplab2.data import datasets
 from deeplab2.data import images
 from deeplab2.data import shapes
 from deeplab2.data import tfrecord
+from tests import hostile_names
 from tests.data import panoptic_files
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -80,12 +83,70 @@ def test_findings_are_lines_and_exit_code_2(script, annotated, tmp_path, capsys)
 @pytest.mark.parametrize('flag, words', [
     ('--annotations={}', 'is a directory'), ('--annotations={}/other.json', 'captions'),
     ('--pictures={}/no', 'no such folder'), ('--dataset=no', "dataset 'no' is unknown"),
-    ('--json={}', 'cannot be written'), ('--flag', 'see --help')])
+    ('--json={}', 'is a directory'), ('--json={}/set.json', 'the result would overwrite it'),
+    ('--json={}/set.json/x.json', 'cannot be made'), ('--flag', 'see --help')])
 def test_mistakes_are_one_line(script, annotated, tmp_path, capsys, flag, words):
   (tmp_path / 'other.json').write_text('{"annotations": [{"caption": "a dog"}]}')
   assert script.main([*annotated, flag.format(tmp_path)]) == 2
   err = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
   assert len(err) == 1 and words in err[0]
+
+
+@pytest.mark.parametrize('name', hostile_names.HOSTILE_NAMES)
+def test_paths_of_any_name(script, annotated, tmp_path, monkeypatch, name):
+  folder = tmp_path / name
+  folder.mkdir()
+  for part in ('set.json', 'set', 'pictures'):
+    (tmp_path / part).rename(folder / part)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(folder)
+  for base, end in ((str(folder), '/'), ('.', ''), (f'~/{name}', '//')):
+    out = folder / 'new' / name / 'out.json'
+    assert script.main([
+        'annotations', '--dataset=shapes', f'--annotations={base}/set.json',
+        f'--masks={base}/set{end}', f'--pictures={base}/pictures{end}', '--num_workers=1',
+        f'--json={base}/new/{name}/out.json']) == 0
+    assert json.loads(out.read_text())['pictures'] == 3
+    out.unlink()
+
+
+def test_statistics_are_written_whole(script, annotated, tmp_path, capsys):
+  """A limit on file sizes fails the write like a full disk does: the file before stays."""
+  (tmp_path / 'out.json').write_text('before')
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+  try:
+    assert script.main(annotated) == 2
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+  assert f'error: {tmp_path}/out.json: cannot be written' in capsys.readouterr().err
+  assert (tmp_path / 'out.json').read_text() == 'before'
+
+
+def test_orientation_of_masks_as_advised(script, annotated, tmp_path, capsys):
+  exif = PIL.Image.Exif()
+  exif[0x0112] = 3
+  path = tmp_path / 'pictures' / '1.jpg'
+  PIL.Image.open(path).save(path, exif=exif)
+  assert script.main(annotated) == 2
+  out, err = capsys.readouterr()
+  assert 'error: 1 findings: orientation 1.' in err
+  assert f'{tmp_path}/set/1.png: orientation: its image {path} is turned' in out
+  assert script.main([*annotated, '--mask_orientation=stored']) == 0
+
+
+def test_kinds_are_ignored_as_advised(script, annotated, tmp_path, capsys):
+  """What --help says of ADE20K, whose stuff is listed as it was before things covered it."""
+  content = json.loads((tmp_path / 'set.json').read_text())
+  segments = content['annotations'][0]['segments_info']
+  segments.append({'id': 1, 'category_id': 7, 'area': 50, 'iscrowd': 0})
+  segments[-2]['area'] += 1
+  (tmp_path / 'set.json').write_text(json.dumps(content))
+  assert script.main(annotated) == 2
+  assert 'error: 2 findings: area 1, stuff not painted 1.' in capsys.readouterr().err
+  assert script.main([*annotated, '--ignore=area', '--ignore=stuff not painted']) == 0
 
 
 @pytest.fixture(name='records')
@@ -136,14 +197,14 @@ def test_copy_paste_keeps_the_first_picture_first(script, records):
 
 @pytest.mark.parametrize('split', ['train', 'eval'])
 def test_sheet_and_statistics_of_records(script, records, tmp_path, capsys, split):
-  assert script.main([*records, f'--split={split}', f'--sheet={tmp_path}/sheet.png',
+  assert script.main([*records, f'--split={split}', f'--sheet={tmp_path}/new/[a]*/sheet.PNG',
                       '--num_pictures=2']) == 0
   content = json.loads((tmp_path / 'out.json').read_text())
   assert content['pictures'] == 6 and content['width'] == [50, 55]
   assert content['classes'][0] == {
       'id': 1, 'name': 'circle', 'isthing': 1, 'pictures': 2, 'segments': 2, 'crowd': 0,
       'pixels': 20 * (50 + 55)}
-  sheet = PIL.Image.open(tmp_path / 'sheet.png')
+  sheet = PIL.Image.open(tmp_path / 'new' / '[a]*' / 'sheet.PNG')
   assert sheet.width == 5 * 480 + 4 * 12
 
 
@@ -165,7 +226,8 @@ def test_broken_records_are_named_and_the_rest_is_counted(script, records, tmp_p
 @pytest.mark.parametrize('flag, words', [
     ('--set=train_dataset_options.file_pattern={}', 'is a folder'),
     ('--set=train_dataset_options.file_pattern={}/no', 'No file matches'),
-    ('--sheet={}/sheet.jpg', 'must end in .png'), ('--tile=9', 'from 480')])
+    ('--sheet={}/sheet.jpg', 'must end in .png'), ('--sheet={}/train-0.tfrecord/a.png', 'made'),
+    ('--tile=9', 'from 480')])
 def test_mistakes_about_records_are_one_line(script, records, tmp_path, capsys, flag, words):
   assert script.main([*records, '--split=train', flag.format(tmp_path)]) == 2
   err = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]

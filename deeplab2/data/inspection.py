@@ -117,8 +117,8 @@ class Tally:
     if self.sizes:
       (low, high), (left, right) = self.sizes
       lines.append(f'{self.pictures} pictures, heights {low} to {high}, widths {left} to {right}, '
-                   f'at most {self.most_instances} instances and {self.most_segments} segments in a '
-                   'picture')
+                   f'at most {self.most_instances} instances and {self.most_segments} segments in '
+                   'a picture')
     return '\n'.join(lines)
 
   def _listed(self):

@@ -54,16 +54,24 @@ def ignore_crowd(panoptic: np.ndarray, space: structures.LabelSpace) -> np.ndarr
 
 
 def regions(values: np.ndarray) -> dict[int, Region]:
-  """Returns where each value of a map [H, W] is, in ascending order of the values."""
+  """Returns where each value of a map [H, W] is, in ascending order of the values.
+
+  Raises:
+    UserError: a sentence without file or full stop, if there are too many values.
+  """
   height, width = values.shape
   found: dict[int, Region] = {}
   rows = max(1, _PIXELS_AT_A_TIME // max(1, width))
   for top in range(0, height, rows):
     for value, region in _regions_of_rows(values[top:top + rows], top):
       found[value] = _union(found[value], region) if value in found else region
-    if len(found) > _MOST_REGIONS:
-      raise errors.UserError(f'more than {_MOST_REGIONS} different ids; this is no map of segments')
+    _refuse_noise(found)
   return dict(sorted(found.items()))
+
+
+def _refuse_noise(ids):
+  if len(ids) > _MOST_REGIONS:
+    raise errors.UserError(f'more than {_MOST_REGIONS} different ids; this is no map of segments')
 
 
 def _regions_of_rows(values, top):
@@ -74,6 +82,7 @@ def _regions_of_rows(values, top):
   starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
   ends = np.append(starts[1:], flat.size) - 1
   present, first, index = np.unique(flat[starts], return_index=True, return_inverse=True)
+  _refuse_noise(present)
   areas = np.zeros(len(present), np.int64)
   np.add.at(areas, index, ends - starts + 1)
   top_row, bottom_row = starts // width, ends // width

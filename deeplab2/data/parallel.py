@@ -16,15 +16,19 @@ import tqdm
 
 from deeplab2 import errors
 
+_WAITING_BYTES = 2**29
+
 Task = TypeVar('Task')
 Result = TypeVar('Result')
 
 
 def in_order(function: Callable[[Task], Result], tasks: Iterable[Task],
-             num_workers: int) -> Iterator[Result]:
+             num_workers: int, num_bytes: Callable[[Result], int] = lambda result: 0
+             ) -> Iterator[Result]:
   """Yields function(task) for each task in order, computed by `num_workers` processes.
 
-  Only a few results are kept waiting, however slowly they are consumed.
+  Only a few results are kept waiting, however slowly they are consumed: at most four for a worker,
+  and fewer, down to one, where they are large by `num_bytes`.
 
   Raises:
     UserError: a worker was killed. What `function` raises passes.
@@ -33,17 +37,24 @@ def in_order(function: Callable[[Task], Result], tasks: Iterable[Task],
     yield from map(function, tasks)
     return
   # Forked workers start at once, with all that is imported; but threads do not come along, so they
-  # would wait forever for those of a TensorFlow that has run something here.
-  context = multiprocessing.get_context('spawn' if _tensorflow_has_run() else 'fork')
+  # would wait forever for those of a TensorFlow that has run something here. They are then forked
+  # from a process that has only imported it.
+  context = multiprocessing.get_context('forkserver' if _tensorflow_has_run() else 'fork')
+  context.set_forkserver_preload([__name__])
+  parent = os.getpid() if context.get_start_method() == 'fork' else None
   # The parent alone answers to Ctrl-C, and takes the workers down with it.
   with concurrent.futures.ProcessPoolExecutor(
-      num_workers, context, initializer=_start_worker, initargs=(os.getpid(),)) as pool:
-    waiting = collections.deque()
+      num_workers, context, initializer=_start_worker, initargs=(parent,)) as pool:
+    waiting, most = collections.deque(), 4 * num_workers
     try:
       for task in tasks:
         waiting.append(pool.submit(function, task))
-        if len(waiting) >= 4 * num_workers:
-          yield waiting.popleft().result()
+        while len(waiting) >= most:
+          result = waiting.popleft().result()
+          # Its neighbours are taken to be as large.
+          most = min(4 * num_workers,
+                     max(num_workers, _WAITING_BYTES // max(1, num_bytes(result))))
+          yield result
       while waiting:
         yield waiting.popleft().result()
     except concurrent.futures.process.BrokenProcessPool as error:
@@ -74,7 +85,12 @@ def _tensorflow_has_run() -> bool:
 
 
 def _start_worker(parent):
-  """Leaves Ctrl-C to the parent, and ends the worker when that is gone."""
+  """Leaves Ctrl-C to the parent, and ends the worker when that is gone.
+
+  Args:
+    parent: the process that it was forked from; None for the one that it is started by.
+  """
+  parent = parent or os.getppid()
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   # There is a worker for every core.
   tf.config.threading.set_intra_op_parallelism_threads(1)

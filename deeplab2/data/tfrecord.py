@@ -31,8 +31,6 @@ _LABEL = 'image/segmentation/class/encoded'
 _LABEL_FORMAT = 'image/segmentation/class/format'
 
 LABEL_FORMATS = ('raw', 'zlib')
-# The most bytes by which compression enlarges a map: 5 for every 16 kB, and its header.
-_ZLIB_OVERHEAD = 2**10
 FRAME_BYTES = 16  # Around each record of a file: its length and two checksums.
 
 
@@ -83,6 +81,11 @@ def parse_example(serialized: tf.Tensor, with_label: bool) -> Record:
   return Record(image, label, name, height, width)
 
 
+def _most_compressed_bytes(height, width):
+  """Returns a bound on the bytes of a compressed label map: twice the map, and a header."""
+  return 2 * 4 * height * width + 2**10
+
+
 def _decode_label(encoded, label_format, name, height, width):
   """Decodes a label map to [height, width, 1] int32, after checking its format and length."""
   is_zlib = label_format == 'zlib'
@@ -93,7 +96,7 @@ def _decode_label(encoded, label_format, name, height, width):
            'but must be raw or zlib (panoptic ids; semantic PNGs are not supported)']),
       # Compressed data that is larger than the map might unpack to anything.
       tf.debugging.Assert(
-          ~is_zlib | (tf.strings.length(encoded) <= 4 * height * width + _ZLIB_OVERHEAD),
+          ~is_zlib | (tf.strings.length(encoded) <= _most_compressed_bytes(height, width)),
           ['The label map of picture', name, 'has', tf.strings.length(encoded), 'bytes compressed, '
            'more than a map of its size', height, width])]):
     encoded = tf.identity(encoded)
@@ -238,7 +241,7 @@ def _what_fails(feature, error):
     return (f'the label map has format {label_format!r}; must be one of {LABEL_FORMATS} (panoptic '
             'ids; semantic PNGs are not supported).')
   (label,) = feature[_LABEL].bytes_list.value or (b'',)
-  if label_format == b'zlib' and len(label) > 4 * height * width + _ZLIB_OVERHEAD:
+  if label_format == b'zlib' and len(label) > _most_compressed_bytes(height, width):
     return (f'the label map has {len(label)} bytes compressed, more than a map of the picture\'s '
             f'size {height}x{width} has.')
   try:

@@ -3,19 +3,25 @@ import importlib.util
 import json
 import os
 import pathlib
+import resource
 import shutil
+import signal
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
 
+from deeplab2 import locks
+from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from deeplab2.data import labels
 from deeplab2.data import shapes
 from deeplab2.data import tfrecord
+from tests import hostile_names
 from tests.data import panoptic_files
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / 'scripts' / 'build_tfrecords.py'
@@ -249,3 +255,238 @@ def test_mistakes_in_flags_of_ones_own(build, tmp_path, capsys, options, words):
   assert build(split='val', output_dir=tmp_path / 'out', **options) == 2
   message = capsys.readouterr().err
   assert message.count('\n') == 1 and all(word in message for word in words)
+
+
+@pytest.fixture(name='own')
+def _own(tmp_path):
+  """Returns a function that makes a set of one's own in a directory; it returns the flags."""
+  def make(folder, count=4, split='val'):
+    info = datasets.get('shapes')
+    (folder / 'images').mkdir(parents=True, exist_ok=True)
+    (folder / 'mine.json').write_text(datasets.to_json(info))
+    writer = coco_panoptic.Writer(str(folder / 'masks'), info)
+    for index in range(count):
+      image, label = shapes.generate(1, 'val', index, info.label_space)
+      PIL.Image.fromarray(image).save(folder / 'images' / f'{index}.png')
+      writer.add(str(index), label)
+    writer.save(str(folder / 'masks.json'))
+    return dict(dataset=folder / 'mine.json', split=split, output_dir=folder / 'out',
+                pictures=folder / 'images', annotations=folder / 'masks.json', num_shards=2)
+  return make
+
+
+def _manifest(folder, split='val'):
+  return json.loads((folder / f'manifest-{split}.json').read_text())
+
+
+def _error(capsys):
+  """Returns the only line of an error."""
+  lines = capsys.readouterr().err.splitlines()
+  assert lines and lines[-1].startswith('error: ')
+  assert not any('Traceback' in line for line in lines)
+  return lines[-1]
+
+
+def test_images_left_out_are_named_and_listed(build, own, tmp_path, capsys):
+  flags = own(tmp_path)
+  (tmp_path / 'images' / '1.png').write_bytes(b'no image')
+  (tmp_path / 'images' / '3.png').unlink()
+  assert build(**flags) == 2
+  # The advice is followed, twice: a build that stopped goes on with --on_error=skip.
+  assert '1 pictures that ' in (message := _error(capsys)) and '--on_error=skip' in message
+  assert build(**flags, on_error='skip') == 0
+  out, err = capsys.readouterr()
+  assert 'left out: 1: ' in err and '1.png: the image cannot be decoded' in err
+  assert 'left out: 3: ' in err and 'there is no image 3' in err
+  assert out.splitlines()[-1] == (
+      f'Left out 2 of 4 images; {tmp_path}/out/manifest-val.json lists them.')
+  assert [record.name.numpy() for record in _records(tmp_path / 'out')] == [b'0', b'2']
+  manifest = _manifest(tmp_path / 'out')
+  assert [entry['name'] for entry in manifest['left_out']] == ['1', '3']
+  assert manifest['records'] == 2 and all(entry['reason'] for entry in manifest['left_out'])
+  most = max(len(np.unique(record.label)) for record in _records(tmp_path / 'out'))
+  assert most - 1 <= manifest['most_segments'] <= most
+  for path in (tmp_path / 'images').iterdir():
+    path.write_bytes(b'no image')
+  assert build(**flags, on_error='skip') == 2
+  assert 'all 4 images are left out, nothing is written' in _error(capsys)
+  assert len(_records(tmp_path / 'out')) == 2
+
+
+def test_broken_exif_is_no_matter(build, own, tmp_path):
+  flags = own(tmp_path, 1)
+  path = tmp_path / 'images' / '0.png'
+  data = path.read_bytes()
+  chunk = b'\0\0\0\x04eXIf' + b'oops' + zlib.crc32(b'eXIfoops').to_bytes(4, 'big')
+  path.write_bytes(data[:33] + chunk + data[33:])
+  assert build(**flags) == 0
+  (record,) = _records(tmp_path / 'out')
+  np.testing.assert_array_equal(record.image, shapes.generate(
+      1, 'val', 0, datasets.get('shapes').label_space)[0])
+
+
+def test_masks_with_red_and_blue_exchanged(build, own, tmp_path, capsys):
+  flags = own(tmp_path)
+  for path in (tmp_path / 'masks').iterdir():
+    PIL.Image.fromarray(np.asarray(PIL.Image.open(path))[..., ::-1]).save(path)
+  assert build(**flags) == 2
+  message = _error(capsys)
+  assert str(tmp_path / 'masks' / '0.png') in message and 'is not listed' in message
+  assert 'exchange the channels before cv2.imwrite, or in the PNGs' in message
+  assert not os.listdir(tmp_path / 'out')
+  # The advice, followed.
+  for path in (tmp_path / 'masks').iterdir():
+    PIL.Image.fromarray(np.asarray(PIL.Image.open(path))[..., ::-1]).save(path)
+  assert build(**flags) == 0
+
+
+def test_orientation_of_masks_as_advised(build, own, tmp_path, capsys):
+  flags = own(tmp_path, 1)
+  exif = PIL.Image.Exif()
+  exif[0x0112] = 3
+  path = tmp_path / 'images' / '0.png'
+  PIL.Image.open(path).save(path, exif=exif)
+  assert build(**flags) == 2
+  assert 'give --mask_orientation=upright or --mask_orientation=stored' in _error(capsys)
+  _, label = shapes.generate(1, 'val', 0, datasets.get('shapes').label_space)
+  for word, expected in (('upright', label), ('stored', label[::-1, ::-1])):
+    assert build(**{**flags, 'mask_orientation': word, 'output_dir': tmp_path / word}) == 0
+    (record,) = _records(tmp_path / word)
+    np.testing.assert_array_equal(record.label[..., 0] // 256, expected // 256)
+
+
+@pytest.mark.parametrize('name', hostile_names.HOSTILE_NAMES)
+def test_directories_of_any_name(build, own, tmp_path, monkeypatch, name):
+  folder = tmp_path / name / name
+  flags = own(folder)
+  flags |= {'output_dir': folder / f'out {name}', 'pictures_dir': folder / f'copy {name}'}
+  assert build(**flags) == 0
+  assert len(_records(flags['output_dir'])) == len(os.listdir(flags['pictures_dir'])) == 4
+  # Again over it, relative, with trailing slashes, and below the home directory.
+  monkeypatch.chdir(folder)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  for base, end in (('.', '/'), (f'~/{name}/{name}', '//')):
+    assert build(dataset=f'{base}/mine.json', split='val', num_shards=2,
+                 output_dir=f'{base}/again{end}', pictures=f'{base}/images{end}',
+                 annotations=f'{base}/masks.json', masks=f'{base}/masks{end}',
+                 pictures_dir=f'{base}/copies{end}') == 0
+    assert len(_records(folder / 'again')) == 4
+
+
+@pytest.mark.parametrize('name', hostile_names.HOSTILE_NAMES)
+def test_roots_of_any_name(build, tmp_path, name):
+  root = tmp_path / name
+  shutil.copytree(_ANNOTATIONS, root)
+  os.makedirs(root / 'val2017')
+  for stem, size in _SIZES.items():
+    PIL.Image.new('RGB', size[::-1]).save(root / 'val2017' / f'{stem}.jpg')
+  assert build(dataset='coco', root=f'{root}/', split='val', output_dir=root) == 0
+  assert len(_records(root)) == 2
+
+
+def test_two_builds_of_one_split_refuse_each_other(build, own, tmp_path, capsys):
+  flags = own(tmp_path)
+  with locks.hold(str(tmp_path / 'out' / 'build-val.lock'), 'it'):
+    assert build(**flags) == 2
+    message = _error(capsys)
+    assert '--split=val is in use by process' in message and str(os.getpid()) in message
+    assert build(**{**flags, 'split': 'train'}) == 0
+  assert build(**flags) == 0
+  assert 'build-val.lock' not in os.listdir(tmp_path / 'out')
+
+
+def test_another_number_of_shards_as_advised(build, own, tmp_path, capsys):
+  flags = own(tmp_path)
+  assert build(**flags) == 0
+  flags['num_shards'] = 3
+  assert build(**flags) == 2
+  assert 'delete those or choose another folder' in _error(capsys)
+  assert build(**{**flags, 'output_dir': tmp_path / 'other'}) == 0
+  for path in (tmp_path / 'out').glob('*.tfrecord'):
+    path.unlink()
+  assert build(**flags) == 0
+
+
+def test_other_settings_as_advised(build, own, tmp_path, capsys):
+  flags = own(tmp_path)
+  assert build(**flags) == 0
+  flags['label_format'] = 'zlib'
+  assert build(**flags) == 2
+  assert 'of label_format raw, not zlib; delete them or choose another folder' in _error(capsys)
+  assert build(**{**flags, 'output_dir': tmp_path / 'other'}) == 0
+  for path in (tmp_path / 'out').glob('*.tfrecord'):
+    path.unlink()
+  assert build(**flags) == 0
+
+
+@pytest.mark.parametrize('change, words, follow', [
+    ({'root': '/data'}, 'leave --root out', {'root': None}),
+    ({'annotations': None}, '--annotations is missing', {}),
+    ({'pictures': None}, '--pictures is missing', {})])
+def test_advice_on_flags(build, own, tmp_path, capsys, change, words, follow):
+  flags = own(tmp_path)
+  given = {key: value for key, value in {**flags, **change}.items() if value is not None}
+  assert build(**given) == 2
+  assert words in _error(capsys)
+  followed = {key: value for key, value in {**given, **flags, **follow}.items()
+              if value is not None}
+  assert build(**followed) == 0
+
+
+def test_flags_of_own_sets_are_left_out_as_advised(build, tmp_path, capsys):
+  flags = dict(dataset='shapes', split='val', num_images=2, output_dir=tmp_path / 'out')
+  assert build(**flags, masks=tmp_path) == 2
+  assert 'only for a dataset of your own' in _error(capsys)
+  assert build(**flags) == 0
+
+
+@pytest.mark.parametrize('flag', ['output_dir', 'pictures_dir'])
+@pytest.mark.parametrize('below', ['', '/x/y'])
+def test_directories_that_cannot_be_made(build, own, tmp_path, capsys, flag, below):
+  flags = own(tmp_path)
+  (tmp_path / 'file').touch()
+  assert build(**{**flags, flag: f'{tmp_path}/file{below}'}) == 2
+  assert f'--{flag}={tmp_path}/file{below}: ' in _error(capsys)
+
+
+def test_a_full_disk_and_the_same_command_again(build, own, tmp_path, capsys):
+  """A limit on file sizes fails the write like a full disk does."""
+  flags = own(tmp_path)
+  (tmp_path / 'images' / '0.png').write_bytes(b'')
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, limits[1]))
+  try:
+    assert build(**flags, on_error='skip') == 2
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+  assert 'the same command goes on from there' in _error(capsys)
+  assert sorted(os.listdir(tmp_path / 'out')) == [
+      'unfinished-val.json', 'val-00000-of-00002.tfrecord.part']
+  assert build(**flags, on_error='skip') == 0
+  out, err = capsys.readouterr()
+  assert 'Wrote 3 records (1 by an earlier run)' in out and 'left out' not in err
+  assert [entry['name'] for entry in _manifest(tmp_path / 'out')['left_out']] == ['0']
+  assert 'Left out 1 of 4 images' in out
+
+
+def test_pictures_that_cannot_be_written_are_no_bad_images(build, own, tmp_path, capsys):
+  flags = own(tmp_path)
+  (tmp_path / 'copies' / '1.png').mkdir(parents=True)
+  assert build(**flags, pictures_dir=tmp_path / 'copies', on_error='skip') == 2
+  assert '1.png: is a directory; must be a file.' in _error(capsys)
+
+
+def test_what_becomes_void_is_said_with_numbers(build, own, tmp_path, caplog):
+  flags = own(tmp_path, 2, 'train')
+  content = json.loads((tmp_path / 'masks.json').read_text())
+  things = 0
+  for segment in content['annotations'][0]['segments_info']:
+    segment['iscrowd'] = int(segment['category_id'] <= 5)
+    things += segment['iscrowd']
+  (tmp_path / 'masks.json').write_text(json.dumps(content))
+  assert things and build(**flags) == 0
+  assert f'{things} segments of things became void, as all things of their image are crowd ' in (
+      caplog.text)
+  assert '(1 images, first 0).' in caplog.text

@@ -79,7 +79,7 @@ def test_statistics_of_a_right_set(made, info):
   assert by_name['sky']['pixels'] == 12 and by_name['sky']['isthing'] == 0
   assert by_name['sand']['pictures'] == 0 and 'void' not in by_name
   assert content['void_pixels'] == 2 * (48 - 6 - 8 - 6)
-  assert content['most_instances'] == 1
+  assert content['most_instances'] == 1 and content['most_segments'] == 2
   assert (content['height'], content['width']) == ((6, 6), (8, 8))
   lines = tally.table().splitlines()
   assert lines[1].split() == ['1', 'circle', 'thing', '2', '2', '0', '12', '12.50']
@@ -171,6 +171,49 @@ def test_what_is_wrong_with_the_set(made, tmp_path):
       ('image', 'set.json, annotations[1]'), ('field', 'set.json, annotations[2]'),
       ('no annotation', 'other.jpg'), ('no annotation', 'other.png')]
   assert [report.findings for report in reports] == [[], []]
+
+
+def test_red_and_blue_exchanged(made):
+  rgb = np.asarray(PIL.Image.open(made.png))
+  PIL.Image.fromarray(rgb[..., ::-1]).save(made.png)
+  _, (report,) = made.reports()
+  (finding,) = (finding for finding in report.findings if finding.kind == 'exchanged')
+  assert finding.file == made.png and 'OpenCV' in finding.message
+
+
+@pytest.mark.parametrize('turned, kinds', [(1, []), (3, ['orientation']), (6, [])])
+def test_masks_of_turned_images(made, turned, kinds):
+  """The mask has the size of the stored pixels: recognised where the sizes differ."""
+  exif = PIL.Image.Exif()
+  exif[0x0112] = turned
+  PIL.Image.fromarray(np.full((6, 8, 3), 99, np.uint8)).save(made.picture, exif=exif)
+  assert [finding.kind for finding in made.reports()[1][0].findings] == kinds
+
+
+def test_images_that_are_not_read(made):
+  folder = made.picture.parent
+  (folder / 'below').mkdir()
+  for name in ('x.heic', '._7.jpg', 'below/8.png'):
+    (folder / name).write_bytes(b'')
+  findings, _ = made.reports()
+  assert [(finding.kind, finding.file) for finding in findings] == [
+      ('left out', str(folder / name)) for name in ('._7.jpg', 'x.heic', 'below/8.png')]
+  # One that is missing otherwise is found in any format that is read.
+  made.picture.rename(folder / '7.TIFF')
+  assert made.reports()[1][0].findings == []
+
+
+def test_an_image_listed_twice(made):
+  made.content['images'] *= 2
+  finding = made.finding()
+  assert finding.kind == 'duplicate' and 'image 7 twice' in finding.message
+
+
+def test_noise_is_no_map_of_segments(made):
+  noise = np.random.randint(0, 255, (400, 400, 3), np.uint8)
+  PIL.Image.fromarray(noise).save(made.png)
+  finding = made.finding()
+  assert finding.kind == 'unreadable' and 'different ids' in finding.message
 
 
 def test_cityscapes_names(made, tmp_path):

@@ -46,8 +46,8 @@ def test_void_beyond_the_classes():
 
 @pytest.mark.parametrize('changed, message', [
     (labels.Segment(9, 2, 2), 'segment 9: covers 1 pixels, but its annotated area is 2'),
-    (labels.Segment(11, 2, 5), r'segment 9: covers 1 pixels from \(row 0, column 4\) on, but is not '
-     'listed; segment 11 is listed, but has no pixel'),
+    (labels.Segment(11, 2, 5), r'segment 9: covers 1 pixels from \(row 0, column 4\) on, but is '
+     'not listed; segment 11 is listed, but has no pixel'),
     (labels.Segment(9, 3, 1, is_crowd=True), 'segment 9: crowd of class 3, which is stuff'),
     (labels.Segment(8, 2, 2), 'segment 8: listed twice'),
 ])
@@ -97,7 +97,7 @@ def test_exchanged_channels_are_guessed():
 def test_nothing_but_void_is_refused_where_segments_are_listed():
   hidden = labels.Segment(20, 3, None, may_be_hidden=True)
   empty = np.zeros((2, 3), np.int32)
-  with pytest.raises(errors.UserError, match='the label map is all void, but 1 segments are listed'):
+  with pytest.raises(errors.UserError, match='the label map is all void, but 1 segments'):
     _build((hidden,), ids=empty)
   np.testing.assert_array_equal(_build((), ids=empty), empty)
   # Crowd that becomes void is no mistake.

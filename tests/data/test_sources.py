@@ -190,7 +190,8 @@ def test_images_are_paired_by_the_list_of_images(own, tmp_path):
   for grey, name in enumerate('ab'):
     _png(folder / f'{name}.png', np.full((*_SHAPE, 3), grey))
   _segment_png(tmp_path / 'train/b.png', _ids())
-  _entries(annotations, [(1, 'b.png'), (2, 'a.png')], [(1, 'deep/a.jpg'), (2, 'b.png'), (3, 'c.png')])
+  _entries(annotations, [(1, 'b.png'), (2, 'a.png')],
+           [(1, 'deep/a.jpg'), (2, 'b.png'), (3, 'c.png')])
   source = _own(own)
   assert [(task.name, os.path.basename(task.picture), os.path.basename(task.label))
           for task in source.tasks] == [('a', 'a.png', 'b.png'), ('b', 'b.png', 'a.png')]

@@ -1,7 +1,9 @@
 """Tests for deeplab2.data.tfrecord, with records that DeepLab2 wrote."""
 import os
+import zlib
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 
@@ -108,6 +110,29 @@ def test_label_of_another_size_names_the_picture(label_format):
   serialized = _with_feature(serialized, 'image/encoded', picture.data)
   with pytest.raises(tf.errors.InvalidArgumentError, match='label map of picture.*one.*816'):
     _parse_in_pipeline(serialized)
+
+
+def test_a_label_that_would_unpack_to_gigabytes(tmp_path):
+  bomb = _with_feature(_example(label_format='zlib'), 'image/segmentation/class/encoded',
+                       zlib.compress(bytes(10_000_000)))
+  with pytest.raises(tf.errors.InvalidArgumentError, match='more than a map of its size'):
+    _parse_in_pipeline(bomb)
+  with pytest.raises(errors.UserError, match='9.*bytes compressed, more than a map of the picture'):
+    tfrecord.scan([_write(tmp_path / 'a', [bomb])])
+
+
+def test_records_of_turned_files_as_advised(tmp_path):
+  """Other converters store the file of a turned image, and the size that viewers show."""
+  exif = PIL.Image.Exif()
+  exif[0x0112] = 6
+  PIL.Image.fromarray(_IMAGE).save(tmp_path / 'a.jpg', exif=exif)
+  height, width = _IMAGE.shape[:2]
+  data = (tmp_path / 'a.jpg').read_bytes()
+  stored = tfrecord.encode_example(images.Encoded(data, 'jpeg', width, height), 'x')
+  with pytest.raises(errors.UserError, match='scripts/build_tfrecords.py stores .* upright'):
+    tfrecord.scan([_write(tmp_path / 'b', [stored])], with_label=False)
+  upright = tfrecord.encode_example(images.encode_for_record(str(tmp_path / 'a.jpg')), 'x')
+  assert tfrecord.scan([_write(tmp_path / 'c', [upright])], with_label=False) == 1
 
 
 def test_picture_of_another_size_names_the_picture():
