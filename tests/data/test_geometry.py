@@ -142,7 +142,8 @@ def test_restoring_undoes_the_fitting_of_enlarged_labels(size):
 
 
 @pytest.mark.parametrize('raw_size, resized_size', [
-    ((7, 9), (4, 5)), ((4, 5), (7, 9)), ((1, 1), (3, 3)), ((5, 1), (1, 6)), ((1001, 333), (33, 11))])
+    ((7, 9), (4, 5)), ((4, 5), (7, 9)), ((1, 1), (3, 3)), ((5, 1), (1, 6)),
+    ((1001, 333), (33, 11))])
 def test_indices_restore_as_restoring_does(raw_size, resized_size):
   values = np.arange(40 * 40).reshape(40, 40)
   placement = _placement(raw_size, resized_size)
