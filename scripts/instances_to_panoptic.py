@@ -93,9 +93,11 @@ def _images(path, content):
     name = os.path.basename(coco_panoptic.field(image, 'file_name', where, 'text'))
     size = tuple(coco_panoptic.field(image, key, where, 'whole number')
                  for key in ('height', 'width'))
-    if not name or min(size) < 1 or size[0] * size[1] > _MOST_PIXELS:
-      raise errors.UserError(f'{where}: file_name is {name!r}, height and width are {size}; must '
-                             f'be a name and positive numbers, at most {_MOST_PIXELS} pixels.')
+    if not _can_name_a_file(name):
+      raise errors.UserError(f'{where}: file_name is {name!r}, which cannot name a file.')
+    if min(size) < 1 or size[0] * size[1] > _MOST_PIXELS:
+      raise errors.UserError(f'{where}: height and width are {size}; must be positive numbers, at '
+                             f'most {_MOST_PIXELS} pixels.')
     if image_id in images:
       raise errors.UserError(f"{where}: another entry of 'images' has the id {image_id} too, and "
                              'they would become one.')
@@ -106,6 +108,10 @@ def _images(path, content):
     stems[stem] = image_id
     images[image_id] = image
   return images
+
+
+def _can_name_a_file(name):
+  return name and '\0' not in name and name == name.encode(errors='replace').decode()
 
 
 def _annotations_by_image(path, content, images, skip):

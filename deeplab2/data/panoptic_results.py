@@ -186,8 +186,8 @@ class Results:
                              f'{_ADVICE}')
     for key in [*self._of, *head]:
       if head.get(key) != self._of.get(key):
-        raise errors.UserError(f'{self._path}: holds results of another {key} '
-                               f'({head.get(key)}, now {self._of.get(key)}). {_ADVICE}')
+        raise errors.UserError(f'{self._path}: holds results of something else ({key} '
+                               f'{head.get(key)}, now {self._of.get(key)}). {_ADVICE}')
     foreign = [name for name in found if name not in self._images]
     if foreign:
       raise errors.UserError(f'{self._path}: holds results of {len(foreign)} images that are not '

@@ -57,8 +57,11 @@ def find(root: str, results: Sequence[str] = ()) -> Found:
         kept.append(name)
     below[:] = kept
     for name in names:
-      if images_lib.is_image(name):
-        paths.append(os.path.relpath(os.path.join(directory, name), root))
+      path = os.path.join(directory, name)
+      # A link that leads nowhere is an image that cannot be read; a pipe is none.
+      usable = os.path.isfile(path) or not os.path.exists(path)
+      if images_lib.is_image(name) and usable:
+        paths.append(os.path.relpath(path, root))
       else:
         others[os.path.splitext(name)[1].lower() or name] += 1
   if not paths:

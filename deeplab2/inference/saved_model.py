@@ -99,7 +99,10 @@ def check_replaceable(path: str) -> None:
   """Raises UserError unless `path` is free, an empty directory, or an exported model."""
   path = path.rstrip('/') or '/'
   if tf.io.gfile.isdir(path):
-    if tf.io.gfile.listdir(path) and not _is_exported(path):
+    # One file is enough: a model that lost the others is exported again.
+    if tf.io.gfile.listdir(path) and not any(
+        tf.io.gfile.exists(os.path.join(path, name))
+        for name in (_DATASET_FILE, model_files.LIST_FILE)):
       raise errors.UserError(f'{path}: holds something else than an exported model, which would be '
                              'lost; choose another directory.')
   elif tf.io.gfile.exists(path):

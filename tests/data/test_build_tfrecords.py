@@ -16,7 +16,6 @@ import pytest
 import tensorflow as tf
 
 from deeplab2 import locks
-from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from deeplab2.data import labels
 from deeplab2.data import shapes
@@ -264,7 +263,7 @@ def _own(tmp_path):
     info = datasets.get('shapes')
     (folder / 'images').mkdir(parents=True, exist_ok=True)
     (folder / 'mine.json').write_text(datasets.to_json(info))
-    writer = coco_panoptic.Writer(str(folder / 'masks'), info)
+    writer = panoptic_files.Writer(str(folder / 'masks'), info)
     for index in range(count):
       image, label = shapes.generate(1, 'val', index, info.label_space)
       PIL.Image.fromarray(image).save(folder / 'images' / f'{index}.png')

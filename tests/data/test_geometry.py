@@ -141,6 +141,18 @@ def test_restoring_undoes_the_fitting_of_enlarged_labels(size):
   np.testing.assert_array_equal(geometry.restore(fitted, placement), label)
 
 
+@pytest.mark.parametrize('raw_size, resized_size', [
+    ((7, 9), (4, 5)), ((4, 5), (7, 9)), ((1, 1), (3, 3)), ((5, 1), (1, 6)),
+    ((1001, 333), (33, 11))])
+def test_indices_restore_as_restoring_does(raw_size, resized_size):
+  values = np.arange(40 * 40).reshape(40, 40)
+  placement = _placement(raw_size, resized_size)
+  rows, columns = geometry.restore_indices(placement)
+  assert rows.dtype == columns.dtype == tf.int32
+  np.testing.assert_array_equal(
+      values[rows.numpy()][:, columns.numpy()], geometry.restore(tf.constant(values), placement))
+
+
 def test_restoring_keeps_further_axes():
   restored = geometry.restore(tf.zeros([5, 5, 2, 3]), _placement((7, 9), (4, 5)))
   assert restored.shape == (7, 9, 2, 3)

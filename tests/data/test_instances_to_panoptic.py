@@ -77,6 +77,11 @@ def test_instances_become_panoptic_maps_that_are_read_back(script, tmp_path, ins
     (lambda content: content['annotations'][0].pop('segmentation'), ["'segmentation' is missing"]),
     (lambda content: content['images'][1].pop('width'), ['image 4', "'width' is missing"]),
     (lambda content: content['images'][1].update(height=0), ['image 4', 'positive numbers']),
+    (lambda content: content['images'][1].update(height=2**40), ['image 4', 'at most 178956970']),
+    (lambda content: content['images'][1].update(file_name='a/'), ['cannot name a file']),
+    (lambda content: content['images'][1].update(file_name='a\0b'), ['cannot name a file']),
+    (lambda content: content['images'][1].update(file_name='\ud800'), ['cannot name a file']),
+    (lambda content: content['images'][1].update(file_name='a' * 300), ['aaa', 'too long']),
     (lambda content: content['images'][1].update(file_name=3),
      ['image 4', "'file_name' is 3; must be a text"]),
     (lambda content: content['images'].append(content['images'][0]), ['the id 3']),
@@ -182,7 +187,7 @@ def test_results_of_other_classes_are_refused_with_advice_that_works(
   (tmp_path / 'mine.json').unlink()
   assert _run(script, tmp_path, instances) == 2
   said = _said(capsys)
-  assert 'results of another classes' in said
+  assert 'results of something else (classes ' in said
   assert 'Write elsewhere, or give --restart to start over.' in said
   assert _run(script, tmp_path, instances, output=tmp_path / 'other.json') == 0
   flags = [f'--annotations={tmp_path}/instances.json', f'--dataset={tmp_path}/mine.json',

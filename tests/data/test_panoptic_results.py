@@ -168,8 +168,8 @@ def _refused(place, words, **changes):
 
 
 @pytest.mark.parametrize('words, changes', [
-    (r'results of another model \(m1, now m2\)', {'of': {'model': 'm2'}}),
-    (r'another classes \(None, now k\)', {'of': {'model': 'm1', 'classes': 'k'}}),
+    (r'results of something else \(model m1, now m2\)', {'of': {'model': 'm2'}}),
+    (r'something else \(classes None, now k\)', {'of': {'model': 'm1', 'classes': 'k'}}),
     ('results of 1 images that are not in the input, first a',
      {'images': {'b': _IMAGES['b']}})])
 def test_results_of_something_else_are_refused(tmp_path, words, changes):

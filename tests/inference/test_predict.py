@@ -129,7 +129,7 @@ def test_another_model_is_refused_with_advice_that_works(model, images, tmp_path
   before = _files(out)
   assert _run(other, images, out) == 2
   said = _error(capsys)
-  assert 'results of another model' in said
+  assert 'results of something else (model ' in said
   assert 'Write elsewhere, or give --restart to start over.' in said
   assert _files(out) == before
   assert _run(other, images, tmp_path / 'elsewhere') == 0

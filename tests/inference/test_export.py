@@ -1,0 +1,81 @@
+"""The command that exports: its paths, and a model of the real network."""
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab2 import assemble
+from deeplab2.config import load
+from deeplab2.inference import export
+from deeplab2.inference import predict
+from deeplab2.inference import saved_model
+from tests import hostile_names
+from tests.inference import color_model
+
+CONFIG = pathlib.Path(__file__).parents[2] / 'configs/shapes/kmax_mobilenet_v3_small.textproto'
+_OVERRIDES = [f'eval_dataset_options.{option}' for option in (
+    'crop_size=65,65', 'min_resize_value=65', 'max_resize_value=65', 'file_pattern=none')]
+_FLAGS = [f'--set={override}' for override in _OVERRIDES]
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+  monkeypatch.setenv('SHAPES_TFRECORDS', 'nowhere')
+
+
+def _run(config, checkpoint, path):
+  return export.main([f'--config_file={config}', f'--checkpoint_path={checkpoint}',
+                      f'--export_path={path}', *_FLAGS])
+
+
+def test_places_of_something_else_are_refused_before_any_work(tmp_path, capsys):
+  (tmp_path / 'mine').mkdir()
+  (tmp_path / 'mine' / 'photo.jpg').write_bytes(b'x')
+  for path, words in ((tmp_path / 'mine', 'holds something else than an exported model'),
+                      (tmp_path / 'mine' / 'photo.jpg', 'is a file; must be a directory')):
+    assert _run(CONFIG, tmp_path / 'no_checkpoint', path) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f'error: {path}: {words}')
+  assert os.listdir(tmp_path) == ['mine'] and os.listdir(tmp_path / 'mine') == ['photo.jpg']
+
+
+def test_home_and_missing_files(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert _run('~/none.textproto', '~/run', '~/model') == 2
+  assert f'{tmp_path}/none.textproto' in capsys.readouterr().err
+  assert _run(CONFIG, '~nobody-of-this-name/run', '~/model') == 2
+  assert "there is no user 'nobody-of-this-name'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('lost', [
+    ['saved_model.pb'], ['assets.extra/dataset.json'], ['variables/variables.index'],
+    ['assets.extra/files.json', 'saved_model.pb']])
+def test_exporting_again_mends_a_damaged_model(tmp_path, capsys, lost):
+  path = color_model.export(str(tmp_path / 'model'))
+  for name in lost:
+    (tmp_path / 'model' / name).unlink()
+  assert predict.main([f'--model={path}', '--input=x', f'--output_dir={tmp_path}/out']) == 2
+  said = capsys.readouterr().err
+  assert 'export it again' in said or 'written by deeplab2.inference.export' in said
+  color_model.export(path)
+  assert saved_model.load(path).info.name == 'shapes'
+
+
+@pytest.mark.slow
+def test_a_real_model_is_exported_and_predicts(tmp_path):
+  model = assemble.model(load.load(str(CONFIG), _OVERRIDES))
+  tf.train.Checkpoint(model=model).write(str(tmp_path / 'ckpt-1'))
+  place = pathlib.Path(tmp_path, *hostile_names.HOSTILE_NAMES)
+  place.mkdir(parents=True)
+  shutil.copy(CONFIG, place / '[a]*.textproto')
+  assert _run(place / '[a]*.textproto', tmp_path / 'ckpt-1', f'{place}/model?/') == 0
+  exported = saved_model.load(f'{place}/model?')
+  for size in ((65, 65), (200, 90), (31, 333)):
+    picture = tf.constant(np.random.RandomState(1).randint(0, 255, (*size, 3)), tf.uint8)
+    np.testing.assert_array_equal(
+        exported.panoptic(picture).whole(), exported.segment(picture)['panoptic_pred'][0])
+  listed = json.loads((place / 'model?' / 'assets.extra' / 'files.json').read_text())['files']
+  assert {'saved_model.pb', 'assets.extra/dataset.json', 'variables/variables.index'} <= set(listed)
