@@ -23,12 +23,17 @@ def expand(path: str) -> str:
   """Returns `path` with a leading `~` or `~user` replaced by that home directory.
 
   Raises:
-    UserError: the path is empty, holds a NUL character, or there is no such user.
+    UserError: the path is empty, holds a NUL character or bytes that are no UTF-8, which
+      TensorFlow cannot take, or there is no such user.
   """
   if not path:
     raise errors.UserError('an empty path; give a file or directory.')
   if '\0' in path:
     raise errors.UserError(f'{path!r}: a path cannot hold a NUL character.')
+  try:
+    path.encode()
+  except UnicodeEncodeError:
+    raise errors.UserError(f'{path!r}: is not UTF-8 text; rename it.') from None
   expanded = os.path.expanduser(path)
   if expanded == path and re.match(r'~[^/]+(/|$)', path) and not os.path.lexists(path):
     user = path[1:].partition('/')[0]

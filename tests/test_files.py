@@ -39,7 +39,8 @@ def test_home_directories_are_expanded():
 
 
 @pytest.mark.parametrize('path, words', [
-    ('', 'empty path'), ('a\0b', 'NUL'), ('~nobody-of-this-name/x', 'there is no user')])
+    ('', 'empty path'), ('a\0b', 'NUL'), ('a\udc80b', 'is not UTF-8'),
+    ('~nobody-of-this-name/x', 'there is no user')])
 def test_paths_that_are_none_are_refused(path, words):
   with pytest.raises(errors.UserError, match=words):
     files.expand(path)

@@ -177,6 +177,7 @@ def _warn_of_slots(config):
 
 def _restore(config, model, heads, checkpoints):
   """Resumes the run, else starts from initial_checkpoint, else from scratch; says which."""
+  directory_lib.remove_unfinished(checkpoints.directory)
   prefix = checkpoints.resume()
   if prefix is not None:
     logging.info('Resumed %s', prefix)
