@@ -74,6 +74,12 @@ ADVICE = {
     'evaluate.': 'test_what_can_be_evaluated',
     'without labels there is nothing to measure; set evaluator_options.save_raw_predictions=true '
     'or evaluator_options.save_predictions=true.': 'test_images_without_labels',
+    '%s, %d of %d images had more segments than the model has mask slots: %d segments were not '
+    'learned from; a larger model_options.kmax.num_mask_slots takes them in.':
+        'tests/loss/test_matching.py::test_more_slots_take_in_more_segments',
+    'an image has {} segments ({}), and those beyond the slots are not learned from; '
+    'model_options.kmax.num_mask_slots={} would be enough.':
+        'tests/trainer/test_slots.py::test_a_training_says_it_at_its_start_and_the_advice_works',
     '--num_gpus={}: this machine has {} GPUs; give 0 (the CPU) to {}, or leave it out to use all.':
         'test_number_of_gpus',
     'The set has %d batches, fewer than eval_steps = %d: all were evaluated.':

@@ -121,7 +121,9 @@ def test_evaluations_report_the_plain_loss():
   assert list(relaxed.losses) == list(plain.losses)
   for name, value in plain.losses.items():
     np.testing.assert_array_equal(relaxed.losses[name], value, err_msg=name)
-  assert set(relaxed.diagnostics) == {'mask_fp', 'mask_fn', 'mask_fp_fn_ratio', 'matched_dice'}
+  assert set(relaxed.diagnostics) == {
+      'mask_fp', 'mask_fn', 'mask_fp_fn_ratio', 'matched_dice', 'unmatched_segments',
+      'images_beyond_slots'}
 
 
 @pytest.mark.parametrize('policy, masks', [

@@ -180,6 +180,16 @@ def delete(prefix: str) -> None:
       logging.warning('%s: cannot be deleted: %s', path, files.reason(error))
 
 
+def remove_unfinished(directory: str) -> None:
+  """Removes what saves left behind that were killed on their way; nobody else may be saving."""
+  for name in files.matching(directory, rf'ckpt-\d+_temp|\.writing-\d+-{STATE}'):
+    path = os.path.join(directory, name)
+    if tf.io.gfile.isdir(path):
+      tf.io.gfile.rmtree(path)
+    else:
+      files.remove_if_exists(path)
+
+
 def follow(directory: str, timeout: float | None) -> Iterator[str]:
   """Yields the newest checkpoint, then each newer one that another process saves.
 

@@ -55,6 +55,18 @@ def matched_dice(matched: matching.Matching) -> Ratio:
                tf.reduce_sum(is_matched_bs, axis=1))
 
 
+def beyond_slots(truth: ground_truth.GroundTruth, matched: matching.Matching) -> dict[str, Ratio]:
+  """Returns what the mask slots do not suffice for, for each image.
+
+  `unmatched_segments` is the number of ground-truth masks without a slot, and
+  `images_beyond_slots` whether there are any.
+  """
+  unmatched_br = truth.is_valid_br & (matched.slot_of_row_br < 0)
+  count_b = tf.reduce_sum(tf.cast(unmatched_br, tf.float32), axis=1)
+  return {'unmatched_segments': Ratio(count_b, tf.ones_like(count_b)),
+          'images_beyond_slots': Ratio(tf.cast(count_b > 0.0, tf.float32), tf.ones_like(count_b))}
+
+
 def gates(gate_bps: tf.Tensor, truth: ground_truth.GroundTruth, matched: matching.Matching,
           class_order: Sequence[int]) -> dict[str, Ratio]:
   """Returns the mean gates of matched slots on pixels of their own class and of other classes.

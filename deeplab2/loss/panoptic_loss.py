@@ -202,6 +202,7 @@ class PanopticLoss:
     ratios = diagnostics.mask_errors(matched, *self._masks.log_masks(relaxed_bps))
     if gate_bps is None:
       ratios['matched_dice'] = diagnostics.matched_dice(matched)
+      ratios.update(diagnostics.beyond_slots(truth, matched))
     else:
       ratios.update(diagnostics.gates(
           tf.stop_gradient(gate_bps), truth, matched, self._space.class_order))

@@ -24,6 +24,7 @@ from deeplab2.trainer import loop
 from deeplab2.trainer import optimizer
 from deeplab2.trainer import reports
 from deeplab2.trainer import runtime
+from deeplab2.trainer import slots
 from deeplab2.trainer import summaries as summaries_lib
 from deeplab2.trainer import trainer as trainer_lib
 from deeplab2.trainer import unfinished as unfinished_lib
@@ -139,6 +140,7 @@ def _log_finished(config, train_loop):
 def _train_loop(config, directory, model, global_step):
   """Creates the training loop, with the run resumed, or the model initialised."""
   checks.check_batch(config, _TRAIN, tf.distribute.get_strategy().num_replicas_in_sync)
+  _warn_of_slots(config)
   options = config.options.trainer_options
   training_model = assemble.training_model(config, model)
   groups = optimizer_groups(config, training_model)
@@ -164,8 +166,20 @@ def _train_loop(config, directory, model, global_step):
       explain=_explain(config, _TRAIN))
 
 
+def _warn_of_slots(config):
+  """Warns of images that are known to have more segments than the model has mask slots."""
+  field = 'model_options.kmax.num_mask_slots'
+  most, manifest = slots.most_segments(
+      pipeline.find_files(config.require(f'{_TRAIN}.file_pattern')))
+  if most > config.value(field):
+    logging.warning('%s', config.error(
+        field, f'an image has {most} segments ({manifest}), and those beyond the slots are not '
+        f'learned from; model_options.kmax.num_mask_slots={most} would be enough.'))
+
+
 def _restore(config, model, heads, checkpoints):
   """Resumes the run, else starts from initial_checkpoint, else from scratch; says which."""
+  directory_lib.remove_unfinished(checkpoints.directory)
   prefix = checkpoints.resume()
   if prefix is not None:
     logging.info('Resumed %s', prefix)

@@ -74,6 +74,8 @@ class TrainLoop:
           self.save()
     finally:
       shown.close()
+    if self.step == total:
+      self._trainer.beyond_slots.report(self.step)
 
   def save(self) -> None:
     """Saves a checkpoint, unless that of this step is saved.

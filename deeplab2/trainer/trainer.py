@@ -14,6 +14,7 @@ from deeplab2 import randomness
 from deeplab2.trainer import diagnostics
 from deeplab2.trainer import optimizer as optimizer_lib
 from deeplab2.trainer import runtime
+from deeplab2.trainer import slots
 
 TOTAL = 'total_loss'
 GRADIENT_NORM = 'gradient_norm'
@@ -60,6 +61,7 @@ class Trainer(orbit.StandardTrainer):
     self._trained = ()  # For every variable, whether the loss depends on it.
     self._outcome = None  # Steps, whether finite, sums of the values, values of the last step.
     self._started = None
+    self.beyond_slots = slots.Beyond()
 
   def create_train_loop_fn(self):
     """Returns the inner loop: up to `num_steps` steps, fewer if one is not finite."""
@@ -118,7 +120,10 @@ class Trainer(orbit.StandardTrainer):
     means = dict(zip(self._names, sums / steps, strict=True))
     logs = {f'losses/train_{name}': float(means[name]) for name in self._names[:-1]}
     logs[GRADIENT_NORM] = float(means[GRADIENT_NORM])
-    logs.update(diagnostics.scalars(self._diagnostics, *np.split(parts, 2)))
+    numerators, denominators = np.split(parts, 2)
+    logs.update(diagnostics.scalars(self._diagnostics, numerators, denominators))
+    self.beyond_slots.add(dict(zip(
+        self._diagnostics, zip(numerators, denominators, strict=True), strict=True)), done)
     for group, tag in zip(self._groups, ('learning_rate', 'learning_rate_backbone'), strict=False):
       logs[tag] = float(group.rate(tf.constant(done - 1)))
     logs['steps_per_second'] = steps / seconds

@@ -190,6 +190,18 @@ def test_a_first_save_that_was_interrupted_is_done_again(tmp_path, left):
   assert _resumed(tmp_path) == 0.0
 
 
+def test_what_killed_saves_left_is_removed(tmp_path):
+  run = _saved(tmp_path / 'a[1]', 3)
+  (run / 'ckpt-5_temp').mkdir()
+  (run / 'ckpt-5_temp' / 'part-00000-of-00001.data-00000-of-00001').write_bytes(b'part')
+  (run / '.writing-7-checkpoint').write_bytes(b'')
+  (run / 'ckpt-5_template').write_bytes(b'mine')
+  directory.remove_unfinished(str(run))
+  assert sorted(os.listdir(run)) == [
+      'checkpoint', 'ckpt-3.data-00000-of-00001', 'ckpt-3.index', 'ckpt-5_template']
+  directory.remove_unfinished(str(tmp_path / 'nothing'))
+
+
 def test_a_first_checkpoint_that_was_not_recorded_yet_is_taken_up(tmp_path):
   run = _saved(tmp_path, 0)
   (run / 'checkpoint').unlink()

@@ -3,6 +3,7 @@ from absl import logging as absl_logging
 import pytest
 
 from deeplab2 import errors
+from deeplab2.config import config_pb2
 from deeplab2.config import load
 
 from . import configs
@@ -143,3 +144,48 @@ def test_text_and_path_are_kept(write):
   path = write(configs.SMALL)
   config = load.load(path)
   assert (config.path, config.text) == (path, configs.SMALL)
+
+
+def test_a_byte_order_mark(tmp_path):
+  path = tmp_path / 'marked.textproto'
+  path.write_bytes(b'\xef\xbb\xbf' + configs.SMALL.encode())
+  assert load.load(str(path)).options.model_options.backbone.name == 'kmax_resnet50'
+
+
+@pytest.mark.parametrize('field', load.PATHS)
+def test_home_directories_in_every_path(small, monkeypatch, field):
+  monkeypatch.setenv('HOME', '/home/me')
+  last = field.rpartition('.')[2]
+  value = small(f'{field}=~/x.json').value(field)
+  assert value == (['/home/me/x.json'] if last == 'file_pattern' else '/home/me/x.json')
+  # In the environment too.
+  monkeypatch.setenv('PLACE', '~/y.json')
+  value = small(f'{field}=${{PLACE}}').value(field)
+  assert value == (['/home/me/y.json'] if last == 'file_pattern' else '/home/me/y.json')
+  with pytest.raises(errors.UserError, match='there is no user') as error:
+    small(f'{field}=~nobody-of-this-name/x.json')
+  assert field in str(error.value)
+
+
+def test_every_text_that_is_a_path_is_known():
+  """Texts that are no paths are listed; a new option must be put into one of the lists."""
+  found = set()
+
+  def walk(descriptor, prefix):
+    for field in descriptor.fields:
+      path = f'{prefix}{field.name}'
+      if field.message_type is not None:
+        if prefix.count('.') < 4:
+          walk(field.message_type, f'{path}.')
+      elif field.cpp_type == field.CPPTYPE_STRING:
+        found.add(path)
+
+  walk(config_pb2.ExperimentOptions.DESCRIPTOR, '')
+  no_paths = {path for path in found if path.rpartition('.')[2] in (
+      'name', 'experiment_name', 'feature_key', 'head_conv_type', 'decoder_conv_type',
+      'learning_policy', 'optimizer', 'autoaugment_policy_name', 'data_service', 'cameras_to_use',
+      'raw_panoptic_format', 'transformer_post_processing')
+              or 'panoptic_copy_paste' in path or path.startswith((
+                  'model_options.panoptic_deeplab', 'model_options.motion_deeplab',
+                  'model_options.vip_deeplab'))}
+  assert found - no_paths == set(load.PATHS)

@@ -389,3 +389,13 @@ def test_errors_that_are_not_about_the_data_stay_as_they_are(pattern):
   with pytest.raises(tf.errors.OpError) as error:
     tf.debugging.assert_all_finite(tf.constant(np.nan), 'the loss')
   assert pipeline.explain(error.value, [pattern]) is error.value
+
+
+@pytest.mark.parametrize('skip', [0, 2, 4, 6])
+def test_an_evaluation_that_passes_over_records_ends_like_the_whole(pattern, skip):
+  whole = [_flat(sample) for sample in _evaluation(pattern)]
+  rest = [_flat(sample) for sample in _evaluation(pattern, skip=skip)]
+  assert len(rest) == max(len(whole) - skip // 2, 0)
+  for ours, theirs in zip(rest, whole[skip // 2:], strict=True):
+    for one, other in zip(ours, theirs, strict=True):
+      np.testing.assert_array_equal(one, other)

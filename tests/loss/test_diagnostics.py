@@ -71,3 +71,12 @@ def test_pictures_without_masks_have_nothing_to_measure():
       **diagnostics.relaxed_targets(NOTHING.class_target_bsk, NOTHING.class_target_bsk, NOTHING)}
   for name, ratio in found.items():
     np.testing.assert_array_equal(ratio, [[0], [0]], err_msg=name)
+
+
+def test_segments_beyond_the_slots():
+  # Of the first image, three valid rows and one without pixels; of the second, one.
+  truth = TRUTH._replace(channel_br=tf.constant([[0, 1, 0, -1], [-1, -1, 1, -1]]))
+  matched = MATCHED._replace(slot_of_row_br=tf.constant([[-1, 0, -1, -1], [-1, -1, 2, -1]]))
+  found = diagnostics.beyond_slots(truth, matched)
+  np.testing.assert_array_equal(found['unmatched_segments'], [[2, 0], [1, 1]])
+  np.testing.assert_array_equal(found['images_beyond_slots'], [[1, 0], [1, 1]])

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab2.loss import diagnostics
 from deeplab2.loss import ground_truth
 from deeplab2.loss import matching
 from deeplab2.loss import panoptic_loss
@@ -65,3 +66,22 @@ def test_label_sizes_that_do_not_fit_the_grid_are_refused():
   inputs = cases.inputs('wide')
   with pytest.raises(ValueError, match='33x33.*10x9'):
     ground_truth.prepare(inputs.targets, (10, 9), inputs.space)
+
+
+def test_more_slots_take_in_more_segments():
+  inputs, truth, _, matched = prepared('overflow')
+  found = diagnostics.beyond_slots(truth, matched)
+  num_slots = matched.is_matched_bs.shape[1]
+  surplus = np.maximum(np.sum(truth.is_valid_br, axis=1) - num_slots, 0)
+  assert surplus[0] > 0 and not surplus[1:].any()
+  np.testing.assert_array_equal(found['unmatched_segments'].numerator, surplus)
+  np.testing.assert_array_equal(found['images_beyond_slots'].numerator, surplus > 0)
+  # As many slots as there are rows: nothing is left over.
+  final = inputs.outputs[0]
+  more = int(surplus[0])
+  masks = tf.pad(panoptic_loss.flat(final.mask_logits), [[0, 0], [0, 0], [0, more]])
+  classes = tf.pad(tf.convert_to_tensor(final.class_logits), [[0, 0], [0, more], [0, 0]])
+  fit = matching.similarity(truth, masks, classes)
+  matched = matching.match(truth, fit, inputs.space.num_real_classes)
+  found = diagnostics.beyond_slots(truth, matched)
+  assert not found['unmatched_segments'].numerator.numpy().any()

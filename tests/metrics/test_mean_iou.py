@@ -44,3 +44,13 @@ def test_bad_maps_are_refused():
     _metric().update(np.zeros([2, 2], int), np.zeros([2, 3], int))
   with pytest.raises(ValueError, match='prediction has classes 0 to 4; known are 0 to 3'):
     _metric().update(np.zeros([1, 2], int), np.array([[0, 4]]))
+
+
+def test_state_goes_on():
+  whole, resumed = _metric(), _metric()
+  whole.update(np.array([[1, 1]]), np.array([[1, 2]]))
+  resumed.set_state(whole.state())
+  for metric in (whole, resumed):
+    metric.update(np.array([[2, 1]]), np.array([[2, 2]]))
+  np.testing.assert_array_equal(resumed.state(), whole.state())
+  assert resumed.state().sum() == 4

@@ -108,3 +108,17 @@ def test_bad_maps_are_refused():
     metric.update(np.zeros([2, 2], np.int32), np.zeros([2, 3], np.int32))
   with pytest.raises(ValueError, match='The prediction has class 134; known are 0 to 133'):
     metric.update(np.zeros([2, 2], np.int32), np.full([2, 2], 134 * 256))
+
+
+def test_state_goes_on_bit_for_bit():
+  space = structures.LabelSpace(4, 0, 10, (1,))
+  truth, prediction = np.array([[20, 20, 20, 11]]), np.array([[20, 20, 30, 11]])
+  whole = panoptic_quality.PanopticQuality(space)
+  whole.update(truth, prediction)
+  resumed = panoptic_quality.PanopticQuality(space)
+  state = whole.state()
+  resumed.set_state(state)
+  for metric in (whole, resumed):
+    metric.update(truth, truth)
+  np.testing.assert_array_equal(resumed.state(), whole.state())
+  assert not np.array_equal(state, whole.state())  # A copy.

@@ -26,7 +26,8 @@ OVERRIDES = [
 def parts(monkeypatch, tmp_path_factory):
   """Puts the stand-ins in place of what the configuration describes."""
   records = tmp_path_factory.mktemp('records')
-  (records / 'val-0.tfrecord').write_bytes(b'stands for records')
+  for split in ('train', 'val'):
+    (records / f'{split}-0.tfrecord').write_bytes(b'stands for records')
   monkeypatch.setenv('SHAPES_TFRECORDS', str(records))
   info = datasets.DatasetInfo('made', stand_ins.SPACE, ('void', 'thing', 'stuff'),
                               ((0, 0, 0), (255, 0, 0), (0, 255, 0)), (0, 1, 2), 0, {1: 1, 2: 2}, {})

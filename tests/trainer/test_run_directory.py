@@ -101,7 +101,7 @@ def test_metrics_say_what_was_evaluated(trained):
       'shapes', 1, len(b'stands for records'))
   assert evaluated['file_pattern'][0].endswith('/val-*.tfrecord')
   assert evaluated['crop_size'] == [129, 129] and evaluated['eval_steps'] == -1
-  assert evaluated['post_processing']['pixel_confidence_threshold'] == 0.4
+  assert evaluated['post_processing']['pixel_confidence_threshold'] == 0.3
 
 
 def test_the_same_replaces_and_another_set_stays_beside(trained, tmp_path, monkeypatch, caplog):

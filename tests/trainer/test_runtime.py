@@ -74,6 +74,13 @@ def test_wrong_bindings_are_refused(binding):
   assert '\n' not in str(caught.value)
 
 
+def test_gin_files_of_any_name_and_with_a_byte_order_mark(tmp_path):
+  file = tmp_path / 'a[1].gin'
+  file.write_bytes(b'\xef\xbb\xbfset_up.num_threads = 3')
+  runtime.bind_gin([str(file)], [])
+  assert gin.query_parameter('set_up.num_threads') == 3
+
+
 def test_missing_gin_file_is_named():
   with pytest.raises(errors.UserError, match='nothing.gin'):
     runtime.bind_gin(['nothing.gin'], [])
