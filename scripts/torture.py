@@ -69,7 +69,9 @@ def torture(options: argparse.Namespace) -> list[results.Result]:
                 f'{result.group}: {result.name}'
                 f'{f" ({result.details})" if part == "memory" else ""}', flush=True)
       except RuntimeError as error:
-        raise errors.UserError(f'{part}: {error}') from error
+        print(error, file=sys.stderr)
+        raise errors.UserError(f'{part}: a command fails although nothing disturbs it; see above.'
+                               ) from error
     found += journal.results.values()
   return found
 
