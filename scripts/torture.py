@@ -66,9 +66,12 @@ def torture(options: argparse.Namespace) -> list[results.Result]:
         for result in _run(part, work, journal, options):
           journal.add(result)
           print(f'{result.seconds:6.1f} s {result.peak_mb:5.0f} MB {result.outcome}: '
-                f'{result.group}: {result.name}', flush=True)
+                f'{result.group}: {result.name}'
+                f'{f" ({result.details})" if part == "memory" else ""}', flush=True)
       except RuntimeError as error:
-        raise errors.UserError(f'{part}: {error}') from error
+        print(error, file=sys.stderr)
+        raise errors.UserError(f'{part}: a command fails although nothing disturbs it; see above.'
+                               ) from error
     found += journal.results.values()
   return found
 
@@ -108,6 +111,9 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     found = torture(options)
     print(f'{results.table(found)}\n')
+    for result in found:
+      if result.part == 'memory' and not result.failed:
+        print(f'{result.name}: {result.details}')
     if options.json:
       files.write_json(options.json, {'results': [result._asdict() for result in found]})
     failed = results.failures(found)

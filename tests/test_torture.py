@@ -226,10 +226,11 @@ def test_differences():
 
 @pytest.mark.parametrize('weights, outcome', [
     ([500, 600, 600, 600, 600], 'does not grow'), ([500, 600, 650, 680, 700.1], 'grows'),
-    ([500, 600, 900, 700, 650], 'does not grow')])
+    ([500, 600, 900, 700, 650], 'does not grow'), ([900, 600, 600, 600, 701], 'grows')])
 def test_memory_is_judged_from_a_quarter_on(weights, outcome):
   samples = [(25 * index or 1, weight) for index, weight in enumerate(weights)]
-  assert memory.judge(samples, 100)[0] == outcome
+  # At the end it is given back.
+  assert memory.judge([*samples, (100, 300)], 100)[0] == outcome
 
 
 def test_memory_that_was_not_seen_is_no_success():

@@ -16,6 +16,7 @@ from campaign.results import Result
 # feature map an image would be more; the allocator's own ups and downs are less.
 MOST_GROWTH_MB = 100.0
 _PARTS = (0.25, 0.5, 0.75, 1.0)
+_WINDOW = 0.1
 _SAMPLE_SECONDS = 0.5
 
 
@@ -92,13 +93,11 @@ def judge(samples: list[tuple[int, float]], total: int) -> tuple[str, str]:
   """
   weights = []
   for part in _PARTS:
-    # The first sample from there on, of the last part the last one.
-    reached = [weight for done, weight in samples if done >= part * total - 1e-9]
-    if part == 1.0:
-      reached = [weight for _, weight in samples][-1:]
-    if not reached:
-      return 'not seen', f'no sample at {part:.0%} of {total}'
-    weights.append(reached[0])
+    # The most of a tenth of the way: at the very end memory is already given back.
+    near = [weight for done, weight in samples if part - _WINDOW < done / total <= part]
+    if not near:
+      return 'not seen', f'no sample between {part - _WINDOW:.0%} and {part:.0%} of {total}'
+    weights.append(max(near))
   growth = weights[-1] - weights[0]
   details = ', '.join(f'{part:.0%} {weight:.0f} MB'
                       for part, weight in zip(_PARTS, weights, strict=True))
