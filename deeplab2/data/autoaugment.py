@@ -78,14 +78,33 @@ def sharpness(image: tf.Tensor, level: float) -> tf.Tensor:
 
 
 def _sharpened(image, factor):
-  kernel = tf.constant([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]]) / 13.0
-  kernel = tf.tile(kernel[:, :, tf.newaxis, tf.newaxis], [1, 1, 3, 1])
-  inside = tf.nn.depthwise_conv2d(
-      tf.cast(image[tf.newaxis], tf.float32), kernel, [1, 1, 1, 1], 'VALID')[0]
-  inside = tf.cast(tf.clip_by_value(inside, 0.0, 255.0), tf.uint8)
-  inside = _blend(inside, image[1:-1, 1:-1], factor)
+  inside = _blend(_smoothed(image), image[1:-1, 1:-1], factor)
   rows = tf.concat([image[1:-1, :1], inside, image[1:-1, -1:]], axis=1)
   return tf.concat([image[:1], rows, image[-1:]], axis=0)
+
+
+def _smoothed(image):
+  """Returns uint8 [H - 2, W - 2, 3]: means over 3x3 pixels, of weight 1, the central one 5.
+
+  They are cut to integers. Where a mean is an integer, rounding decides whether it or the one below
+  is taken. DeepLab2's convolution, whose kernel depends on the CPU, adds up row by row with fused
+  multiply-adds; products of float32 are exact in float64, so these means come out the same here on
+  every CPU.
+  """
+  whole = tf.cast(image, tf.int32)
+  columns = whole[:-2] + whole[1:-1] + whole[2:]
+  sums = columns[:, :-2] + columns[:, 1:-1] + columns[:, 2:] + 4 * whole[1:-1, 1:-1]
+  means = tf.cast(tf.floor(tf.cast(sums, tf.float32) / 13.0), tf.int32)
+  places = tf.where(13 * means == sums)
+  weights = tf.cast(tf.constant([1.0, 5.0]) / 13.0, tf.float64)
+  total = tf.constant(0.0, tf.float64)
+  for row in range(3):
+    for column in range(3):
+      values = tf.gather_nd(image[row:, column:], places)
+      total += tf.cast(values, tf.float64) * weights[int(row == column == 1)]
+      total = tf.cast(tf.cast(total, tf.float32), tf.float64)
+  is_below = tf.cast(total < tf.cast(tf.gather_nd(means, places), tf.float64), tf.int32)
+  return tf.cast(tf.tensor_scatter_nd_sub(means, places, is_below), tf.uint8)
 
 
 def solarize(image: tf.Tensor, level: float) -> tf.Tensor:
