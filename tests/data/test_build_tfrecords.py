@@ -248,7 +248,7 @@ def test_a_dataset_of_ones_own_and_a_second_run(build, tmp_path, capsys):
 
 @pytest.mark.parametrize('options, words', [
     ({'dataset': 'shapes', 'pictures': '/p'}, ['--pictures=/p', 'dataset of your own']),
-    ({'dataset': '/none/x.json', 'pictures': '/p'}, ['/none/x.json', 'cannot be read']),
+    ({'dataset': '/none/x.json', 'pictures': '/p'}, ['/none/x.json: no such file']),
 ])
 def test_mistakes_in_flags_of_ones_own(build, tmp_path, capsys, options, words):
   assert build(split='val', output_dir=tmp_path / 'out', **options) == 2
