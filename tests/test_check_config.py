@@ -123,22 +123,23 @@ def test_a_wrong_config_is_one_line_and_the_others_are_still_checked(
   assert code == 2
   wrong = [line for line in output.out.splitlines() if line.startswith('wrong: ')]
   assert len(wrong) == 4
-  assert f'{tmp_path}/none: cannot be read' in wrong[0]
+  assert f'{tmp_path}/none: no such file' in wrong[0]
   assert f'{other}:1: ' in wrong[1] and 'meta architecture panoptic_deeplab' in wrong[1]
   assert f'{broken}:1' in wrong[2] and 'no such field' in wrong[2]
-  assert f'{tmp_path}: cannot be read' in wrong[3]
+  assert f'{tmp_path}: is a directory' in wrong[3]
   assert f'{published}: loads' in output.out
   assert '4 of 5 configs are wrong' in output.err
 
 
 def test_a_reason_of_several_lines_is_shown_on_one(check_config, monkeypatch, capsys):
-  def unreachable(path):
+  def unreachable(path, mode):
+    del mode
     raise tf.errors.UnavailableError(None, None, f'no such host\n\t when reading {path}')
+  monkeypatch.setattr(tf.io.gfile, 'isdir', lambda path: False)
   monkeypatch.setattr(tf.io.gfile, 'GFile', unreachable)
   assert check_config.main(['gs://bucket/config']) == 2
   line, = capsys.readouterr().out.splitlines()
-  assert line == ('wrong: gs://bucket/config: cannot be read: no such host when reading '
-                  'gs://bucket/config')
+  assert line == 'wrong: gs://bucket/config: cannot be read (no such host).'
 
 
 def test_a_model_that_cannot_be_built_is_wrong(check_config, published, capsys):
