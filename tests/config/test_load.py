@@ -183,7 +183,8 @@ def test_every_text_that_is_a_path_is_known():
   walk(config_pb2.ExperimentOptions.DESCRIPTOR, '')
   no_paths = {path for path in found if path.rpartition('.')[2] in (
       'name', 'experiment_name', 'feature_key', 'head_conv_type', 'decoder_conv_type',
-      'learning_policy', 'optimizer', 'autoaugment_policy_name', 'data_service', 'cameras_to_use',
+      'learning_policy', 'optimizer', 'drop_path_schedule', 'autoaugment_policy_name',
+      'data_service', 'cameras_to_use',
       'raw_panoptic_format', 'transformer_post_processing')
               or 'panoptic_copy_paste' in path or path.startswith((
                   'model_options.panoptic_deeplab', 'model_options.motion_deeplab',
