@@ -6,6 +6,7 @@ code 0 and a right result; without a traceback, a signal, a hang, or more than 4
 nowhere but to its output; and a refusal leaves every file that was there as it was.
 """
 from collections.abc import Callable, Iterator
+import itertools
 import json
 import os
 import pathlib
@@ -199,6 +200,7 @@ def cases(count: int, seed: int) -> list[Case]:
   for target in _TARGETS:
     done += target.weight
     wanted = round(count * done / total) - len(found)
+    pairs = list(itertools.product(target.files, target.readers))
     chosen = mutations.choose(target.fixed, target.drawn, wanted, rng)
     for index, mutation in enumerate(chosen):
       # Files by turns for each reader, not in step with them.
