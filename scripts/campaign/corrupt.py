@@ -203,12 +203,11 @@ def cases(count: int, seed: int) -> list[Case]:
     pairs = list(itertools.product(target.files, target.readers))
     chosen = mutations.choose(target.fixed, target.drawn, wanted, rng)
     for index, mutation in enumerate(chosen):
-      # Files by turns for each reader, not in step with them.
       if target.expected:
         mutation = mutation._replace(expected=target.expected)
-      file = target.files[(index // len(target.readers) + index) % len(target.files)]
-      found.append(Case(target.group, file, mutation,
-                        target.readers[index % len(target.readers)], len(found)))
+      # Every file with every reader.
+      file, reader = pairs[index % len(pairs)]
+      found.append(Case(target.group, file, mutation, reader, len(found)))
   return found
 
 
