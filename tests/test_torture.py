@@ -50,6 +50,9 @@ def test_cases_are_the_same_every_time_and_as_many_as_asked_for():
   assert {case.group for case in found} == {
       'records', 'images', 'JSON', 'textproto', 'checkpoints', 'logs', 'SavedModels'}
   assert {case.reader for case in found} == set(corrupt.READERS)
+  assert {case.file for case in found} >= {
+      'runs/tiny/ckpt-4.index', 'runs/tiny/ckpt-4.data-00000-of-00001', 'exported/saved_model.pb',
+      'exported/variables/variables.index', 'exported/variables/variables.data-00000-of-00001'}
 
 
 def test_records_with_right_checksums_are_read_by_tensorflow(tmp_path):

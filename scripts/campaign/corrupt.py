@@ -6,6 +6,7 @@ code 0 and a right result; without a traceback, a signal, a hang, or more than 4
 nowhere but to its output; and a refusal leaves every file that was there as it was.
 """
 from collections.abc import Callable, Iterator
+import itertools
 import json
 import os
 import pathlib
@@ -199,14 +200,14 @@ def cases(count: int, seed: int) -> list[Case]:
   for target in _TARGETS:
     done += target.weight
     wanted = round(count * done / total) - len(found)
+    pairs = list(itertools.product(target.files, target.readers))
     chosen = mutations.choose(target.fixed, target.drawn, wanted, rng)
     for index, mutation in enumerate(chosen):
-      # Files by turns for each reader, not in step with them.
       if target.expected:
         mutation = mutation._replace(expected=target.expected)
-      file = target.files[(index // len(target.readers) + index) % len(target.files)]
-      found.append(Case(target.group, file, mutation,
-                        target.readers[index % len(target.readers)], len(found)))
+      # Every file with every reader.
+      file, reader = pairs[index % len(pairs)]
+      found.append(Case(target.group, file, mutation, reader, len(found)))
   return found
 
 
