@@ -1,5 +1,8 @@
 """Errors that a user can mend, and how the command lines show them."""
+import re
 import sys
+
+_LONGEST = 4000  # Characters of a line: files can hold names of any length.
 
 
 class UserError(Exception):
@@ -12,5 +15,8 @@ class UserError(Exception):
 
 def report(error):
   """Prints `error` as one line on standard error and returns the exit code of a user's mistake."""
-  print(f'error: {error}', file=sys.stderr)
+  text = re.sub(r'\s*[\r\n]+\s*', ' ', str(error))
+  if len(text) > _LONGEST:
+    text = f'{text[:_LONGEST // 2]} [...] {text[-_LONGEST // 2:]}'
+  print(f'error: {text}', file=sys.stderr)
   return 2

@@ -222,7 +222,9 @@ class _Scanner:
     """Reads what stands after a field's name: a scalar, a message, or a list of either."""
     if self._skip('['):
       while self._tokens and not self._skip(']'):
-        if not self._skip(',') and not self._value(field, path, self._tokens[-1]):
+        # A list holds no lists.
+        if self._tokens[-1].text == '[' or (
+            not self._skip(',') and not self._value(field, path, self._tokens[-1])):
           return False
       return True
     if field.message_type is not None and is_repeated(field):

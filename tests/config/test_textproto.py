@@ -92,3 +92,8 @@ def test_lookup_names_what_is_missing():
     textproto.lookup(config_pb2.ExperimentOptions(), 'model_options.nothing')
   with pytest.raises(ValueError, match='no nothing in deeplab2.ExperimentOptions'):
     textproto.lookup(config_pb2.ExperimentOptions(), 'nothing.name')
+
+
+def test_lists_in_lists_are_refused_however_deep():
+  with pytest.raises(errors.UserError, match='a.textproto:1'):
+    _parse(f'experiment_name: {"[" * 100000}')

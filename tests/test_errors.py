@@ -1,0 +1,14 @@
+"""A mistake of the user is one line of bounded length."""
+from deeplab2 import errors
+
+
+def test_one_line_whatever_is_quoted(capsys):
+  assert errors.report(errors.UserError('a\nb \r\n  c  d')) == 2
+  assert capsys.readouterr().err == 'error: a b c  d\n'
+
+
+def test_long_quotes_are_cut_in_the_middle(capsys):
+  errors.report(errors.UserError(f'file: {"x" * 10**6} is wrong.'))
+  line = capsys.readouterr().err
+  assert line.startswith('error: file: xxx') and line.endswith('x is wrong.\n')
+  assert ' [...] ' in line and len(line) < 4100
