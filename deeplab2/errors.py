@@ -2,7 +2,7 @@
 import re
 import sys
 
-_LONGEST = 4000  # Characters of a line: files can hold names of any length.
+_LONGEST = 1500  # Characters of a line: files can hold names of any length.
 
 
 class UserError(Exception):
