@@ -140,25 +140,6 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
   return options
 
 
-def _identity(convert) -> str:
-  """Returns what a converter does: its function, and what that was given (classes, seed, ...)."""
-  if isinstance(convert, functools.partial):
-    return repr((convert.func.__name__, convert.args, convert.keywords))
-  return convert.__name__
-
-
-def _version(task) -> list:
-  """Returns sizes and times of a task's files, None for one that is not there."""
-  versions = []
-  for path in (getattr(task, 'picture', ''), getattr(task, 'label', '')):
-    try:
-      status = os.stat(path) if path else None
-    except OSError:  # Whoever reads it will say so.
-      status = None
-    versions.append(status and (status.st_size, status.st_mtime_ns))
-  return versions
-
-
 def build(options: argparse.Namespace) -> None:
   """Writes the shards that the flags ask for; UserError for bad input or a full disk."""
   found = source(options)
