@@ -56,7 +56,7 @@ def test_places_without_images(tmp_path):
   with pytest.raises(errors.UserError, match='--input=.*none: no such image or directory'):
     image_list.find(str(tmp_path / 'none'))
   root = _touch(tmp_path, 'a.txt')
-  with pytest.raises(errors.UserError, match=r'no \.jpg, .*\.gif file in this directory or below'):
+  with pytest.raises(errors.UserError, match=r'no image \(\.jpg, .*\.tiff\) in this directory'):
     image_list.find(root)
   assert image_list.find(str(tmp_path / 'a.txt')).paths == ['a.txt'], 'a file counts as it is'
 
