@@ -97,13 +97,13 @@ def _run(part, work, journal, options):
   place, made = work / part, work / 'assets'
   if part == 'kill':
     chosen = tuple(one for one in kill.commands(made) if is_wanted(one.name))
-    assets.make(made, with_model=any(map(kill.needs_model, chosen)))
+    assets.make(made, kill.needed(chosen))
     return kill.run_all(chosen, options.kills, place, options.seed, done)
   if part == 'memory':
     return memory.run_all(assets.make(made), place, options.steps, done)
   chosen = [case for case in corrupt.cases(options.cases, options.seed)
             if is_wanted(case.name) and case.name not in done]
-  assets.make(made, with_model=any(map(corrupt.needs_model, chosen)))
+  assets.make(made, corrupt.needed(chosen))
   return corrupt.run(chosen, made, place, options.seed, options.jobs)
 
 
