@@ -48,8 +48,8 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
   parser.add_argument('--cases', type=positive, default=300, help='Corrupted inputs.')
   parser.add_argument('--steps', type=positive, default=2000, help='Of memory.')
   parser.add_argument('--jobs', type=positive, default=1, help='Corrupted inputs at a time.')
-  parser.add_argument('--only', default='', metavar='TEXT', help='Cases whose name holds TEXT; '
-                      'of these, results of before count for nothing.')
+  parser.add_argument('--only', action='append', default=[], metavar='TEXT', help='Cases whose '
+                      'name holds TEXT, or one of several; they are run again if they were before.')
   parser.add_path('--json', help='File to write the results to.')
   return parser.parse_args(arguments)
 
@@ -60,8 +60,9 @@ def torture(options: argparse.Namespace) -> list[results.Result]:
   wanted = _PARTS if options.part == 'all' else (options.part,)
   found: list[results.Result] = []
   for part in _PARTS:
-    journal = results.Journal(work / f'{part}.jsonl', _settings(part, options))
+    journal = results.Journal(work / f'{part}.jsonl')
     if part in wanted:
+      journal.begin(_settings(part, options))
       try:
         for result in _run(part, work, journal, options):
           journal.add(result)
@@ -89,17 +90,20 @@ def _settings(part, options):
 
 def _run(part, work, journal, options):
   """Yields the results that are missing."""
+  def is_wanted(name):
+    return not options.only or any(text in name for text in options.only)
+
   done = {} if options.only else journal.results
   place, made = work / part, work / 'assets'
   if part == 'kill':
-    chosen = tuple(one for one in kill.commands(made) if options.only in one.name)
-    assets.make(made, with_model=any(map(kill.needs_model, chosen)))
+    chosen = tuple(one for one in kill.commands(made) if is_wanted(one.name))
+    assets.make(made, kill.needed(chosen))
     return kill.run_all(chosen, options.kills, place, options.seed, done)
   if part == 'memory':
     return memory.run_all(assets.make(made), place, options.steps, done)
   chosen = [case for case in corrupt.cases(options.cases, options.seed)
-            if options.only in case.name and case.name not in done]
-  assets.make(made, with_model=any(map(corrupt.needs_model, chosen)))
+            if is_wanted(case.name) and case.name not in done]
+  assets.make(made, corrupt.needed(chosen))
   return corrupt.run(chosen, made, place, options.seed, options.jobs)
 
 

@@ -9,6 +9,7 @@ Everything is made by the project's own command lines from synthetic images. Bel
   runs/tiny       a run of a few steps; plot_run draws it
   exported        its model
 """
+from collections.abc import Collection
 import json
 import pathlib
 import subprocess
@@ -21,6 +22,7 @@ from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from deeplab2.data import shapes
 
+PARTS = ('own', 'records', 'model')
 NUM_OWN = 3
 NUM_MANY = 90
 
@@ -121,18 +123,20 @@ evaluator_options {
 """
 
 
-def make(directory: pathlib.Path, *, with_model: bool = True) -> pathlib.Path:
+def make(directory: pathlib.Path, needed: Collection[str] = PARTS) -> pathlib.Path:
   """Makes what is not there yet below `directory`; returns it.
 
   Args:
     directory: for all that is made.
-    with_model: whether a run and an exported model are needed, which take a minute.
+    needed: of PARTS; records take seconds, the run and its exported model a minute.
 
   Raises:
     RuntimeError: one of the command lines fails on these inputs, with its output.
   """
-  _once(directory / 'data_is_complete', _make_data)
-  if with_model:
+  _once(directory / 'own_is_complete', _make_own)
+  if 'records' in needed or 'model' in needed:
+    _once(directory / 'records_are_complete', _make_records)
+  if 'model' in needed:
     _once(directory / 'model_is_complete', _make_model)
   return directory
 
@@ -145,15 +149,18 @@ def _once(mark, function):
     mark.touch()
 
 
-def _make_data(directory):
+def _make_own(directory):
   config = directory / 'tiny.textproto'
   config.write_text(_TEXTPROTO % {'records': directory / 'records'}, encoding='utf-8')
+  write_own(directory / 'own', NUM_OWN)
+  write_own(directory / 'own_many', NUM_MANY)
+
+
+def _make_records(directory):
   for split, count in (('train', 8), ('val', 4)):
     call(processes.Command('build_tfrecords', (
         '--dataset=shapes', f'--split={split}', f'--num_images={count}', '--num_shards=2',
         f'--output_dir={directory / "records"}', '--num_workers=1')))
-  write_own(directory / 'own', NUM_OWN)
-  write_own(directory / 'own_many', NUM_MANY)
 
 
 def _make_model(directory):

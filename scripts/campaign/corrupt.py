@@ -5,7 +5,7 @@ must end with exit code 2 and one line on standard error that names the spoiled 
 code 0 and a right result; without a traceback, a signal, a hang, or more than 4 GB; having written
 nowhere but to its output; and a refusal leaves every file that was there as it was.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import itertools
 import json
 import os
@@ -52,9 +52,10 @@ class Case(NamedTuple):
     return f'{self.number:03d} {self.file}: {self.mutation.name} ({self.reader.name})'
 
 
-def needs_model(case: Case) -> bool:
-  """Returns whether a case needs a run or an exported model."""
-  return any(name.startswith(('runs', 'exported')) for name in case.reader.inputs)
+def needed(chosen: Iterable[Case]) -> set[str]:
+  """Returns which of assets.PARTS cases need."""
+  parts = {'runs': 'model', 'exported': 'model', 'records': 'records'}
+  return {parts.get(name, 'own') for case in chosen for name in case.reader.inputs}
 
 
 def _reader(name, inputs, module, *arguments, check=None):

@@ -5,7 +5,7 @@ report) and strike within 30 ms of its appearance; the other half is spread over
 start, from the import of TensorFlow on, to one and a half times what it takes until something is
 saved, so that a command gets on. Some kills hit the command alone, some its workers too.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import hashlib
 import json
@@ -82,9 +82,9 @@ def commands(assets: pathlib.Path) -> tuple[Long, ...]:
   )
 
 
-def needs_model(one: Long) -> bool:
-  """Returns whether a command needs an exported model."""
-  return one.name == 'prediction'
+def needed(chosen: Iterable[Long]) -> set[str]:
+  """Returns which of assets.PARTS commands need."""
+  return {{'training': 'records', 'prediction': 'model'}.get(one.name, 'own') for one in chosen}
 
 
 def _of_training(directory):

@@ -5,6 +5,8 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
+from deeplab2 import errors
+
 
 class Result(NamedTuple):
   """The outcome of one case."""
@@ -22,21 +24,30 @@ class Result(NamedTuple):
 class Journal:
   """The results of one part in a file that is added to, so that a campaign can go on."""
 
-  def __init__(self, path: pathlib.Path, settings: dict[str, Any]):
-    """Reads what an earlier campaign of the same settings has left."""
+  def __init__(self, path: pathlib.Path):
+    """Reads what an earlier campaign has left."""
     self._path = path
     self.results: dict[str, Result] = {}
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
-    entries = [entry for entry in map(_parsed, lines) if entry]
-    if entries[:1] != [settings]:
-      entries = [settings]
-    for entry in entries[1:]:
+    self._settings, *entries = [entry for entry in map(_parsed, lines) if entry] or [None]
+    for entry in entries:
       self._keep(Result(**entry))
+
+  def begin(self, settings: dict[str, Any]) -> None:
+    """Starts, or goes on, with results of these settings.
+
+    Raises:
+      UserError: those that are there are of other settings.
+    """
+    if self.results and self._settings != settings:
+      raise errors.UserError(f'{self._path}: holds results of {self._settings}, not {settings}; '
+                             'take another --work_dir.')
+    self._path.parent.mkdir(parents=True, exist_ok=True)
     # Without the line that was cut, if there is one.
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(''.join(f'{json.dumps(entry)}\n' for entry in entries), encoding='utf-8')
-    temporary.replace(path)
+    lines = [settings, *(result._asdict() for result in self.results.values())]
+    temporary = self._path.with_suffix('.tmp')
+    temporary.write_text(''.join(f'{json.dumps(line)}\n' for line in lines), encoding='utf-8')
+    temporary.replace(self._path)
 
   def add(self, result: Result) -> None:
     """Adds a result, which replaces an older one of that name."""
