@@ -3,7 +3,7 @@ from collections.abc import Callable, Mapping
 import io
 import json
 import time
-import zipfile
+from zipfile import BadZipFile
 
 from absl import logging
 import numpy as np
@@ -53,7 +53,7 @@ class Unfinished:
       if str(arrays.pop(_IDENTITY)) == self._identity:
         return arrays
       reason = 'it is of other weights, images or options'
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile,
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile,
             tf.errors.OpError) as error:
       reason = f'it cannot be read ({files.reason(error)})'
     logging.warning('%s: not used, %s: the evaluation starts over.', self._path, reason)
