@@ -14,6 +14,8 @@ from deeplab2 import errors
 
 _HEADER = struct.Struct('<QI')
 _FOOTER_BYTES = 4
+# So much longer than the whole file is no record that was cut: TensorFlow's reader finds those.
+_FAR_BEYOND = 2**30
 _FILES_AT_A_TIME = 16
 
 
@@ -24,7 +26,7 @@ def positions(path: str) -> Iterator[int]:
   wrong, which TensorFlow's reader finds.
 
   Raises:
-    UserError: a record claims to be longer than the whole file, with the right checksum.
+    UserError: a record claims to be far longer than the whole file, with the right checksum.
   """
   size = os.path.getsize(path)
   with open(path, 'rb', buffering=0) as file:
@@ -34,7 +36,7 @@ def positions(path: str) -> Iterator[int]:
       if len(header) < _HEADER.size:
         return
       length, checksum = _HEADER.unpack(header)
-      if length > size and checksum == _masked_crc(header[:8]):
+      if length > size + _FAR_BEYOND and checksum == _masked_crc(header[:8]):
         raise errors.UserError(
             f'{path}, record {number}: claims to have {length} bytes, but the whole file has '
             f'{size}; it is corrupt from here on. Build or copy it again.')

@@ -254,7 +254,7 @@ def find_files(patterns: Sequence[str]) -> list[str]:
 
   Raises:
     UserError: there is no pattern, a pattern matches no file, all files are empty, or a record of a
-      local file claims to be longer than its file.
+      local file claims to be far longer than its file.
   """
   if not patterns:
     raise errors.UserError('No file pattern is given; name the TFRecord files to read.')

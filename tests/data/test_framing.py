@@ -24,6 +24,9 @@ def test_records_are_counted(tmp_path):
 
 @pytest.mark.parametrize('cut', [1, 4, 5, 15, 16, 17])
 def test_a_cut_record_does_not_count(tmp_path, cut):
+  path = tmp_path / 'b'
+  path.write_bytes(open(_write(path, [b'x' * 100]), 'rb').read()[:-cut])
+  assert framing.count([str(path)]) == 0
   path = tmp_path / 'a'
   content = open(_write(path, [b'x' * 100, b'y']), 'rb').read()
   path.write_bytes(content[:-cut])
