@@ -1,4 +1,5 @@
 """Packaging. `pip install .` for use, `pip install -e ".[dev]"` for development."""
+
 import pathlib
 
 import setuptools
@@ -6,38 +7,38 @@ import setuptools
 README = pathlib.Path(__file__).parent / 'README.md'
 
 setuptools.setup(
-    name='deeplab2-remax',
-    version='0.1.0',
-    description='Panoptic segmentation with kMaX-DeepLab and ReMaX on TensorFlow 2.',
-    long_description=README.read_text(encoding='utf-8') if README.exists() else '',
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    packages=setuptools.find_packages(include=['deeplab2', 'deeplab2.*']),
-    package_data={
-        'deeplab2.config': ['*.proto', '*.pyi'],
-        'deeplab2.data': ['classes/*.json'],
-    },
-    python_requires='>=3.11',
-    install_requires=[
-        'tensorflow~=2.20.0',
-        'tf_keras~=2.20.0',
-        'tf-models-official~=2.20.0',
-        'absl-py>=1.4,<3',
-        'gin-config>=0.5,<1',
-        'matplotlib>=3.8,<4',
-        'numpy>=1.26,<3',
-        'Pillow>=10',
-        'protobuf>=5.28.3,<8',
-        'pycocotools>=2.0.7,<3',
-        'tqdm>=4.65,<5',
+  name='deeplab2-remax',
+  version='0.1.0',
+  description='Panoptic segmentation with kMaX-DeepLab and ReMaX on TensorFlow 2.',
+  long_description=README.read_text(encoding='utf-8') if README.exists() else '',
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  packages=setuptools.find_packages(include=['deeplab2', 'deeplab2.*']),
+  package_data={
+    'deeplab2.config': ['*.proto', '*.pyi'],
+    'deeplab2.data': ['classes/*.json'],
+  },
+  python_requires='>=3.11',
+  install_requires=[
+    'tensorflow~=2.20.0',
+    'tf_keras~=2.20.0',
+    'tf-models-official~=2.20.0',
+    'absl-py>=1.4,<3',
+    'gin-config>=0.5,<1',
+    'matplotlib>=3.8,<4',
+    'numpy>=1.26,<3',
+    'Pillow>=10',
+    'protobuf>=5.28.3,<8',
+    'pycocotools>=2.0.7,<3',
+    'tqdm>=4.65,<5',
+  ],
+  extras_require={
+    'dev': [
+      'mypy>=1.11,<3',
+      'pytest>=8,<10',
+      'pytest-xdist>=3.5,<4',
+      'ruff~=0.17.0',
+      'scipy>=1.11,<2',
     ],
-    extras_require={
-        'dev': [
-            'mypy>=1.11,<3',
-            'pytest>=8,<10',
-            'pytest-xdist>=3.5,<4',
-            'ruff~=0.17.0',
-            'scipy>=1.11,<2',
-        ],
-    },
+  },
 )

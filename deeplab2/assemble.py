@@ -2,6 +2,7 @@
 
 Everything below this module takes plain arguments; everything above it asks here.
 """
+
 import functools
 import os
 from typing import Any
@@ -44,13 +45,18 @@ _MAX_DEEPLAB = 'model_options.max_deeplab'
 _BACKBONE = 'model_options.backbone.name'
 _DROP_PATH = 'model_options.backbone.drop_path_keep_prob'
 _LOSSES = 'trainer_options.loss_options'
-_ACTIVATIONS = {trainer_pb2.LossOptions.SIGMOID: tf.sigmoid,
-                trainer_pb2.LossOptions.SOFTMAX: tf.nn.softmax}
-_MASK_TERMS = {trainer_pb2.LossOptions.SIGMOID: mask_terms.SIGMOID,
-               trainer_pb2.LossOptions.SOFTMAX: mask_terms.SOFTMAX}
+_ACTIVATIONS = {
+  trainer_pb2.LossOptions.SIGMOID: tf.sigmoid,
+  trainer_pb2.LossOptions.SOFTMAX: tf.nn.softmax,
+}
+_MASK_TERMS = {
+  trainer_pb2.LossOptions.SIGMOID: mask_terms.SIGMOID,
+  trainer_pb2.LossOptions.SOFTMAX: mask_terms.SOFTMAX,
+}
 _READERS = {
-    dataset_pb2.DatasetOptions.FAIL: lambda options: reading.Fail(),
-    dataset_pb2.DatasetOptions.SKIP: lambda options: reading.Skip(options.max_corrupt_share)}
+  dataset_pb2.DatasetOptions.FAIL: lambda options: reading.Fail(),
+  dataset_pb2.DatasetOptions.SKIP: lambda options: reading.Skip(options.max_corrupt_fraction),
+}
 
 
 def dataset_info(config: Config) -> datasets.DatasetInfo:
@@ -63,12 +69,16 @@ def dataset_info(config: Config) -> datasets.DatasetInfo:
   """
   fields = [field for field in (_EVAL, _TRAIN) if config.value(f'{field}.dataset')]
   if not fields:
-    raise config.error(f'{_TRAIN}.dataset', 'is missing; choose from '
-                       f'{", ".join(datasets.DATASETS)}, or give the path of a JSON file.')
+    raise config.error(
+      f'{_TRAIN}.dataset',
+      f'is missing; choose from {", ".join(datasets.DATASETS)}, or give the path of a JSON file.',
+    )
   names = [_dataset_name(config.value(f'{field}.dataset')) for field in fields]
   if len(set(names)) > 1:
-    raise config.error(f'{_EVAL}.dataset', f'differs from {_TRAIN}.dataset = "{names[1]}"; one '
-                       'model has the classes of one dataset.')
+    raise config.error(
+      f'{_EVAL}.dataset',
+      f'differs from {_TRAIN}.dataset = "{names[1]}"; one model has the classes of one dataset.',
+    )
   try:
     return datasets.get(config.resolved(f'{fields[0]}.dataset'))
   except errors.UserError as error:
@@ -96,23 +106,39 @@ def model(config: Config) -> kmax_deeplab.KMaXDeepLab:
 
   def predictor(**kwargs):
     return heads.MaskPredictor(
-        info.label_space.num_real_classes + 1, norm=norm, channels=head.output_channels,
-        head_channels=head.head_channels, head_conv=heads.CONVS[head.head_conv_type], **kwargs)
+      info.label_space.num_real_classes + 1,
+      norm=norm,
+      channels=head.output_channels,
+      head_channels=head.head_channels,
+      head_conv=heads.CONVS[head.head_conv_type],
+      **kwargs,
+    )
 
   built = kmax_deeplab.KMaXDeepLab(
-      backbone=registry.create(_backbone_name(config), norm=norm,
-                               drop_path_keep_prob=config.value(_DROP_PATH)),
-      pixel_decoder=pixel_decoder.PixelDecoder(
-          [pixel_decoder.PixelDecoderStage(
-              stage.filters, stage.num_blocks, pixel_decoder.BLOCKS[stage.Kind.Name(stage.kind)])
-           for stage in kmax.pixel_decoder_stages], norm),
-      kmax_decoder=kmax_decoder.KMaXDecoder(
-          kmax.num_mask_slots, predictor=predictor, norm=norm,
-          layers_per_stride=tuple(kmax.decoder_layers), channels=kmax.cluster_channels,
-          feed_forward_channels=kmax.feed_forward_channels,
-          drop_path_keep_prob=kmax.decoder_drop_path_keep_prob),
-      predictor=predictor(name='predictor'),
-      semantic_branch=_semantic_branch(config, norm))
+    backbone=registry.create(
+      _backbone_name(config), norm=norm, drop_path_keep_prob=config.value(_DROP_PATH)
+    ),
+    pixel_decoder=pixel_decoder.PixelDecoder(
+      [
+        pixel_decoder.PixelDecoderStage(
+          stage.filters, stage.num_blocks, pixel_decoder.BLOCKS[stage.Type.Name(stage.type)]
+        )
+        for stage in kmax.pixel_decoder_stages
+      ],
+      norm,
+    ),
+    kmax_decoder=kmax_decoder.KMaXDecoder(
+      kmax.num_mask_slots,
+      predictor=predictor,
+      norm=norm,
+      layers_per_stride=tuple(kmax.decoder_layers),
+      channels=kmax.cluster_channels,
+      feed_forward_channels=kmax.feed_forward_channels,
+      drop_path_keep_prob=kmax.decoder_drop_path_keep_prob,
+    ),
+    predictor=predictor(name='predictor'),
+    semantic_branch=_semantic_branch(config, norm),
+  )
   built.create_variables()
   return built
 
@@ -123,17 +149,28 @@ def training_model(config: Config, built: kmax_deeplab.KMaXDeepLab) -> tf_keras.
   if not options.enable:
     return built
   num_classes = dataset_info(config).label_space.num_classes
-  return remask.ReMaskModel(built, remask.SemanticHeads([
-      remask.SemanticHead(
-          num_classes, norm=_norm(config), channels=options.head_channels,
-          rates=config.value('model_options.decoder.atrous_rates'), name=f'head{layer}')
-      for layer in range(options.num_relaxed_layers)]))
+  return remask.ReMaskModel(
+    built,
+    remask.SemanticHeads(
+      [
+        remask.SemanticHead(
+          num_classes,
+          norm=_norm(config),
+          channels=options.head_channels,
+          rates=config.value('model_options.decoder.atrous_rates'),
+          name=f'head{layer}',
+        )
+        for layer in range(options.num_relaxed_layers)
+      ]
+    ),
+  )
 
 
 def _norm(config):
   solver = config.options.trainer_options.solver_options
-  return norm_lib.NormSettings(solver.use_sync_batchnorm, solver.batchnorm_momentum,
-                               solver.batchnorm_epsilon)
+  return norm_lib.NormSettings(
+    solver.use_sync_batchnorm, solver.batchnorm_momentum, solver.batchnorm_epsilon
+  )
 
 
 def check_model(config: Config) -> None:
@@ -145,14 +182,19 @@ def check_model(config: Config) -> None:
   info = _model_dataset(config)
   slots, divisor = config.value('model_options.kmax.num_mask_slots'), info.label_space.label_divisor
   if slots >= divisor:
-    raise config.error('model_options.kmax.num_mask_slots',
-                       f'must be below the label divisor {divisor} of {info.name}: instances are '
-                       'numbered by slot.')
+    raise config.error(
+      'model_options.kmax.num_mask_slots',
+      f'must be below the label divisor {divisor} of {info.name}: instances are numbered by slot.',
+    )
   head = f'{_MAX_DEEPLAB}.auxiliary_semantic_head'
-  if config.value(_MAX_DEEPLAB).HasField('auxiliary_semantic_head') and config.value(
-      f'{head}.output_channels') != info.label_space.num_classes:
-    raise config.error(f'{head}.output_channels',
-                       f'must be {info.label_space.num_classes}, the classes of {info.name}.')
+  if (
+    config.value(_MAX_DEEPLAB).HasField('auxiliary_semantic_head')
+    and config.value(f'{head}.output_channels') != info.label_space.num_classes
+  ):
+    raise config.error(
+      f'{head}.output_channels',
+      f'must be {info.label_space.num_classes}, the classes of {info.name}.',
+    )
   name = _backbone_name(config)
   if name not in registry.BACKBONES:
     known = [scope.BACKBONE_PREFIX + known for known in sorted(registry.BACKBONES)]
@@ -184,8 +226,12 @@ def _semantic_branch(config, norm):
   if config.value('model_options.kmax.semantic_decoder'):
     decoder = _semantic_decoder(config.value('model_options.decoder'), max_deeplab, norm)
   return heads.SemanticBranch(
-      head.output_channels, norm=norm, head_channels=head.head_channels, decoder=decoder,
-      head_conv=heads.CONVS[head.head_conv_type])
+    head.output_channels,
+    norm=norm,
+    head_channels=head.head_channels,
+    decoder=decoder,
+    head_conv=heads.CONVS[head.head_conv_type],
+  )
 
 
 def _semantic_decoder(decoder, max_deeplab, norm):
@@ -193,10 +239,17 @@ def _semantic_decoder(decoder, max_deeplab, norm):
     pooling = heads.PointwisePyramid(decoder.aspp_channels, norm=norm)
   else:
     pooling = heads.ASPP(decoder.aspp_channels, decoder.atrous_rates, norm=norm)
-  low_levels = [heads.LowLevel(level.feature_key, level.channels_project)
-                for level in max_deeplab.auxiliary_low_level]
-  return heads.SemanticDecoder(pooling, low_levels, decoder.decoder_channels, norm=norm,
-                               fusion_conv=heads.CONVS[decoder.decoder_conv_type])
+  low_levels = [
+    heads.LowLevel(level.feature_key, level.channels_project)
+    for level in max_deeplab.auxiliary_low_level
+  ]
+  return heads.SemanticDecoder(
+    pooling,
+    low_levels,
+    decoder.decoder_channels,
+    norm=norm,
+    fusion_conv=heads.CONVS[decoder.decoder_conv_type],
+  )
 
 
 def loss(config: Config) -> panoptic_loss.PanopticLoss:
@@ -219,16 +272,23 @@ def _loss(config, **relaxations):
     return panoptic_loss.Term(one.weight, one.top_k_percent) if options.HasField(name) else None
 
   return panoptic_loss.PanopticLoss(
-      dataset_info(config).label_space,
-      panoptic_loss.Terms(
-          pq_style=term('pq_style_loss'), mask_id=term('mask_id_cross_entropy_loss'),
-          instance=term('instance_discrimination_loss'), semantic=term('semantic_loss')),
-      instance_sampling=sampling.Sampling(
-          max_deeplab.instance_discrimination_sample_k,
-          max_deeplab.instance_discrimination_sample_temperature),
-      semantic_sampling=sampling.Sampling(
-          max_deeplab.semantic_sample_k, max_deeplab.semantic_sample_temperature),
-      masks=_MASK_TERMS[options.mask_loss_activation], **relaxations)
+    dataset_info(config).label_space,
+    panoptic_loss.Terms(
+      pq_style=term('pq_style_loss'),
+      mask_id=term('mask_id_cross_entropy_loss'),
+      instance=term('instance_discrimination_loss'),
+      semantic=term('semantic_loss'),
+    ),
+    instance_sampling=sampling.Sampling(
+      max_deeplab.instance_discrimination_sample_k,
+      max_deeplab.instance_discrimination_sample_temperature,
+    ),
+    semantic_sampling=sampling.Sampling(
+      max_deeplab.semantic_sample_k, max_deeplab.semantic_sample_temperature
+    ),
+    masks=_MASK_TERMS[options.mask_loss_activation],
+    **relaxations,
+  )
 
 
 def _remask(config, space):
@@ -236,19 +296,25 @@ def _remask(config, space):
   if not options.enable:
     return None
   semantic_losses = {
-      'softmax_cross_entropy': terms.semantic_cross_entropy,
-      'sigmoid_cross_entropy': functools.partial(
-          terms.semantic_binary_cross_entropy, class_order=space.class_order)}
+    'softmax_cross_entropy': terms.semantic_cross_entropy,
+    'sigmoid_cross_entropy': functools.partial(
+      terms.semantic_binary_cross_entropy, class_order=space.class_order
+    ),
+  }
   semantic = options.semantic_loss
   return relaxation.ReMask(
-      num_layers=options.num_relaxed_layers, identity_mapping=options.identity_mapping,
-      stop_gradient=options.stop_gradient,
-      semantic_activation=_ACTIVATIONS[options.semantic_activation],
-      class_activation=_ACTIVATIONS[options.class_activation],
-      semantic_loss=semantic_losses[semantic.name or loss_checks.SEMANTIC_LOSSES[0]],
-      semantic_weight=semantic.weight, semantic_top_k=semantic.top_k_percent,
-      semantic_sampling=sampling.Sampling(
-          options.semantic_sample_k, options.semantic_sample_temperature))
+    num_layers=options.num_relaxed_layers,
+    identity_mapping=options.identity_mapping,
+    stop_gradient=options.stop_gradient,
+    semantic_activation=_ACTIVATIONS[options.semantic_activation],
+    class_activation=_ACTIVATIONS[options.class_activation],
+    semantic_loss=semantic_losses[semantic.name or loss_checks.SEMANTIC_LOSSES[0]],
+    semantic_weight=semantic.weight,
+    semantic_top_k=semantic.top_k_percent,
+    semantic_sampling=sampling.Sampling(
+      options.semantic_sample_k, options.semantic_sample_temperature
+    ),
+  )
 
 
 def _reclass(config):
@@ -256,9 +322,12 @@ def _reclass(config):
   if not options.enable:
     return None
   return relaxation.ReClass(
-      eta=options.eta, mask_activation=_ACTIVATIONS[options.mask_activation],
-      by_mask_area=options.normalization == options.MASK_AREA,
-      apply_to_unmatched=options.apply_to_unmatched, renormalize=options.renormalize_target)
+    eta=options.eta,
+    mask_activation=_ACTIVATIONS[options.mask_activation],
+    by_mask_area=options.normalization == options.MASK_AREA,
+    apply_to_unmatched=options.apply_to_unmatched,
+    renormalize=options.renormalize_target,
+  )
 
 
 def post_processing(config: Config):
@@ -269,30 +338,42 @@ def post_processing(config: Config):
   crop = _crop(config, _EVAL)
   if options.transformer_post_processing == 'pixelwise':
     return postprocess.PixelwisePostprocess(
-        space, crop, pixel_confidence=options.pixel_confidence_threshold,
-        class_confidence=options.transformer_class_confidence_threshold,
-        thing_area_limit=options.thing_area_limit, stuff_area_limit=options.stuff_area_limit)
+      space,
+      crop,
+      pixel_confidence=options.pixel_confidence_threshold,
+      class_confidence=options.transformer_class_confidence_threshold,
+      thing_area_limit=options.thing_area_limit,
+      stuff_area_limit=options.stuff_area_limit,
+    )
   return postprocess.MaskwisePostprocess(
-      space, crop, pixel_confidence=options.pixel_confidence_threshold,
-      options=postprocess.MaskwiseOptions(
-          maskwise.transformer_class_confidence_threshold_thing,
-          maskwise.transformer_class_confidence_threshold_stuff, maskwise.overlapping_threshold,
-          maskwise.reorder_class_weight, maskwise.reorder_mask_weight),
-      thing_area_limit=options.thing_area_limit, stuff_area_limit=options.stuff_area_limit)
+    space,
+    crop,
+    pixel_confidence=options.pixel_confidence_threshold,
+    options=postprocess.MaskwiseOptions(
+      maskwise.transformer_class_confidence_threshold_thing,
+      maskwise.transformer_class_confidence_threshold_stuff,
+      maskwise.overlapping_threshold,
+      maskwise.reorder_class_weight,
+      maskwise.reorder_mask_weight,
+    ),
+    thing_area_limit=options.thing_area_limit,
+    stuff_area_limit=options.stuff_area_limit,
+  )
 
 
 def eval_fit(config: Config) -> tuple[tuple[int, int], geometry.Resize]:
-  """Returns how a picture is fitted for evaluation and inference: (crop size, resize range)."""
+  """Returns how an image is fitted for evaluation and inference: (crop size, resize range)."""
   return _crop(config, _EVAL), _resize(config.value(_EVAL))
 
 
-def train_dataset(config: Config, share: pipeline.Share | None = None,
-                  first_step: int = 0) -> tf.data.Dataset:
+def train_dataset(
+  config: Config, shard: pipeline.Shard | None = None, first_step: int = 0
+) -> tf.data.Dataset:
   """Builds the endless training dataset of Sample, with the config's global batch size.
 
   Args:
     config: the configuration.
-    share: what one of several hosts or replicas gets of it; None for everything.
+    shard: what one of several hosts or replicas gets of it; None for everything.
     first_step: number of updates that the run has done, whose batches are passed over if the input
       has a seed.
 
@@ -302,24 +383,34 @@ def train_dataset(config: Config, share: pipeline.Share | None = None,
   """
   options = config.value(_TRAIN)
   return pipeline.training(
-      config.require(f'{_TRAIN}.file_pattern'), batch_size=options.batch_size,
-      shuffle_buffer_size=options.shuffle_buffer_size,
-      seed=options.seed if options.HasField('seed') else None, share=share or pipeline.Share(),
-      data_service=config.resolved(f'{_TRAIN}.data_service') or None, first_step=first_step,
-      **train_input(config))
+    config.require(f'{_TRAIN}.file_pattern'),
+    batch_size=options.batch_size,
+    shuffle_buffer_size=options.shuffle_buffer_size,
+    seed=options.seed if options.HasField('seed') else None,
+    shard=shard or pipeline.Shard(),
+    data_service=config.resolved(f'{_TRAIN}.data_service') or None,
+    first_step=first_step,
+    **train_input(config),
+  )
 
 
 def train_input(config: Config) -> dict[str, Any]:
-  """Returns what training does to a picture, as arguments of pipeline.training."""
+  """Returns what training does to an image, as arguments of pipeline.training."""
   augmentations = config.value(_TRAIN).augmentations
   return {
-      'scale': augment.RandomScale(augmentations.min_scale_factor, augmentations.max_scale_factor,
-                                   augmentations.scale_factor_step_size),
-      'policy': _policy(config), 'paste': _copy_paste(augmentations), **_input(config, _TRAIN)}
+    'scale': augment.RandomScale(
+      augmentations.min_scale_factor,
+      augmentations.max_scale_factor,
+      augmentations.scale_factor_step_size,
+    ),
+    'policy': _policy(config),
+    'paste': _copy_paste(augmentations),
+    **_input(config, _TRAIN),
+  }
 
 
 def eval_dataset(config: Config, skip: int = 0) -> tf.data.Dataset:
-  """Builds the evaluation dataset of Sample: every picture once, in order.
+  """Builds the evaluation dataset of Sample: every image once, in order.
 
   Args:
     config: the configuration.
@@ -330,8 +421,12 @@ def eval_dataset(config: Config, skip: int = 0) -> tf.data.Dataset:
   """
   options = config.value(_EVAL)
   return pipeline.evaluation(
-      config.require(f'{_EVAL}.file_pattern'), batch_size=options.batch_size,
-      decode_labels=options.decode_groundtruth_label, skip=skip, **_input(config, _EVAL))
+    config.require(f'{_EVAL}.file_pattern'),
+    batch_size=options.batch_size,
+    decode_labels=options.decode_groundtruth_label,
+    skip=skip,
+    **_input(config, _EVAL),
+  )
 
 
 def _input(config, field):
@@ -339,12 +434,13 @@ def _input(config, field):
   options = config.value(field)
   weight = options.small_instance_weight if options.increase_small_instance_weights else 1.0
   return {
-      'label_space': dataset_info(config).label_space,
-      'crop_size': _crop(config, field),
-      'resize': _resize(options),
-      'target_options': targets.TargetOptions(
-          options.max_thing_id, options.small_instance_threshold, weight),
-      'reader': _READERS[options.on_corrupt](options),
+    'label_space': dataset_info(config).label_space,
+    'crop_size': _crop(config, field),
+    'resize': _resize(options),
+    'target_options': targets.TargetOptions(
+      options.max_thing_id, options.small_instance_threshold, weight
+    ),
+    'reader': _READERS[options.on_corrupt](options),
   }
 
 
@@ -360,18 +456,22 @@ def _policy(config):
 
 
 def _copy_paste(augmentations):
-  """Returns what is pasted from another picture, None for nothing."""
+  """Returns what is pasted from another image, None for nothing."""
   options = augmentations.panoptic_copy_paste
   if not options.panoptic_copy_paste_scale:
     return None
   return copy_paste.CopyPaste(
-      options.panoptic_copy_paste_scale, options.panoptic_copy_paste_thing_option,
-      options.panoptic_copy_paste_stuff_option, options.panoptic_copy_paste_void_option)
+    options.panoptic_copy_paste_scale,
+    options.panoptic_copy_paste_thing_option,
+    options.panoptic_copy_paste_stuff_option,
+    options.panoptic_copy_paste_void_option,
+  )
 
 
 def _resize(options):
   return geometry.Resize.from_lists(
-      options.min_resize_value, options.max_resize_value, options.resize_factor)
+    options.min_resize_value, options.max_resize_value, options.resize_factor
+  )
 
 
 def _crop(config, field):

@@ -1,4 +1,5 @@
 """What the command lines share: flags whose mistakes are one line, and exit codes."""
+
 import argparse
 from collections.abc import Callable
 import os
@@ -13,12 +14,35 @@ class Parser(argparse.ArgumentParser):
 
   def __init__(self, description: str):
     """Creates a parser that shows `description` as it is written."""
-    super().__init__(description=description, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    super().__init__(
+      description=description,
+      allow_abbrev=False,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    self._renamed: dict[str, str] = {}
 
   def add_path(self, name: str, **arguments) -> None:
     """Adds a flag that takes a path: literal, with `~` and `~user` expanded."""
     self.add_argument(name, type=path, **arguments)
+
+  def add_old_name(self, old: str, new: str) -> None:
+    """Accepts `old`, the name of flag `new` in version 0.1, with a warning."""
+    self._renamed[old] = new
+
+  def parse_known_args(self, args=None, namespace=None):
+    """Parses as argparse does, after flags have got their current names."""
+    current = []
+    for argument in sys.argv[1:] if args is None else args:
+      name, equals, value = argument.partition('=')
+      if name in self._renamed:
+        print(
+          f'warning: {name} is called {self._renamed[name]} now; the old name will be refused '
+          'in the next version.',
+          file=sys.stderr,
+        )
+        name = self._renamed[name]
+      current.append(f'{name}{equals}{value}')
+    return super().parse_known_args(current, namespace)
 
   def error(self, message):
     raise errors.UserError(f'{message}; see --help.')
@@ -45,12 +69,14 @@ def run(command: Callable[[], None]) -> int:
   return 0
 
 
-def whole_number_from(lowest: int) -> Callable[[str], int]:
-  """Returns a parser of flags that are whole numbers of at least `lowest`."""
+def integer_from(lowest: int) -> Callable[[str], int]:
+  """Returns a parser of flags that are integers of at least `lowest`."""
+
   def parse(text):
     if not text.isdecimal() or int(text) < lowest:
-      raise argparse.ArgumentTypeError(f'{text!r} must be a whole number from {lowest}')
+      raise argparse.ArgumentTypeError(f'{text!r} must be an integer from {lowest}')
     return int(text)
+
   return parse
 
 

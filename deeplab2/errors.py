@@ -1,4 +1,5 @@
-"""Errors that a user can mend, and how the command lines show them."""
+"""Errors that a user can correct, and how the command lines show them."""
+
 import re
 import sys
 
@@ -17,6 +18,6 @@ def report(error):
   """Prints `error` as one line on standard error and returns the exit code of a user's mistake."""
   text = re.sub(r'\s*[\r\n]+\s*', ' ', str(error))
   if len(text) > _LONGEST:
-    text = f'{text[:_LONGEST // 2]} [...] {text[-_LONGEST // 2:]}'
+    text = f'{text[: _LONGEST // 2]} [...] {text[-_LONGEST // 2 :]}'
   print(f'error: {text}', file=sys.stderr)
   return 2

@@ -5,6 +5,7 @@ A path is never read as a pattern: `runs[lr=0.1]` is a directory of that name. T
 use them for paths; `expand_pattern` alone is for options that are patterns by definition. Paths
 with a scheme (`gs://...`) go through TensorFlow's file systems as they are.
 """
+
 from collections.abc import Callable, Mapping
 import json
 import os
@@ -34,8 +35,10 @@ def expand(path: str) -> str:
   expanded = os.path.expanduser(path)
   if expanded == path and re.match(r'~[^/]+(/|$)', path) and not os.path.lexists(path):
     user = path[1:].partition('/')[0]
-    raise errors.UserError(f'{path}: there is no user {user!r} whose home directory it could be; '
-                           f'write ./{path} for a file of that name.')
+    raise errors.UserError(
+      f'{path}: there is no user {user!r} whose home directory it could be; '
+      f'write ./{path} for a file of that name.'
+    )
   return expanded
 
 
@@ -54,8 +57,9 @@ def expand_pattern(pattern: str) -> list[str]:
     # The directory may be literal where the file name is the pattern.
     directory, name = os.path.split(pattern)
     if is_pattern(directory) and tf.io.gfile.isdir(directory):
-      return sorted(os.path.join(directory, match)
-                    for match in matching(directory, _as_regex(name)))
+      return sorted(
+        os.path.join(directory, match) for match in matching(directory, _as_regex(name))
+      )
     return sorted(tf.io.gfile.glob(pattern))
   except (OSError, ValueError, tf.errors.OpError) as error:
     raise errors.UserError(f'{pattern}: cannot be looked up ({reason(error)}).') from error
@@ -107,8 +111,7 @@ def make_directory(path: str, what: str = '') -> str:
   try:
     tf.io.gfile.makedirs(path)
   except (OSError, tf.errors.OpError) as error:
-    raise errors.UserError(
-        f'{shown}: the directory cannot be made ({reason(error)}).') from error
+    raise errors.UserError(f'{shown}: the directory cannot be made ({reason(error)}).') from error
   if not tf.io.gfile.isdir(path):
     raise errors.UserError(f'{shown}: is a file; must be a directory.')
   return path
@@ -129,7 +132,7 @@ def read_text(path: str) -> str:
     raise errors.UserError(f'{path}: no such file.') from error
   except UnicodeDecodeError as error:
     raise errors.UserError(
-        f'{path}: is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}).'
+      f'{path}: is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}).'
     ) from error
   except (OSError, tf.errors.OpError) as error:
     raise errors.UserError(f'{path}: cannot be read ({reason(error)}).') from error

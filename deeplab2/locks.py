@@ -5,6 +5,7 @@ While it is held, its time of change is renewed once a minute. It is stale when 
 (same host, same boot), or when it has not been renewed for ten minutes (another host, or one that
 was started again since); whoever comes next then takes it over and says so.
 """
+
 from collections.abc import Iterator
 import contextlib
 import json
@@ -66,11 +67,18 @@ def _acquire(path, owner, what):
     why_stale = _why_stale(path, holder)
     if not why_stale:
       raise InUseError(
-          f'{what} is in use by process {holder.get("process")} on {holder.get("host")}, started '
-          f'{holder.get("started")} ({holder.get("command")}). Wait for it or stop it; if it no '
-          f'longer exists, delete {path}.')
-    logging.warning('%s: taken over from process %s on %s, started %s: %s.', path,
-                    holder.get('process'), holder.get('host'), holder.get('started'), why_stale)
+        f'{what} is in use by process {holder.get("process")} on {holder.get("host")}, started '
+        f'{holder.get("started")} ({holder.get("command")}). Wait for it or stop it; if it no '
+        f'longer exists, delete {path}.'
+      )
+    logging.warning(
+      '%s: taken over from process %s on %s, started %s: %s.',
+      path,
+      holder.get('process'),
+      holder.get('host'),
+      holder.get('started'),
+      why_stale,
+    )
     files.remove_if_exists(path)
   raise errors.UserError(f'{path}: the lock cannot be taken; several processes try at once.')
 
@@ -99,7 +107,8 @@ def _create(path, owner) -> bool:
     return _read(path).get('token') == owner['token']
   except (OSError, tf.errors.OpError) as error:
     raise errors.UserError(
-        f'{path}: the lock cannot be written ({files.reason(error)}).') from error
+      f'{path}: the lock cannot be written ({files.reason(error)}).'
+    ) from error
 
 
 def _write(path, text):
@@ -143,10 +152,14 @@ def _renew(path, owner, stop):
 
 def _describe_owner() -> dict[str, Any]:
   return {
-      'host': socket.gethostname(), 'process': os.getpid(),
-      'process_start': _process_start(os.getpid()), 'boot': _boot(),
-      'started': time.strftime('%Y-%m-%d %H:%M:%S %z'), 'command': ' '.join(sys.argv)[:200],
-      'token': uuid.uuid4().hex}
+    'host': socket.gethostname(),
+    'process': os.getpid(),
+    'process_start': _process_start(os.getpid()),
+    'boot': _boot(),
+    'started': time.strftime('%Y-%m-%d %H:%M:%S %z'),
+    'command': ' '.join(sys.argv)[:200],
+    'token': uuid.uuid4().hex,
+  }
 
 
 def _boot() -> str | None:

@@ -1,10 +1,11 @@
-"""Random numbers of a training step: decided by seed, step and replica, not by what ran before.
+"""Random numbers of a step: decided by seed, step and replica, not by what ran before.
 
 The layers and losses that draw numbers call `uniform`. Around a training step, `keyed` says which
 step and replica it is; the n-th call within the step then draws the n-th stream of that key. So a
 run that was interrupted draws what the uninterrupted one would have drawn. The operations have no
 state, which XLA and TPUs prefer. Without `keyed`, numbers come from TensorFlow's global generator.
 """
+
 from collections.abc import Iterator, Sequence
 import contextlib
 import threading

@@ -4,6 +4,7 @@ A feature at stride s has (crop - 1) / s + 1 samples per side, and sample i lies
 pixel i * s. Resizing keeps corners on corners (`align_corners`), so grids of different strides
 nest, and taking every s-th pixel of a label map gives the labels of a stride-s grid.
 """
+
 import math
 
 import tensorflow as tf
@@ -45,14 +46,18 @@ def map_resized(function, image, size, signature, rows=8):
 
   def band(first):
     source = tf.minimum(first + tf.range(steps * step_in + 1), image.shape[0] - 1)
-    resized = resize_bilinear(tf.gather(image, source)[tf.newaxis],
-                              (steps * step_out + 1, width))
+    resized = resize_bilinear(tf.gather(image, source)[tf.newaxis], (steps * step_out + 1, width))
     return function(resized[0, :-1])
 
-  bands = tf.map_fn(band, tf.range(num_bands) * (steps * step_in), fn_output_signature=signature,
-                    parallel_iterations=1 if tf.executing_eagerly() else 2)
+  bands = tf.map_fn(
+    band,
+    tf.range(num_bands) * (steps * step_in),
+    fn_output_signature=signature,
+    parallel_iterations=1 if tf.executing_eagerly() else 2,
+  )
   return tf.nest.map_structure(
-      lambda t: tf.reshape(t, tf.concat([[-1], tf.shape(t)[2:]], 0))[:height], bands)
+    lambda t: tf.reshape(t, tf.concat([[-1], tf.shape(t)[2:]], 0))[:height], bands
+  )
 
 
 def resize_nearest(labels, size):
@@ -63,7 +68,7 @@ def resize_nearest(labels, size):
 def subsample(labels, size):
   """Takes every s-th pixel of `labels` [B, H, W, ...] so that [B, h, w, ...] of `size` remains.
 
-  Raises ValueError unless (H - 1) / (h - 1) and (W - 1) / (w - 1) are the same whole number.
+  Raises ValueError unless (H - 1) / (h - 1) and (W - 1) / (w - 1) are the same integer.
   """
   height, width = labels.shape[1:3]
   if (height, width) == tuple(size):
@@ -72,6 +77,7 @@ def subsample(labels, size):
   stride_w, rest_w = divmod(width - 1, max(size[1] - 1, 1))
   if rest_h or rest_w or stride != stride_w:
     raise ValueError(
-        f'Labels of {height}x{width} cannot be brought to {size[0]}x{size[1]} by one whole stride; '
-        'crop sizes must be of the form 32n + 1 and predictions at a whole stride of them.')
+      f'Labels of {height}x{width} cannot be brought to {size[0]}x{size[1]} by one whole stride; '
+      'crop sizes must be of the form 32n + 1 and predictions at a whole stride of them.'
+    )
   return labels[:, ::stride, ::stride]

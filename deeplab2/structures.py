@@ -3,15 +3,16 @@
 Every structure is a NamedTuple of tensors, so it passes through tf.data, tf.function,
 `strategy.run` and SavedModels as it is. Axis names used throughout the package:
 
-  b  picture of the batch          s  mask slot (query) of the model, N of them
+  b  image of the batch          s  mask slot (query) of the model, N of them
   p  pixel, row-major              r  row of the ground truth: T things, then U stuff classes
   h, w  output grid                k  real class (K of them, void excluded)
-  H, W  crop; H0, W0 the picture   d  channel
+  H, W  crop; H0, W0 the image   d  channel
 
 Two orders of classes exist. *Dataset ids* are what label maps and semantic logits use. *Class
 channels* are what the class head uses: things in the dataset's order, then stuff ids ascending,
 then void last. `LabelSpace.class_order` maps channel -> dataset id.
 """
+
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -21,8 +22,9 @@ class LabelSpace(NamedTuple):
   """How class and panoptic ids are numbered. Plain python values, fixed when a model is built.
 
   A panoptic id is `class_id * label_divisor + instance`: things count instances from 1 per class
-  and picture; stuff, void and crowd have instance 0. Crowd is a thing class with instance 0.
+  and image; stuff, void and crowd have instance 0. Crowd is a thing class with instance 0.
   """
+
   num_classes: int  # Number of dataset ids, void included where it is one of them (COCO: 134).
   ignore_label: int  # Dataset id of unlabelled pixels (COCO, ADE20K: 0; Cityscapes: 255).
   label_divisor: int
@@ -51,13 +53,15 @@ class LabelSpace(NamedTuple):
 
 
 class Placement(NamedTuple):
-  """How an evaluation picture was fitted into the crop: resized, then padded bottom and right."""
-  raw_size: tf.Tensor  # [B, 2] int32, (H0, W0) of the picture. (0, 0) marks a filler.
+  """How an evaluation image was fitted into the crop: resized, then padded bottom and right."""
+
+  raw_size: tf.Tensor  # [B, 2] int32, (H0, W0) of the image. (0, 0) marks a padding example.
   resized_size: tf.Tensor  # [B, 2] int32, size inside the crop before padding.
 
 
 class Targets(NamedTuple):
   """Training targets of a batch at crop size, as label maps."""
+
   semantic: tf.Tensor  # [B, H, W] int32 dataset ids; crowd keeps its thing class.
   thing_id_mask: tf.Tensor  # [B, H, W] int32, 0..T-1 for instances, -1 elsewhere.
   thing_id_class: tf.Tensor  # [B, T] int32 dataset id of each instance, -1 where unused.
@@ -66,10 +70,11 @@ class Targets(NamedTuple):
 
 class Sample(NamedTuple):
   """One batch of the input pipeline. Fields that a mode does not have are None."""
+
   image: tf.Tensor  # [B, H, W, 3] float32 RGB, 0..255, padded with 127.5.
   targets: Targets | None = None  # None without labels.
   placement: Placement | None = None  # Evaluation only.
-  name: tf.Tensor | None = None  # [B] string, file stem; of a filler that stands for a corrupt
+  name: tf.Tensor | None = None  # [B] string, file stem; of a padding example for a corrupt
   # record, its file and place; of others, empty. Evaluation only.
   panoptic: tf.Tensor | None = None  # [B, H, W] int32 ids in the crop. Evaluation only.
   panoptic_raw: tf.Tensor | None = None  # [B, H0, W0] int32 at the largest H0, W0 of the batch,
@@ -81,6 +86,7 @@ class Pyramid(NamedTuple):
 
   Sizes are ceil(crop / stride). (ConvNeXt's stage1 and res1 are at stride 4.)
   """
+
   stage1: tf.Tensor
   stage2: tf.Tensor
   stage3: tf.Tensor
@@ -95,6 +101,7 @@ class Pyramid(NamedTuple):
 
 class MaskPrediction(NamedTuple):
   """Masks and classes of one predictor (the final one, or one of a decoder layer)."""
+
   mask_logits: tf.Tensor  # [B, h, w, N]
   class_logits: tf.Tensor  # [B, N, K + 1], void last
   pixel_feature: tf.Tensor  # [B, h, w, D], unit norm at the predictor's own resolution
@@ -103,13 +110,15 @@ class MaskPrediction(NamedTuple):
 
 class Prediction(NamedTuple):
   """Everything that the loss needs from the model."""
+
   final: MaskPrediction
   auxiliary: tuple[MaskPrediction, ...] = ()  # One per decoder layer, resized to final's h x w.
   semantic_logits: tf.Tensor | None = None  # [B, h', w', num_classes] by dataset id
 
 
 class PanopticMap(NamedTuple):
-  """A segmentation, at crop size after post-processing, at the picture's size after `restore`."""
+  """A segmentation, at crop size after post-processing, at the image's size after `restore`."""
+
   panoptic: tf.Tensor  # [B, H, W] int32, class_id * label_divisor + instance
   instance: tf.Tensor  # [B, H, W] int32, mask id + 1, on every pixel
   semantic: tf.Tensor  # [B, H, W] int32 dataset ids of the semantic pass, never void

@@ -1,24 +1,26 @@
-"""Trains a grid of ReMaX variants over several seeds, and compares them in a table and a picture.
+"""Trains a grid of ReMaX variants over several seeds, and compares them in a table and an image.
 
   python scripts/ablation.py --config_file=CONFIG --output_dir=DIR [--set a.b=c ...]
       [--methods=plain,remask,reclass,remax] [--mask_losses=softmax,sigmoid] [--clips=none,1.0]
-      [--gates=sigmoid,softmax] [--shares=class,mask] [--seeds=0,1,2] [--jobs=2] [--report_only]
+      [--gates=sigmoid,softmax] [--normalizations=class,mask] [--seeds=0,1,2] [--jobs=2]
+      [--report_only]
 
-One row is one combination; what a method does not have (`gates` without ReMask, `shares` without
-ReClass) does not multiply its rows:
+One row is one combination; what a method does not have (`gates` without ReMask, `normalizations`
+without ReClass) does not multiply its rows:
 
   methods      plain kMaX-DeepLab, ReMask, ReClass, or both (remax)
   mask_losses  mask_loss_activation
   clips        largest global gradient norm, or none
   gates        activations of ReMask's gate: sigmoid (with sigmoid cross entropy for the semantic
                heads, as the paper) or softmax (with softmax cross entropy)
-  shares       ReClass's overlaps as shares of the class or of the mask
+  normalizations  ReClass's overlaps as fractions of the class or of the mask
 
-`--set` holds for every run. Runs go on side by side, each with its share of the cores, below
+`--set` holds for every run. Runs go on side by side, each with its part of the cores, below
 DIR/runs, their logs below DIR/logs. What is finished is not run again, what was interrupted goes on
 where its newest checkpoint is. DIR/table.md, DIR/results.json and DIR/curves.png are made from what
 is finished, after every run. One ablation at a time works in DIR.
 """
+
 from collections.abc import Sequence
 import concurrent.futures
 import itertools
@@ -46,71 +48,96 @@ _LOSSES = 'trainer_options.loss_options'
 _SOLVER = 'trainer_options.solver_options'
 _REMASK = {'plain': False, 'remask': True, 'reclass': False, 'remax': True}
 _RECLASS = {'plain': False, 'remask': False, 'reclass': True, 'remax': True}
-_CHOICES = {'methods': tuple(_REMASK), 'mask_losses': ('softmax', 'sigmoid'),
-            'gates': ('sigmoid', 'softmax'), 'shares': ('class', 'mask')}
+_CHOICES = {
+  'methods': tuple(_REMASK),
+  'mask_losses': ('softmax', 'sigmoid'),
+  'gates': ('sigmoid', 'softmax'),
+  'normalizations': ('class', 'mask'),
+}
 # Column of the table -> the number in the last evaluation's JSON file.
 _COLUMNS = {
-    'PQ': ('PQ',), 'PQ things': ('PQ_things',), 'PQ stuff': ('PQ_stuff',),
-    'matched dice': ('diagnostics', 'matched_dice'), 'FP loss': ('diagnostics', 'mask_fp'),
-    'FN loss': ('diagnostics', 'mask_fn'), 'FP/FN': ('diagnostics', 'mask_fp_fn_ratio'),
-    'gradient norm': ('training', 'gradient_norm'),
+  'PQ': ('PQ',),
+  'PQ things': ('PQ_things',),
+  'PQ stuff': ('PQ_stuff',),
+  'matched dice': ('diagnostics', 'matched_dice'),
+  'FP loss': ('diagnostics', 'mask_fp'),
+  'FN loss': ('diagnostics', 'mask_fn'),
+  'FP/FN': ('diagnostics', 'mask_fp_fn_ratio'),
+  'gradient norm': ('training', 'gradient_norm'),
 }
 _CURVES = ('PQ', 'FP loss', 'FN loss')
 
 
 class Row(NamedTuple):
   """One variant."""
+
   method: str
   mask_loss: str
   clip: str  # 'none' or a number.
   gate: str | None  # None without ReMask.
-  share: str | None  # None without ReClass.
+  normalization: str | None  # None without ReClass.
 
   @property
   def name(self) -> str:
-    """A name for people and folders."""
+    """A name for people and directories."""
     parts = [self.method, self.mask_loss]
     parts += [f'gate_{self.gate}'] if self.gate else []
-    parts += [f'share_{self.share}'] if self.share else []
+    parts += [f'{self.normalization}_area'] if self.normalization else []
     parts += [f'clip_{self.clip}'] if self.clip != 'none' else []
     return '-'.join(parts)
 
   def overrides(self) -> list[str]:
     """Returns what sets this variant in a config."""
-    result = [f'{_LOSSES}.remask.enable={_REMASK[self.method]}'.lower(),
-              f'{_LOSSES}.reclass.enable={_RECLASS[self.method]}'.lower(),
-              f'{_LOSSES}.mask_loss_activation={self.mask_loss.upper()}',
-              f'{_SOLVER}.use_gradient_clipping={self.clip != "none"}'.lower()]
+    result = [
+      f'{_LOSSES}.remask.enable={_REMASK[self.method]}'.lower(),
+      f'{_LOSSES}.reclass.enable={_RECLASS[self.method]}'.lower(),
+      f'{_LOSSES}.mask_loss_activation={self.mask_loss.upper()}',
+      f'{_SOLVER}.use_gradient_clipping={self.clip != "none"}'.lower(),
+    ]
     if self.clip != 'none':
       result.append(f'{_SOLVER}.clip_gradient_norm={self.clip}')
     if self.gate:
-      result += [f'{_LOSSES}.remask.semantic_activation={self.gate.upper()}',
-                 f'{_LOSSES}.remask.class_activation={self.gate.upper()}',
-                 f'{_LOSSES}.remask.semantic_loss.name={self.gate}_cross_entropy']
-    if self.share:
-      result.append(f'{_LOSSES}.reclass.normalization={self.share.upper()}_AREA')
+      result += [
+        f'{_LOSSES}.remask.semantic_activation={self.gate.upper()}',
+        f'{_LOSSES}.remask.class_activation={self.gate.upper()}',
+        f'{_LOSSES}.remask.semantic_loss.name={self.gate}_cross_entropy',
+      ]
+    if self.normalization:
+      result.append(f'{_LOSSES}.reclass.normalization={self.normalization.upper()}_AREA')
     return result
 
 
 class Run(NamedTuple):
   """One variant with one seed."""
+
   row: Row
   seed: int
 
   @property
   def name(self) -> str:
-    """Name of the run's folder."""
+    """Name of the run's directory."""
     return f'{self.row.name}-seed{self.seed}'
 
 
-def rows(methods: Sequence[str], mask_losses: Sequence[str], clips: Sequence[str],
-         gates: Sequence[str], shares: Sequence[str]) -> list[Row]:
+def rows(
+  methods: Sequence[str],
+  mask_losses: Sequence[str],
+  clips: Sequence[str],
+  gates: Sequence[str],
+  normalizations: Sequence[str],
+) -> list[Row]:
   """Returns every distinct variant, those of one mask loss and clipping together."""
   found: dict[Row, None] = {}
-  for mask_loss, clip, gate, share, method in itertools.product(
-      mask_losses, clips, gates, shares, methods):
-    row = Row(method, mask_loss, clip, gate if _REMASK[method] else None,
-              share if _RECLASS[method] else None)
+  for mask_loss, clip, gate, normalization, method in itertools.product(
+    mask_losses, clips, gates, normalizations, methods
+  ):
+    row = Row(
+      method,
+      mask_loss,
+      clip,
+      gate if _REMASK[method] else None,
+      normalization if _RECLASS[method] else None,
+    )
     found.setdefault(row)
   return list(found)
 
@@ -118,11 +145,21 @@ def rows(methods: Sequence[str], mask_losses: Sequence[str], clips: Sequence[str
 def train(run: Run, options, num_threads: int) -> bool:
   """Trains one run in a process of its own; returns whether it was successful."""
   command = [
-      sys.executable, '-m', 'deeplab2.trainer.train', '--mode=train_and_eval',
-      f'--config_file={options.config_file}', f'--model_dir={options.output_dir}/runs',
-      f'--gin_param=set_up.seed = {run.seed}', f'--gin_param=set_up.num_threads = {num_threads}']
-  for override in (*options.set, *run.row.overrides(), f'experiment_name={run.name}',
-                   f'train_dataset_options.seed={run.seed}'):
+    sys.executable,
+    '-m',
+    'deeplab2.trainer.train',
+    '--mode=train_and_eval',
+    f'--config_file={options.config_file}',
+    f'--model_dir={options.output_dir}/runs',
+    f'--gin_param=set_up.seed = {run.seed}',
+    f'--gin_param=set_up.num_threads = {num_threads}',
+  ]
+  for override in (
+    *options.set,
+    *run.row.overrides(),
+    f'experiment_name={run.name}',
+    f'train_dataset_options.seed={run.seed}',
+  ):
     command += ['--set', override]
   with open(_log(options.output_dir, run), 'w', encoding='utf-8') as log:
     return subprocess.run(command, stdout=log, stderr=log, check=False).returncode == 0
@@ -140,8 +177,7 @@ def train_all(runs: Sequence[Run], steps: int, options) -> list[Run]:
   with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
     started = {pool.submit(train, run, options, num_threads): run for run in waiting}
     # Shown on terminals and in logs alike: a line for each run, with the time that is left.
-    bar = tqdm.tqdm(total=len(runs), initial=len(runs) - len(waiting), unit=' run',
-                    file=sys.stderr)
+    bar = tqdm.tqdm(total=len(runs), initial=len(runs) - len(waiting), unit=' run', file=sys.stderr)
     try:
       for future in concurrent.futures.as_completed(started):
         run = started[future]
@@ -151,8 +187,9 @@ def train_all(runs: Sequence[Run], steps: int, options) -> list[Run]:
           failed.append(run)
           tqdm.tqdm.write(_failure(options.output_dir, run), file=sys.stderr)
           continue
-        tqdm.tqdm.write(f'{run.name}: PQ {last.get("PQ", float("nan")):.2f}; {bar}',
-                        file=sys.stderr)
+        tqdm.tqdm.write(
+          f'{run.name}: PQ {last.get("PQ", float("nan")):.2f}; {bar}', file=sys.stderr
+        )
         _report_so_far(runs, options.output_dir, steps)
     except BaseException:
       # Leaving the pool would start all that still waits.
@@ -198,19 +235,31 @@ def results(runs: Sequence[Run], directory: str, steps: int) -> list[dict]:
     evaluations = _evaluations(directory, run)
     if steps not in evaluations:
       continue
-    found.append({
-        'row': run.row.name, 'seed': run.seed, 'step': steps,
+    found.append(
+      {
+        'row': run.row.name,
+        'seed': run.seed,
+        'step': steps,
         'final': {name: _number(evaluations[steps], path) for name, path in _COLUMNS.items()},
-        'curves': {name: [[step, _number(content, _COLUMNS[name])]
-                          for step, content in evaluations.items() if step]
-                   for name in _CURVES}})
+        'curves': {
+          name: [
+            [step, _number(content, _COLUMNS[name])]
+            for step, content in evaluations.items()
+            if step
+          ]
+          for name in _CURVES
+        },
+      }
+    )
   return found
 
 
 def table(found: Sequence[dict]) -> str:
   """Returns a table in Markdown: mean and sample standard deviation over seeds of every row."""
-  lines = ['| ' + ' | '.join(['row', 'seeds', *_COLUMNS]) + ' |',
-           '|---' * (len(_COLUMNS) + 2) + '|']
+  lines = [
+    '| ' + ' | '.join(['row', 'seeds', *_COLUMNS]) + ' |',
+    '|---' * (len(_COLUMNS) + 2) + '|',
+  ]
   for name in dict.fromkeys(result['row'] for result in found):
     finals = [result['final'] for result in found if result['row'] == name]
     cells = [name, str(len(finals))]
@@ -226,8 +275,11 @@ def table(found: Sequence[dict]) -> str:
 def _spread(values):
   if not values:
     return 'not measured'
-  mean = f'{statistics.mean(values):.3g}' if statistics.mean(values) < 10 else (
-      f'{statistics.mean(values):.1f}')
+  mean = (
+    f'{statistics.mean(values):.3g}'
+    if statistics.mean(values) < 10
+    else (f'{statistics.mean(values):.1f}')
+  )
   return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.2g}'
 
 
@@ -244,16 +296,32 @@ def plot(found: Sequence[dict], path: str) -> None:
             values.setdefault(step, []).append(value)
       steps = sorted(values)
       color = pyplot.get_cmap('tab20')(2 * index % 20 + index // 10)
-      axes.plot(steps, [statistics.mean(values[step]) for step in steps], color=color,
-                marker='o', markersize=3, linestyle='--' if '-sigmoid' in name else '-', label=name)
-      axes.fill_between(steps, [min(values[step]) for step in steps],
-                        [max(values[step]) for step in steps], color=color, alpha=0.12)
-    axes.set(xlabel='step', title=f'{curve} of evaluation' + (' [%]' if curve == 'PQ' else ''),
-             yscale='linear' if curve == 'PQ' else 'log')
+      axes.plot(
+        steps,
+        [statistics.mean(values[step]) for step in steps],
+        color=color,
+        marker='o',
+        markersize=3,
+        linestyle='--' if '-sigmoid' in name else '-',
+        label=name,
+      )
+      axes.fill_between(
+        steps,
+        [min(values[step]) for step in steps],
+        [max(values[step]) for step in steps],
+        color=color,
+        alpha=0.12,
+      )
+    axes.set(
+      xlabel='step',
+      title=f'{curve} of evaluation' + (' [%]' if curve == 'PQ' else ''),
+      yscale='linear' if curve == 'PQ' else 'log',
+    )
     axes.grid(alpha=0.3)
-  # Beside the panels: inside, a grid's many rows would hide the curves.
-  figure.legend(*panels[0].get_legend_handles_labels(), fontsize='small', ncols=4,
-                loc='outside lower center')
+  # Outside the panels: inside, a grid's many rows would hide the curves.
+  figure.legend(
+    *panels[0].get_legend_handles_labels(), fontsize='small', ncols=4, loc='outside lower center'
+  )
   files.write_whole(path, lambda temporary: figure.savefig(temporary, dpi=100))
   pyplot.close(figure)
 
@@ -266,8 +334,9 @@ def report(runs: Sequence[Run], directory: str, steps: int) -> None:
   """
   found = results(runs, directory, steps)
   if not found:
-    raise errors.UserError(f'--output_dir={directory}: no run of this grid has reached step '
-                           f'{steps}: nothing to report.')
+    raise errors.UserError(
+      f'--output_dir={directory}: no run of this grid has reached step {steps}: nothing to report.'
+    )
   write_report(found, directory)
   print(table(found), end='')
 
@@ -284,10 +353,10 @@ def write_report(found: Sequence[dict], directory: str) -> None:
 
 
 def _check_settings(options):
-  """Writes down what holds for all runs below a folder, or sees that it is the same.
+  """Writes down what holds for all runs below a directory, or sees that it is the same.
 
   Raises:
-    UserError: if the folder holds runs of another config or other overrides.
+    UserError: if the directory holds runs of another config or other overrides.
   """
   path = os.path.join(options.output_dir, 'settings.json')
   settings = {'config_file': options.config_file, 'set': options.set}
@@ -297,11 +366,13 @@ def _check_settings(options):
   try:
     before = files.read_json(path)
   except errors.UserError as error:
-    raise errors.UserError(f'{error} It is not known what the runs there have; give another '
-                           '--output_dir.') from error
+    raise errors.UserError(
+      f'{error} It is not known what the runs there have; give another --output_dir.'
+    ) from error
   if before != settings:
-    raise errors.UserError(f'{path}: the runs there have {before}; give another --output_dir '
-                           f'for {settings}.')
+    raise errors.UserError(
+      f'{path}: the runs there have {before}; give another --output_dir for {settings}.'
+    )
 
 
 def _listed(options, flag):
@@ -317,12 +388,12 @@ def _listed(options, flag):
   return values
 
 
-def _numbers(options, flag, kind):
+def _numbers(options, flag, number_type):
   """Returns the values of a flag as texts of numbers, `none` allowed for clips."""
   values = getattr(options, flag).split(',')
   for value in values:
     try:
-      if not (flag == 'clips' and value == 'none') and kind(value) < 0:
+      if not (flag == 'clips' and value == 'none') and number_type(value) < 0:
         raise ValueError
     except ValueError:
       raise errors.UserError(f'--{flag}: {value!r} is no number from 0 on.') from None
@@ -342,28 +413,33 @@ def main(arguments) -> int:
   parser.add_argument('--seeds', default='0,1,2')
   parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='Runs side by side.')
   parser.add_argument('--report_only', action='store_true', help='Train nothing.')
+  parser.add_old_name('--shares', '--normalizations')
 
   def run():
     options = parser.parse_args(arguments)
     if options.jobs < 1:
       raise errors.UserError(f'--jobs={options.jobs}: must be 1 or more.')
-    grid = rows(*(_listed(options, flag) for flag in ('methods', 'mask_losses')),
-                _numbers(options, 'clips', float),
-                *(_listed(options, flag) for flag in ('gates', 'shares')))
+    grid = rows(
+      *(_listed(options, flag) for flag in ('methods', 'mask_losses')),
+      _numbers(options, 'clips', float),
+      *(_listed(options, flag) for flag in ('gates', 'normalizations')),
+    )
     seeds = dict.fromkeys(int(seed) for seed in _numbers(options, 'seeds', int))
     runs = [Run(row, seed) for seed in seeds for row in grid]
     for row in grid:
       config = load.load(options.config_file, [*options.set, *row.overrides()])
     steps = config.value(f'{_SOLVER}.training_number_of_steps')
     files.make_directory(os.path.join(options.output_dir, 'logs'), '--output_dir')
-    with locks.hold(os.path.join(options.output_dir, 'ablation.lock'),
-                    f'The ablation in {options.output_dir}'):
+    with locks.hold(
+      os.path.join(options.output_dir, 'ablation.lock'), f'The ablation in {options.output_dir}'
+    ):
       _check_settings(options)
       failed = [] if options.report_only else train_all(runs, steps, options)
       report(runs, options.output_dir, steps)
     if failed:
-      raise errors.UserError(f'{len(failed)} of {len(runs)} runs failed: '
-                             f'{", ".join(run.name for run in failed)}.')
+      raise errors.UserError(
+        f'{len(failed)} of {len(runs)} runs failed: {", ".join(run.name for run in failed)}.'
+      )
 
   return command_line.run(run)
 

@@ -8,16 +8,17 @@
   python scripts/benchmark.py eval     --config_file=CONFIG [--set a.b=c ...]
   python scripts/benchmark.py matching --config_file=CONFIG [--set a.b=c ...]
 
-`input` measures a picture through the training pipeline, and its stages one by one; `train` a whole
+`input` measures an image through the training pipeline, and its stages one by one; `train` a whole
 step (forward, losses, backward, update) on a made batch; `remax` such steps without and with ReMask
 and ReClass by turns, in one process, and their ratios; `infer` the network, the post-processing and
-both together on one made picture; `compiled` the network compiled by XLA (`jit_compile=True`);
+both together on one made image; `compiled` the network compiled by XLA (`jit_compile=True`);
 `eval` one update of panoptic quality; `matching` one assignment.
 
 `cpu_ms` is the process time of all threads and hardly depends on what else the machine does;
 `wall_ms` does. `first_call_s` holds tracing and the first run. `peak_mb` is the peak resident
 memory of the process, TensorFlow itself (about 500 MB) included.
 """
+
 import json
 import resource
 import statistics
@@ -55,21 +56,23 @@ def measure(run, repeats: int) -> dict:
     wall.append(1e3 * (time.perf_counter() - wall_started))
     cpu.append(1e3 * (time.process_time() - cpu_started))
   return {
-      'wall_ms_median': round(statistics.median(wall), 3),
-      'wall_ms_min': round(min(wall), 3),
-      'cpu_ms_median': round(statistics.median(cpu), 3),
-      'peak_mb': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-      'first_call_s': round(first_call, 2),
+    'wall_ms_median': round(statistics.median(wall), 3),
+    'wall_ms_min': round(min(wall), 3),
+    'cpu_ms_median': round(statistics.median(cpu), 3),
+    'peak_mb': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    'first_call_s': round(first_call, 2),
   }
 
 
-def made_labels(label_space: structures.LabelSpace, size, segments: int, seed: int) -> np.ndarray:
+def synthetic_labels(
+  label_space: structures.LabelSpace, size, segments: int, seed: int
+) -> np.ndarray:
   """Returns an int32 panoptic map [H, W] of `segments` Voronoi cells, two thirds of them things."""
   generator = np.random.default_rng(seed)
   height, width = size
   centers = generator.uniform(size=(segments, 2)) * (height, width)
   rows, columns = np.mgrid[:height, :width]
-  distance = (rows[..., None] - centers[:, 0])**2 + (columns[..., None] - centers[:, 1])**2
+  distance = (rows[..., None] - centers[:, 0]) ** 2 + (columns[..., None] - centers[:, 1]) ** 2
   cell = np.argmin(distance, axis=-1)
   ids, used = [], {}
   for index in range(segments):
@@ -82,24 +85,25 @@ def made_labels(label_space: structures.LabelSpace, size, segments: int, seed: i
   return np.asarray(ids, np.int32)[cell]
 
 
-def made_sample(config, field: str) -> structures.Sample:
-  """Returns a training batch of the config's size: noise, with about 20 segments a picture."""
+def synthetic_sample(config, field: str) -> structures.Sample:
+  """Returns a training batch of the config's size: noise, with about 20 segments an image."""
   options = config.value(field)
   height, width = options.crop_size
   space = assemble.dataset_info(config).label_space
   target_options = targets.TargetOptions(max_thing_id=options.max_thing_id)
-  pictures, maps = [], []
+  images, maps = [], []
   for index in range(options.batch_size):
-    label = made_labels(space, (height, width), segments=20, seed=index)
-    maps.append(targets.make_targets(tf.constant(label), tf.constant('made'), space,
-                                     target_options))
-    pictures.append(np.random.default_rng(index).uniform(0, 255, (height, width, 3)))
+    label = synthetic_labels(space, (height, width), segments=20, seed=index)
+    maps.append(
+      targets.make_targets(tf.constant(label), tf.constant('made'), space, target_options)
+    )
+    images.append(np.random.default_rng(index).uniform(0, 255, (height, width, 3)))
   stacked = structures.Targets(*(tf.stack(parts) for parts in zip(*maps, strict=True)))
-  return structures.Sample(tf.constant(np.stack(pictures), tf.float32), stacked)
+  return structures.Sample(tf.constant(np.stack(images), tf.float32), stacked)
 
 
 def benchmark_input(config, options) -> dict:
-  """Measures one picture through the training pipeline, pipeline threads included."""
+  """Measures one image through the training pipeline, pipeline threads included."""
   if not options.records:
     raise errors.UserError('--records is missing: the TFRecord files to read.')
   del config.options.train_dataset_options.file_pattern[:]
@@ -107,23 +111,23 @@ def benchmark_input(config, options) -> dict:
   batches = iter(assemble.train_dataset(config))
   size = config.options.train_dataset_options.batch_size
   result = measure(lambda: [next(batches) for _ in range(-(-20 // size))], options.repeats)
-  pictures = size * -(-20 // size)
+  images = size * -(-20 // size)
   for name in ('wall_ms_median', 'wall_ms_min', 'cpu_ms_median'):
-    result[name] = round(result[name] / pictures, 3)
+    result[name] = round(result[name] / images, 3)
   return result | {'stages_cpu_ms': input_stages(config, options.records)}
 
 
-def input_stages(config, records: str, pictures: int = 40) -> dict[str, float]:
-  """Returns the CPU time a picture of each stage of the training input, each run by itself.
+def input_stages(config, records: str, images: int = 40) -> dict[str, float]:
+  """Returns the CPU time an image of each stage of the training input, each run by itself.
 
-  The stages of the other picture, for copy-paste, begin with `other`. Shuffling and batching belong
+  The stages of the other image, for copy-paste, begin with `other`. Shuffling and batching belong
   to no stage, and calls one by one cost more than inside the pipeline: the sum is not the whole.
   """
   settings = assemble.train_input(config)
   space, crop_size = settings['label_space'], settings['crop_size']
   policy, paste = settings['policy'], settings['paste']
   files = pipeline.find_files([records])
-  stored = list(tf.data.TFRecordDataset(files).repeat().take(pictures + 1))
+  stored = list(tf.data.TFRecordDataset(files).repeat().take(images + 1))
   spent: dict[str, float] = {}
 
   def timed(name, function, *arguments):
@@ -136,22 +140,39 @@ def input_stages(config, records: str, pictures: int = 40) -> dict[str, float]:
   decode = tf.function(lambda serialized: tfrecord.parse_example(serialized, True))
 
   def augmenter(scale, policy, void_id):
-    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8),
-                                  tf.TensorSpec([None, None, 1], tf.int32),
-                                  tf.TensorSpec([2], tf.int64)])
+    @tf.function(
+      input_signature=[
+        tf.TensorSpec([None, None, 3], tf.uint8),
+        tf.TensorSpec([None, None, 1], tf.int32),
+        tf.TensorSpec([2], tf.int64),
+      ]
+    )
     def augmented(image, label, seed):
-      return augment.augment(image, label[..., 0], augment.draw(seed, scale), policy=policy,
-                             crop_size=crop_size, resize=settings['resize'], void_id=void_id)
+      return augment.augment(
+        image,
+        label[..., 0],
+        augment.draw(seed, scale),
+        policy=policy,
+        crop_size=crop_size,
+        resize=settings['resize'],
+        void_id=void_id,
+      )
+
     return augmented
 
   plain = augmenter(settings['scale'], None, space.void_id)
   full = augmenter(settings['scale'], policy, space.void_id)
-  other = paste and augmenter(settings['scale'].times(paste.scale), policy,
-                              copy_paste.padding_id(space))
-  pasted = tf.function(lambda *arguments: copy_paste.paste(
-      *arguments[:4], name=tf.constant(''), space=space, settings=paste, seed=arguments[4]))
-  target = tf.function(lambda label: targets.make_targets(
-      label, tf.constant(''), space, settings['target_options']))
+  other = paste and augmenter(
+    settings['scale'].times(paste.scale), policy, copy_paste.padding_id(space)
+  )
+  pasted = tf.function(
+    lambda *arguments: copy_paste.paste(
+      *arguments[:4], name=tf.constant(''), space=space, settings=paste, seed=arguments[4]
+    )
+  )
+  target = tf.function(
+    lambda label: targets.make_targets(label, tf.constant(''), space, settings['target_options'])
+  )
 
   def run(number):
     seed = tf.constant([0, number], tf.int64)
@@ -166,17 +187,17 @@ def input_stages(config, records: str, pictures: int = 40) -> dict[str, float]:
 
   run(0)  # Traces.
   spent.clear()
-  for number in range(pictures):
+  for number in range(images):
     run(number)
   with_autoaugment = spent.pop('with_autoaugment')
   if policy:
     spent['autoaugment'] = with_autoaugment - spent['resize_crop_flip']
-  return {name: round(1e3 * seconds / pictures, 2) for name, seconds in spent.items()}
+  return {name: round(1e3 * seconds / images, 2) for name, seconds in spent.items()}
 
 
 def benchmark_train(config, options) -> dict:
   """Measures a training step: forward, all losses, backward, update."""
-  step = made_trainer(config)
+  step = synthetic_trainer(config)
   return measure(lambda: step.train(tf.constant(1)), options.repeats)
 
 
@@ -186,7 +207,7 @@ def benchmark_remax(config, options) -> dict:
   for name, enable in (('plain', False), ('remax', True)):
     losses = config.options.trainer_options.loss_options
     losses.remask.enable = losses.reclass.enable = enable
-    times[name] = [made_trainer(config), []]
+    times[name] = [synthetic_trainer(config), []]
     times[name][0].train(tf.constant(2))  # The first steps are slower.
   for _ in range(options.repeats):
     for step, durations in times.values():
@@ -195,21 +216,24 @@ def benchmark_remax(config, options) -> dict:
       durations.append((time.perf_counter() - started[0], time.process_time() - started[1]))
   result = {}
   medians = {name: 1e3 * np.median(durations, axis=0) for name, (_, durations) in times.items()}
-  for index, kind in enumerate(('wall_ms_median', 'cpu_ms_median')):
-    result[kind] = {name: round(float(value[index]), 1) for name, value in medians.items()}
-    result[kind]['ratio'] = round(result[kind]['remax'] / result[kind]['plain'], 3)
+  for index, statistic in enumerate(('wall_ms_median', 'cpu_ms_median')):
+    result[statistic] = {name: round(float(value[index]), 1) for name, value in medians.items()}
+    result[statistic]['ratio'] = round(result[statistic]['remax'] / result[statistic]['plain'], 3)
   return result
 
 
-def made_trainer(config) -> trainer.Trainer:
+def synthetic_trainer(config) -> trainer.Trainer:
   """Returns a trainer of the config's model from scratch on a made batch."""
   model = assemble.training_model(config, assemble.model(config))
-  sample = made_sample(config, 'train_dataset_options')
+  sample = synthetic_sample(config, 'train_dataset_options')
   return trainer.Trainer(
-      tf.data.Dataset.from_tensors(sample).repeat(), model=model, loss=assemble.loss(config).score,
-      groups=tuple(experiment.optimizer_groups(config, model).values()),
-      global_step=tf.Variable(0, dtype=tf.int64),
-      batch_size=config.options.train_dataset_options.batch_size)
+    tf.data.Dataset.from_tensors(sample).repeat(),
+    model=model,
+    loss=assemble.loss(config).score,
+    groups=tuple(experiment.optimizer_groups(config, model).values()),
+    global_step=tf.Variable(0, dtype=tf.int64),
+    batch_size=config.options.train_dataset_options.batch_size,
+  )
 
 
 def benchmark_infer(config, options) -> dict:
@@ -220,13 +244,15 @@ def benchmark_infer(config, options) -> dict:
   image = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, height, width, 3)), tf.float32)
   network = tf.function(model.infer)
   both = tf.function(lambda x: merge(*model.infer(x)[:2]))
-  logits = made_logits(network(image), confident=30)
+  logits = synthetic_logits(network(image), confident=30)
   merging = tf.function(lambda: merge(*logits))
   # `both` goes first, so that its first call holds all tracing.
   together = measure(lambda: both(image).panoptic.numpy(), options.repeats)
   result = measure(lambda: network(image).mask_logits.numpy(), options.repeats)
-  return result | {'postprocessing': measure(lambda: merging().panoptic.numpy(), options.repeats),
-                   'both': together}
+  return result | {
+    'postprocessing': measure(lambda: merging().panoptic.numpy(), options.repeats),
+    'both': together,
+  }
 
 
 def benchmark_compiled(config, options) -> dict:
@@ -241,7 +267,7 @@ def benchmark_compiled(config, options) -> dict:
   return result | {'class_logits_difference': float(difference), 'of_std': float(plain.std())}
 
 
-def made_logits(prediction, confident: int):
+def synthetic_logits(prediction, confident: int):
   """Returns logits of `prediction`'s shapes with `confident` compact masks of a sure class."""
   _, height, width, slots = prediction.mask_logits.shape
   generator = np.random.default_rng(0)
@@ -252,39 +278,42 @@ def made_logits(prediction, confident: int):
   masks[..., :confident] += 12.0 - distance / max(height, width) * 100
   classes = generator.normal(size=prediction.class_logits.shape)
   classes[..., -1] += 8.0
-  classes[:, np.arange(confident),
-          generator.integers(0, classes.shape[-1] - 1, confident)] += 20.0
+  classes[:, np.arange(confident), generator.integers(0, classes.shape[-1] - 1, confident)] += 20.0
   return tf.constant(masks, tf.float32), tf.constant(classes, tf.float32)
 
 
 def benchmark_eval(config, options) -> dict:
-  """Measures one update of panoptic quality: a picture of 28 segments, half of them moved."""
+  """Measures one update of panoptic quality: an image of 28 segments, half of them moved."""
   space = assemble.dataset_info(config).label_space
   (height, width), _ = assemble.eval_fit(config)
-  truth = made_labels(space, (height, width), segments=28, seed=0)
-  prediction = np.roll(truth, 5, axis=1)
+  ground_truth = synthetic_labels(space, (height, width), segments=28, seed=0)
+  prediction = np.roll(ground_truth, 5, axis=1)
   metric = panoptic_quality.PanopticQuality(space)
-  return measure(lambda: metric.update(truth, prediction), options.repeats)
+  return measure(lambda: metric.update(ground_truth, prediction), options.repeats)
 
 
 def benchmark_matching(config, options) -> dict:
-  """Measures one assignment of a batch with 20 valid rows a picture."""
+  """Measures one assignment of a batch with 20 valid rows an image."""
   size = config.options.train_dataset_options.batch_size
   rows = config.options.train_dataset_options.max_thing_id + len(
-      assemble.dataset_info(config).label_space.stuff_ids)
+    assemble.dataset_info(config).label_space.stuff_ids
+  )
   slots = config.options.model_options.kmax.num_mask_slots
   generator = np.random.default_rng(0)
-  cost = tf.constant(-generator.uniform(size=(size, rows, slots))**2, tf.float32)
-  is_valid = tf.constant(generator.permuted(
-      np.tile(np.arange(rows) < 20, [size, 1]), axis=1))
+  cost = tf.constant(-(generator.uniform(size=(size, rows, slots)) ** 2), tf.float32)
+  is_valid = tf.constant(generator.permuted(np.tile(np.arange(rows) < 20, [size, 1]), axis=1))
   assign = tf.function(assignment.assign)
   return measure(lambda: assign(cost, is_valid).numpy(), options.repeats)
 
 
 PARTS = {
-    'input': benchmark_input, 'train': benchmark_train,
-    'remax': benchmark_remax, 'infer': benchmark_infer, 'compiled': benchmark_compiled,
-    'eval': benchmark_eval, 'matching': benchmark_matching,
+  'input': benchmark_input,
+  'train': benchmark_train,
+  'remax': benchmark_remax,
+  'infer': benchmark_infer,
+  'compiled': benchmark_compiled,
+  'eval': benchmark_eval,
+  'matching': benchmark_matching,
 }
 
 
@@ -301,8 +330,11 @@ def main(arguments) -> int:
     options = parser.parse_args(arguments)
     config = load.load(options.config_file, options.set)
     result = PARTS[options.part](config, options)
-    print(json.dumps({'part': options.part, 'config': options.config_file, 'set': options.set,
-                      **result}))
+    print(
+      json.dumps(
+        {'part': options.part, 'config': options.config_file, 'set': options.set, **result}
+      )
+    )
 
   return command_line.run(run)
 

@@ -4,13 +4,13 @@
   python scripts/build_tfrecords.py --dataset=cityscapes --root=CITYSCAPES --split=train ...
   python scripts/build_tfrecords.py --dataset=ade20k --root=ADE20K --split=train ...
   python scripts/build_tfrecords.py --dataset=my/dataset.json --split=train --output_dir=OUT \\
-      --pictures=my/train --annotations=my/panoptic_train.json [--masks=my/panoptic_train]
+      --images=my/train --annotations=my/panoptic_train.json [--masks=my/panoptic_train]
   python scripts/build_tfrecords.py --dataset=shapes --split=train --num_images=1200 ...
 
 Writes OUT/<split>-<i>-of-<n>.tfrecord and OUT/manifest-<split>.json. All shards appear at the end,
 or none; after an interruption or an error, the same command goes on with the shards that are
 missing. docs/data.md says what lies where below --root; `cityscapes_semantic` writes maps of
-classes for other programs; `shapes` draws `--num_images` synthetic pictures from `--seed`.
+classes for other programs; `shapes` draws `--num_images` synthetic images from `--seed`.
 
 --treat_crowd_as_ignore=true makes crowd regions void, as DeepLab2's converter does: the default for
 every split but `val`. `false` keeps them as class * divisor + 0, from which PQ with crowd as
@@ -21,6 +21,7 @@ ends the run by name; with --on_error=skip it is named, left out, and listed in 
 Where EXIF turns an image and sizes cannot tell whether its mask is drawn on the upright or on the
 stored pixels, --mask_orientation says it.
 """
+
 import argparse
 import contextlib
 import functools
@@ -42,23 +43,26 @@ from deeplab2.data import shards
 from deeplab2.data import sources
 from deeplab2.data import tfrecord
 
-_PICTURES_PER_SHARD = 500
+_IMAGES_PER_SHARD = 500
 
 
 def _root(options):
-  return sources.existing_folder(options.root, '--root')
+  return sources.existing_directory(options.root, '--root')
 
 
-# By name, what lists the pictures of the split that the flags ask for.
+# By name, what lists the images of the split that the flags ask for.
 SOURCES = {
-    'ade20k': lambda options: sources.ade20k(_root(options), options.split, _choices(options)),
-    'cityscapes': lambda options: sources.cityscapes(
-        _root(options), options.split, _choices(options)),
-    'cityscapes_semantic': lambda options: sources.cityscapes_semantic(
-        _root(options), options.split, _choices(options)),
-    'coco': lambda options: sources.coco(_root(options), options.split, _choices(options)),
-    'shapes': lambda options: sources.synthetic(
-        options.split, _choices(options), num_images=options.num_images, seed=options.seed),
+  'ade20k': lambda options: sources.ade20k(_root(options), options.split, _choices(options)),
+  'cityscapes': lambda options: sources.cityscapes(
+    _root(options), options.split, _choices(options)
+  ),
+  'cityscapes_semantic': lambda options: sources.cityscapes_semantic(
+    _root(options), options.split, _choices(options)
+  ),
+  'coco': lambda options: sources.coco(_root(options), options.split, _choices(options)),
+  'shapes': lambda options: sources.synthetic(
+    options.split, _choices(options), num_images=options.num_images, seed=options.seed
+  ),
 }
 
 
@@ -67,28 +71,35 @@ def _choices(options):
 
 
 def source(options: argparse.Namespace) -> sources.Source:
-  """Lists the pictures that the flags ask for; UserError for what is missing or does not fit."""
+  """Lists the images that the flags ask for; UserError for what is missing or does not fit."""
   is_own = options.dataset.endswith('.json')
-  of_own = {'--pictures': options.pictures, '--annotations': options.annotations,
-            '--masks': options.masks}
+  of_own = {
+    '--images': options.images,
+    '--annotations': options.annotations,
+    '--masks': options.masks,
+  }
   for flag, value in of_own.items():
     if value is not None and not is_own:
-      raise errors.UserError(f'{flag}={value}: only for a dataset of your own; --dataset='
-                             f'{options.dataset} knows where its files are.')
+      raise errors.UserError(
+        f'{flag}={value}: only for a dataset of your own; --dataset='
+        f'{options.dataset} knows where its files are.'
+      )
   if options.root is not None and (is_own or options.dataset == 'shapes'):
-    raise errors.UserError(f'--root={options.root}: --dataset={options.dataset} has none; leave '
-                           '--root out.')
+    raise errors.UserError(
+      f'--root={options.root}: --dataset={options.dataset} has none; leave --root out.'
+    )
   if not is_own:
     return SOURCES[options.dataset](options)
   info = datasets.get(options.dataset)
-  folder = sources.existing_folder(options.pictures, '--pictures')
+  directory = sources.existing_directory(options.images, '--images')
   if options.split != 'test' and not options.annotations:
-    raise errors.UserError('--annotations is missing: the panoptic JSON of the pictures.')
-  return sources.own(folder, options.annotations, info, _choices(options),
-                     png_folder=options.masks)
+    raise errors.UserError('--annotations is missing: the panoptic JSON of the images.')
+  return sources.own(
+    directory, options.annotations, info, _choices(options), png_directory=options.masks
+  )
 
 
-def _serialize(convert, label_format, pictures_dir, skip, task) -> shards.Made:
+def _serialize(convert, label_format, images_dir, skip, task) -> shards.Made:
   """Makes the record of one task; runs in the workers."""
   try:
     item = convert(task)
@@ -96,45 +107,73 @@ def _serialize(convert, label_format, pictures_dir, skip, task) -> shards.Made:
     if not skip:
       raise
     return shards.Made(None, getattr(task, 'name', ''), str(error))
-  if pictures_dir:
-    ending = {'jpeg': 'jpg', 'png': 'png'}[item.picture.format]
-    files.write_whole(os.path.join(pictures_dir, f'{item.name}.{ending}'), item.picture.data)
-  record = tfrecord.encode_example(item.picture, item.name, item.label, label_format)
+  if images_dir:
+    ending = {'jpeg': 'jpg', 'png': 'png'}[item.image.format]
+    files.write_whole(os.path.join(images_dir, f'{item.name}.{ending}'), item.image.data)
+  record = tfrecord.encode_example(item.image, item.name, item.label, label_format)
   return shards.Made(record, item.name, '', item.segments, item.notes)
 
 
 def parse_options(arguments: list[str]) -> argparse.Namespace:
   """Reads the flags; UserError for a mistake."""
   parser = command_line.Parser(__doc__)
-  positive = command_line.whole_number_from(1)
+  positive = command_line.integer_from(1)
   add, add_path = parser.add_argument, parser.add_path
-  add_path('--dataset', required=True, help=f'{", ".join(sorted(SOURCES))}, or the path of a JSON '
-           'file that describes your own.')
-  add_path('--root', help='Folder of a public dataset.')
-  add_path('--pictures', help='Your own: folder of the pictures.')
+  add_path(
+    '--dataset',
+    required=True,
+    help=f'{", ".join(sorted(SOURCES))}, or the path of a JSON file that describes your own.',
+  )
+  add_path('--root', help='Directory of a public dataset.')
+  add_path('--images', help='Your own: directory of the images.')
   add_path('--annotations', help='Your own: panoptic JSON.')
-  add_path('--masks', help="Your own: folder of the PNGs. Default: the JSON's path without .json.")
+  add_path(
+    '--masks', help='Your own: directory of the PNGs. Default: the path of the JSON without .json.'
+  )
   add('--split', required=True, choices=('train', 'val', 'test'))
-  add_path('--output_dir', required=True, help='Folder to write to.')
-  add('--num_shards', type=positive, help='Number of files. Default: about 500 pictures a file.')
-  add('--treat_crowd_as_ignore', choices=('true', 'false'), nargs='?', const='true',
-      help='Whether crowd becomes void. Default: true, for the split val false.')
-  add('--label_format', choices=tfrecord.LABEL_FORMATS, default='raw',
-      help='raw, as DeepLab2 reads it, or zlib: about a third of the disk, for this project only.')
-  add('--num_images', type=positive, default=1000, help='shapes: number of pictures.')
-  add('--seed', type=command_line.whole_number_from(0), default=0, help='shapes: seed of the set.')
-  add_path('--pictures_dir',
-           help='Folder to write the pictures to as well, as files of their own.')
-  add('--on_error', choices=('stop', 'skip'), default='stop',
-      help='What becomes of an image that cannot be used: it ends the run, or is left out.')
-  add('--mask_orientation', choices=orientation.MASK_ORIENTATIONS,
-      help='On which pixels of images that EXIF turns the masks are drawn: upright, as viewers '
-      'show them, or as they are stored. Default: by the size of the mask, where that tells.')
+  add_path('--output_dir', required=True, help='Directory to write to.')
+  add('--num_shards', type=positive, help='Number of files. Default: about 500 images a file.')
+  add(
+    '--treat_crowd_as_ignore',
+    choices=('true', 'false'),
+    nargs='?',
+    const='true',
+    help='Whether crowd becomes void. Default: true, for the split val false.',
+  )
+  add(
+    '--label_format',
+    choices=tfrecord.LABEL_FORMATS,
+    default='raw',
+    help='raw, as DeepLab2 reads it, or zlib: about a third of the disk, for this project only.',
+  )
+  add('--num_images', type=positive, default=1000, help='shapes: number of images.')
+  add('--seed', type=command_line.integer_from(0), default=0, help='shapes: seed of the set.')
+  add_path('--images_dir', help='Directory to write the images to as well, as files of their own.')
+  add(
+    '--on_error',
+    choices=('stop', 'skip'),
+    default='stop',
+    help='What becomes of an image that cannot be used: it ends the run, or is left out.',
+  )
+  add(
+    '--mask_orientation',
+    choices=orientation.MASK_ORIENTATIONS,
+    help='On which pixels of images that EXIF turns the masks are drawn: upright, as viewers '
+    'show them, or as they are stored. Default: by the size of the mask, where that tells.',
+  )
   add('--num_workers', type=positive, help='Processes. Default: one a core.')
+  for old, new in (
+    ('--pictures', '--images'),
+    ('--num_pictures', '--num_images'),
+    ('--pictures_dir', '--images_dir'),
+  ):
+    parser.add_old_name(old, new)
   options = parser.parse_args(arguments)
   if options.dataset not in SOURCES and not options.dataset.endswith('.json'):
-    raise errors.UserError(f'--dataset={options.dataset}: is none of {", ".join(sorted(SOURCES))}, '
-                           'and no path of a JSON file.')
+    raise errors.UserError(
+      f'--dataset={options.dataset}: is none of {", ".join(sorted(SOURCES))}, '
+      'and no path of a JSON file.'
+    )
   default = 'false' if options.split == 'val' else 'true'
   options.ignore_crowd = (options.treat_crowd_as_ignore or default) == 'true'
   return options
@@ -143,23 +182,27 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
 def build(options: argparse.Namespace) -> None:
   """Writes the shards that the flags ask for; UserError for bad input or a full disk."""
   found = source(options)
-  if options.pictures_dir:
-    files.make_directory(options.pictures_dir, '--pictures_dir')
+  if options.images_dir:
+    files.make_directory(options.images_dir, '--images_dir')
   files.make_directory(options.output_dir, '--output_dir')
-  with locks.hold(os.path.join(options.output_dir, f'build-{options.split}.lock'),
-                  f'--output_dir={options.output_dir} --split={options.split}'):
+  with locks.hold(
+    os.path.join(options.output_dir, f'build-{options.split}.lock'),
+    f'--output_dir={options.output_dir} --split={options.split}',
+  ):
     _write(options, found)
 
 
 def _write(options, found):
   started = time.monotonic()
-  function = functools.partial(_serialize, found.convert, options.label_format,
-                               options.pictures_dir, options.on_error == 'skip')
+  function = functools.partial(
+    _serialize, found.convert, options.label_format, options.images_dir, options.on_error == 'skip'
+  )
 
   def serialize(tasks):
     num_workers = min(options.num_workers or parallel.usable_cores(), max(1, len(tasks)))
-    with contextlib.closing(parallel.in_order(
-        function, tasks, num_workers, lambda made: len(made.record or b''))) as results:
+    with contextlib.closing(
+      parallel.in_order(function, tasks, num_workers, lambda made: len(made.record or b''))
+    ) as results:
       for made in parallel.with_progress(results, len(tasks), f'{options.dataset} {options.split}'):
         if made.record is None:
           tqdm.tqdm.write(f'left out: {made.name}: {made.reason}', file=sys.stderr)
@@ -167,29 +210,42 @@ def _write(options, found):
 
   total = len(found.tasks)
   written = shards.write(
-      serialize, found.tasks, options.output_dir, options.split,
-      options.num_shards or -(-total // _PICTURES_PER_SHARD), _settings(options),
-      identity=_identity(found.convert), versions=[_version(task) for task in found.tasks],
-      skip=options.on_error == 'skip')
+    serialize,
+    found.tasks,
+    options.output_dir,
+    options.split,
+    options.num_shards or -(-total // _IMAGES_PER_SHARD),
+    _settings(options),
+    identity=_identity(found.convert),
+    versions=[_version(task) for task in found.tasks],
+    skip=options.on_error == 'skip',
+  )
   for key, (count, num_images, name) in sorted(written.summary.notes.items()):
     logging.warning('%d %s (%d images, first %s).', count, sources.NOTES[key], num_images, name)
   resumed = f' ({written.resumed} by an earlier run)' if written.resumed else ''
-  print(f'Wrote {written.records} records{resumed}, {written.num_bytes / 1e6:.1f} MB, in '
-        f'{len(written.files)} shards {written.files[0]} ... in '
-        f'{time.monotonic() - started:.0f} s.')
+  print(
+    f'Wrote {written.records} records{resumed}, {written.num_bytes / 1e6:.1f} MB, in '
+    f'{len(written.files)} shards {written.files[0]} ... in '
+    f'{time.monotonic() - started:.0f} s.'
+  )
   if written.summary.left_out:
-    print(f'Left out {len(written.summary.left_out)} of {total} images; '
-          f'{os.path.join(options.output_dir, f"manifest-{options.split}.json")} lists them.')
+    print(
+      f'Left out {len(written.summary.left_out)} of {total} images; '
+      f'{os.path.join(options.output_dir, f"manifest-{options.split}.json")} lists them.'
+    )
 
 
 def _settings(options):
   """Returns what shards of one directory must have in common, for the manifest."""
   # A description goes by its name: its path may be written in many ways.
   is_own = options.dataset.endswith('.json')
-  return {'dataset': datasets.get(options.dataset).name if is_own else options.dataset,
-          'split': options.split, 'label_format': options.label_format,
-          'crowd': 'void' if options.ignore_crowd else 'kept',
-          **({'seed': options.seed} if options.dataset == 'shapes' else {})}
+  return {
+    'dataset': datasets.get(options.dataset).name if is_own else options.dataset,
+    'split': options.split,
+    'label_format': options.label_format,
+    'crowd': 'void' if options.ignore_crowd else 'kept',
+    **({'seed': options.seed} if options.dataset == 'shapes' else {}),
+  }
 
 
 def _identity(convert) -> str:
@@ -202,7 +258,7 @@ def _identity(convert) -> str:
 def _version(task) -> list:
   """Returns sizes and times of a task's files, None for one that is not there."""
   versions = []
-  for path in (getattr(task, 'picture', ''), getattr(task, 'label', '')):
+  for path in (getattr(task, 'image', ''), getattr(task, 'label', '')):
     try:
       status = os.stat(path) if path else None
     except OSError:  # Whoever reads it will say so.

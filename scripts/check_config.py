@@ -8,6 +8,7 @@ there, parameters and multiply-adds by part (see scripts/model_size.py; a few se
 --no_sizes spares), or one line that says what is wrong. The exit code is 0 if all of them are
 right, else 2; files that are not there are for the machine that trains, and leave it at 0.
 """
+
 import sys
 
 from google.protobuf import text_format
@@ -24,8 +25,12 @@ from deeplab2.config import textproto
 _DATASETS = ('eval_dataset_options', 'train_dataset_options')
 _CROPS = tuple(f'{dataset}.crop_size' for dataset in _DATASETS)
 _CHECKPOINTS = ('model_options.initial_checkpoint', 'model_options.backbone.pretrained_weights')
-_PARTS = {'backbone': 'backbone', 'pixel_decoder': 'pixel decoder',
-          'kmax_decoder': 'transformer decoder', 'predictor': 'final masks and classes'}
+_PARTS = {
+  'backbone': 'backbone',
+  'pixel_decoder': 'pixel decoder',
+  'kmax_decoder': 'transformer decoder',
+  'predictor': 'final masks and classes',
+}
 
 
 def described(path: str, overrides, with_sizes: bool) -> list[str]:
@@ -45,8 +50,7 @@ def described(path: str, overrides, with_sizes: bool) -> list[str]:
     parent, descriptor = textproto.lookup(config.options, field)
     source = origin.removeprefix(f'{path} (').removesuffix(')')
     lines.append(f'  filled in: {field} = {_shown(parent, descriptor)}: {source}')
-  lines += [f'  still needed: ${{{variable}}} of {field}'
-            for field, variable in unresolved.items()]
+  lines += [f'  still needed: ${{{variable}}} of {field}' for field, variable in unresolved.items()]
   lines += [f'  not there: {error}' for error in _absent(config, unresolved)]
   return lines + (_sizes(config, path, overrides) if with_sizes else [])
 
@@ -71,8 +75,9 @@ def _absent(config, unresolved):
 def _shown(parent, field):
   if field.message_type is None:
     return textproto.show(parent, field)
-  entries = (text_format.MessageToString(entry, as_one_line=True)
-             for entry in getattr(parent, field.name))
+  entries = (
+    text_format.MessageToString(entry, as_one_line=True) for entry in getattr(parent, field.name)
+  )
   return f'[{", ".join(f"{{ {entry} }}" for entry in entries)}]'
 
 
@@ -84,15 +89,20 @@ def _sizes(config, path, overrides):
   given = f'{_CROPS[0]}={",".join(map(str, crop))}'
   size = model_size.model_size(load.load(path, [*overrides, given]))
   height, width = size['crop']
-  lines = [f'  model: {_numbers(size)} at {height}x{width}; training alone has '
-           f'{size["training_only_parameters"] / 1e6:.2f} M parameters more']
-  return lines + [f'    {title}: {_numbers(size["by_part"][part])}'
-                  for part, title in _PARTS.items()]
+  lines = [
+    f'  model: {_numbers(size)} at {height}x{width}; training alone has '
+    f'{size["training_only_parameters"] / 1e6:.2f} M parameters more'
+  ]
+  return lines + [
+    f'    {title}: {_numbers(size["by_part"][part])}' for part, title in _PARTS.items()
+  ]
 
 
 def _numbers(size):
-  return (f'{size["parameters"] / 1e6:.2f} M parameters, '
-          f'{size["multiply_adds"] / 1e9:.2f} G multiply-adds')
+  return (
+    f'{size["parameters"] / 1e6:.2f} M parameters, '
+    f'{size["multiply_adds"] / 1e9:.2f} G multiply-adds'
+  )
 
 
 def main(arguments) -> int:

@@ -1,20 +1,21 @@
 """Checks annotations or records, counts what is in them, and draws what the model sees.
 
   python scripts/inspect_data.py annotations --dataset=coco_panoptic|my/dataset.json \\
-      --annotations=panoptic_val.json [--masks=panoptic_val] --pictures=val [--json=OUT.json] \\
+      --annotations=panoptic_val.json [--masks=panoptic_val] --images=val [--json=OUT.json] \\
       [--mask_orientation=upright|stored]
   python scripts/inspect_data.py records --config_file=CONFIG --split=train|eval \\
-      [--set a.b.c=value ...] [--sheet=OUT.png] [--json=OUT.json]
+      [--set a.b.c=value ...] [--contact_sheet=OUT.png] [--json=OUT.json]
 
-Every finding is one line, `file, segment, pixel (row, column): kind: what is wrong`; after all
-pictures come the number of findings of each kind and a table of pictures, segments, crowd regions
-and pixels of every class. The exit code is 0 if there are no findings, else 2.
+Every problem is one line, `file, segment, pixel (row, column): category: what is wrong`; after all
+images come the number of problems of each category and a table of images, segments, crowd regions
+and pixels of every class. The exit code is 0 if there are no problems, else 2.
 
-`annotations` compares a COCO panoptic JSON, its PNGs and pictures with each other and with the
-dataset. `records` decodes the TFRecords of a config. --sheet draws some of them, one a row: picture
-and label as stored, then what the config's own input pipeline makes of them: the picture, the
-classes and the masks of things that a training step (or an evaluation) gets.
+`annotations` compares a COCO panoptic JSON, its PNGs and images with each other and with the
+dataset. `records` decodes the TFRecords of a config. --contact_sheet draws some of them, one a
+row: image and label as stored, then what the input pipeline of the config makes of them: the image,
+the classes and the masks of things that a training step (or an evaluation) gets.
 """
+
 import argparse
 import concurrent.futures
 import functools
@@ -40,82 +41,100 @@ from deeplab2.data import pipeline
 from deeplab2.data import reading
 from deeplab2.inference import contact_sheet
 
-# Records are checked so many at a time: label maps of large pictures take megabytes.
+# Records are checked so many at a time: label maps of large images take megabytes.
 _AT_A_TIME = 64
 _OPTIONS = {'train': 'train_dataset_options', 'eval': 'eval_dataset_options'}
 
 
-def check_annotations(options: argparse.Namespace) -> inspection.Tally:
+def check_annotations(options: argparse.Namespace) -> inspection.Statistics:
   """Checks a COCO panoptic set; UserError if it cannot be read at all."""
   info = datasets.get(options.dataset)
   if options.train_ids:
     info = info._replace(dataset_ids={n: n for n in range(info.label_space.num_classes)})
-  tasks, findings = inspect_annotations.annotations(
-      options.annotations, options.masks or os.path.splitext(options.annotations)[0],
-      options.pictures, info, options.mask_orientation)
+  tasks, problems = inspect_annotations.annotations(
+    options.annotations,
+    options.masks or os.path.splitext(options.annotations)[0],
+    options.images,
+    info,
+    options.mask_orientation,
+  )
   num_workers = max(1, min(options.num_workers or parallel.usable_cores(), len(tasks)))
   reports = parallel.in_order(
-      functools.partial(inspect_annotations.check, info=info), tasks, num_workers)
+    functools.partial(inspect_annotations.check, info=info), tasks, num_workers
+  )
   reports = parallel.with_progress(reports, len(tasks), 'annotations')
-  return _tallied(itertools.chain([inspection.Report(findings)], reports), info, options.ignore)
+  return _added_up(itertools.chain([inspection.Report(problems)], reports), info, options.ignore)
 
 
-def check_records(options: argparse.Namespace, config) -> inspection.Tally:
+def check_records(options: argparse.Namespace, config) -> inspection.Statistics:
   """Checks the records of a split of a config; UserError if there are none."""
   field = _OPTIONS[options.split]
   info = assemble.dataset_info(config)
   divisor = info.label_space.label_divisor
   pastes = options.split == 'train' and config.value(
-      f'{field}.augmentations.panoptic_copy_paste.panoptic_copy_paste_scale')
+    f'{field}.augmentations.panoptic_copy_paste.panoptic_copy_paste_scale'
+  )
   check = functools.partial(
-      inspect_records.check, space=info.label_space,
-      max_instances=config.value(f'{field}.max_thing_id'),
-      max_instance_id=(divisor // 2 if pastes else divisor) - 1)
+    inspect_records.check,
+    space=info.label_space,
+    max_instances=config.value(f'{field}.max_thing_id'),
+    max_instance_id=(divisor // 2 if pastes else divisor) - 1,
+  )
   paths = pipeline.find_files(config.require(f'{field}.file_pattern'))
   names: dict[str, str] = {}
 
   def of(stored):
     where, content = stored
-    if isinstance(content, inspection.Finding):
+    if isinstance(content, inspection.Problem):
       return inspection.Report([content])
     return check(content, where)
 
   def reports():
     total = sum(tf.io.gfile.stat(path).length for path in paths)
     stream = inspect_records.stored_records(paths)
-    with concurrent.futures.ThreadPoolExecutor(parallel.usable_cores()) as pool, tqdm.tqdm(
-        total=total, unit='B', unit_scale=True, desc=f'{options.split} records', disable=None,
-        leave=False) as bar:
+    with (
+      concurrent.futures.ThreadPoolExecutor(parallel.usable_cores()) as pool,
+      tqdm.tqdm(
+        total=total,
+        unit='B',
+        unit_scale=True,
+        desc=f'{options.split} records',
+        disable=None,
+        leave=False,
+      ) as bar,
+    ):
       while some := list(itertools.islice(stream, _AT_A_TIME)):
         for (where, content), report in zip(some, pool.map(of, some), strict=True):
           if isinstance(content, bytes):
             bar.update(len(content))
           first = names.setdefault(report.name, where) if report.name else where
           if first != where:
-            report.findings.append(inspection.Finding(
-                'duplicate', where, f'is named {report.name!r} like {first}'))
+            report.problems.append(
+              inspection.Problem('duplicate', where, f'is named {report.name!r} like {first}')
+            )
           yield report
 
-  return _tallied(reports(), info, options.ignore)
+  return _added_up(reports(), info, options.ignore)
 
 
-def _tallied(reports, info, ignored) -> inspection.Tally:
-  """Adds up reports and prints the findings as they come, but for kinds that are `ignored`."""
-  tally = inspection.Tally(info)
+def _added_up(reports, info, ignored) -> inspection.Statistics:
+  """Adds up reports and prints the problems as they come, but for categories that are `ignored`."""
+  statistics = inspection.Statistics(info)
   for report in reports:
-    report = report._replace(findings=[
-        finding for finding in report.findings if finding.kind not in ignored])
-    tally.add(report)
-    for finding in report.findings:
-      tqdm.tqdm.write(str(finding))
-  return tally
+    report = report._replace(
+      problems=[problem for problem in report.problems if problem.category not in ignored]
+    )
+    statistics.add(report)
+    for problem in report.problems:
+      tqdm.tqdm.write(str(problem))
+  return statistics
 
 
 def pairs(config, split: str, count: int, seed: int):
-  """Returns the first `count` pictures of a config's own input: [(Record, Sample of one picture)].
+  """Returns the first `count` images of a config's own input: [(Record, Sample of one image)].
 
   Args:
-    config: as `load.load` returns it; set to batches of one picture, from `seed`, on this machine.
+    config: as `load.load` returns it; set to batches of one image, from `seed`, on this machine.
     split: 'train' or 'eval'.
     count: fewer come if there are fewer.
     seed: of order and augmentation, for training.
@@ -158,8 +177,11 @@ def _prepare_outputs(inputs, *paths):
   for path in paths:
     if path and os.path.isdir(path):
       raise errors.UserError(f'{path}: is a directory; must be a file.')
-    if path and os.path.exists(path) and any(
-        os.path.exists(read) and os.path.samefile(path, read) for read in inputs):
+    if (
+      path
+      and os.path.exists(path)
+      and any(os.path.exists(read) and os.path.samefile(path, read) for read in inputs)
+    ):
       raise errors.UserError(f'{path}: is read; the result would overwrite it.')
     if path and os.path.dirname(path):
       files.make_directory(os.path.dirname(path))
@@ -170,91 +192,124 @@ def _inspect_records(options):
   field = _OPTIONS[options.split]
   if options.split == 'eval' and not config.value(f'{field}.decode_groundtruth_label'):
     raise config.error(f'{field}.decode_groundtruth_label', 'there are no labels to inspect.')
-  if options.sheet and not options.sheet.lower().endswith('.png'):
-    raise errors.UserError(f'--sheet={options.sheet}: must end in .png.')
-  _prepare_outputs([options.config_file], options.json, options.sheet)
-  tally = check_records(options, config)
-  _report(tally, options.json)
-  if options.sheet and tally.pictures:
+  if options.contact_sheet and not options.contact_sheet.lower().endswith('.png'):
+    raise errors.UserError(f'--contact_sheet={options.contact_sheet}: must end in .png.')
+  _prepare_outputs([options.config_file], options.json, options.contact_sheet)
+  statistics = check_records(options, config)
+  _report(statistics, options.json)
+  if options.contact_sheet and statistics.images:
     try:
-      drawn = contact_sheet.draw(pairs(config, options.split, options.num_pictures, options.seed),
-                    assemble.dataset_info(config), options.tile)
+      drawn = contact_sheet.draw(
+        pairs(config, options.split, options.num_images, options.seed),
+        assemble.dataset_info(config),
+        options.tile,
+      )
     except errors.UserError as error:
-      if not tally.findings:
+      if not statistics.problems:
         raise
-      print(f'No sheet is drawn: {error}')
+      print(f'No contact sheet is drawn: {error}')
     else:
-      files.write_whole(options.sheet, lambda path: drawn.save(path, 'PNG'))
-      print(f'Wrote {options.sheet}.')
-  _judge(tally)
+      files.write_whole(options.contact_sheet, lambda path: drawn.save(path, 'PNG'))
+      print(f'Wrote {options.contact_sheet}.')
+  _judge(statistics)
 
 
-def _finish(tally, path):
-  _report(tally, path)
-  _judge(tally)
+def _finish(statistics, path):
+  _report(statistics, path)
+  _judge(statistics)
 
 
-def _report(tally, path):
+def _report(statistics, path):
   """Prints the statistics, and writes them to the JSON file `path` if there is one."""
-  print(tally.table())
+  print(statistics.table())
   if path:
-    files.write_json(path, tally.as_json())
+    files.write_json(path, statistics.as_json())
     print(f'Wrote {path}.')
 
 
-def _judge(tally):
-  """Raises UserError if there are findings."""
-  if not tally.findings:
-    print('No findings.')
+def _judge(statistics):
+  """Raises UserError if there are problems."""
+  if not statistics.problems:
+    print('No problems.')
     return
-  kinds = ', '.join(f'{kind} {count}' for kind, count in sorted(tally.findings.items()))
-  raise errors.UserError(f'{sum(tally.findings.values())} findings: {kinds}.')
+  categories = ', '.join(
+    f'{category} {count}' for category, count in sorted(statistics.problems.items())
+  )
+  raise errors.UserError(f'{sum(statistics.problems.values())} problems: {categories}.')
 
 
 def parse_options(arguments: list[str]) -> argparse.Namespace:
   """Reads the flags; UserError for a mistake."""
+
   def sub_parser(prog, **_):
     parser = command_line.Parser(__doc__)
     parser.prog = prog
     return parser
 
-  positive = command_line.whole_number_from(1)
+  positive = command_line.integer_from(1)
   parser = command_line.Parser(__doc__)
   modes = parser.add_subparsers(dest='mode', required=True, parser_class=sub_parser)
   one = modes.add_parser('annotations')
   one.set_defaults(inspect=_inspect_annotations)
-  one.add_path('--dataset', required=True, help=f'{", ".join(datasets.DATASETS)}, or the path '
-               'of a JSON file that describes your own.')
+  one.add_path(
+    '--dataset',
+    required=True,
+    help=f'{", ".join(datasets.DATASETS)}, or the path of a JSON file that describes your own.',
+  )
   one.add_path('--annotations', required=True, help='Panoptic JSON.')
-  one.add_path('--masks', help="Folder of the PNGs. Default: the JSON's path without .json.")
-  one.add_path('--pictures', required=True, help='Folder of the pictures.')
-  one.add_argument('--mask_orientation', choices=orientation.MASK_ORIENTATIONS,
-                   help='On which pixels of images that EXIF turns the masks are drawn; as of '
-                   'scripts/build_tfrecords.py.')
-  one.add_argument('--train_ids', action='store_true', help='The JSON holds ids of the dataset, '
-                   'not original ones: Cityscapes with --use-train-id.')
+  one.add_path('--masks', help="Directory of the PNGs. Default: the JSON's path without .json.")
+  one.add_path('--images', required=True, help='Directory of the images.')
+  one.add_argument(
+    '--mask_orientation',
+    choices=orientation.MASK_ORIENTATIONS,
+    help='On which pixels of images that EXIF turns the masks are drawn; as of '
+    'scripts/build_tfrecords.py.',
+  )
+  one.add_argument(
+    '--train_ids',
+    action='store_true',
+    help='The JSON holds ids of the dataset, not original ones: Cityscapes with --use-train-id.',
+  )
   one.add_argument('--num_workers', type=positive, help='Processes. Default: one a core.')
   two = modes.add_parser('records')
   two.set_defaults(inspect=_inspect_records)
   two.add_path('--config_file', required=True)
   two.add_argument('--split', required=True, choices=sorted(_OPTIONS))
   two.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
-  two.add_path('--sheet', help='PNG file to draw pictures into.')
-  two.add_argument('--num_pictures', type=positive, default=6, help='How many to draw.')
-  two.add_argument('--seed', type=command_line.whole_number_from(0), default=0,
-                   help='Of which ones are drawn and how they are augmented, for training.')
-  two.add_argument('--tile', type=command_line.whole_number_from(480), default=480,
-                   help='Longer side of each picture of the sheet, at least 480.')
+  two.add_path('--contact_sheet', help='PNG file to draw images into.')
+  two.add_argument('--num_images', type=positive, default=6, help='How many to draw.')
+  two.add_argument(
+    '--seed',
+    type=command_line.integer_from(0),
+    default=0,
+    help='Of which ones are drawn and how they are augmented, for training.',
+  )
+  two.add_argument(
+    '--tile',
+    type=command_line.integer_from(480),
+    default=480,
+    help='Longer side of each image of the contact sheet, at least 480.',
+  )
   for mode in (one, two):
     mode.add_path('--json', help='File to write the statistics to.')
-    mode.add_argument('--ignore', action='append', default=[], metavar='KIND', help='Findings of '
-                      'this kind are none. ADE20K lists stuff as it was before things covered it: '
-                      "--ignore=area --ignore='stuff not painted'.")
+    mode.add_argument(
+      '--ignore',
+      action='append',
+      default=[],
+      metavar='CATEGORY',
+      help='Problems of this category are none. ADE20K lists stuff as it was '
+      'before things covered it: '
+      "--ignore=area --ignore='stuff not drawn'.",
+    )
+  one.add_old_name('--pictures', '--images')
+  two.add_old_name('--num_pictures', '--num_images')
+  two.add_old_name('--sheet', '--contact_sheet')
   return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
   """Runs the command line; returns its exit code."""
+
   def run():
     options = parse_options(arguments)
     options.inspect(options)

@@ -12,6 +12,7 @@ exists, and else written from the categories of the JSON (of a panoptic JSON as 
 my/panoptic.json is valid at any moment. Stopped at whatever point, the same command goes on with
 the images that are missing or whose annotations have changed since.
 """
+
 import collections
 import hashlib
 import json
@@ -32,8 +33,9 @@ from deeplab2.data import stretched
 _MOST_PIXELS = 178_956_970
 
 
-def convert(path: str, content: dict, info: datasets.DatasetInfo, output: str, *, skip: bool,
-            restart: bool) -> None:
+def convert(
+  path: str, content: dict, info: datasets.DatasetInfo, output: str, *, skip: bool, restart: bool
+) -> None:
   """Writes the panoptic JSON and PNGs, and says what became of the instances.
 
   Args:
@@ -45,14 +47,15 @@ def convert(path: str, content: dict, info: datasets.DatasetInfo, output: str, *
     restart: start over.
 
   Raises:
-    UserError: naming the file, the picture and the annotation that is wrong.
+    UserError: naming the file, the image and the annotation that is wrong.
   """
   images = _images(path, content)
   by_image, strays = _annotations_by_image(path, content, images, skip)
   entries = {_stem(image): image for image in images.values()}
   classes = hashlib.sha256(datasets.to_json(info).encode()).hexdigest()[:16]
-  with panoptic_results.open_results(output, info, of={'classes': classes}, images=entries,
-                                     restart=restart) as results:
+  with panoptic_results.open_results(
+    output, info, of={'classes': classes}, images=entries, restart=restart
+  ) as results:
     all_notes = []
     for image in parallel.with_progress(images.values(), len(images), 'converting'):
       annotations = by_image.get(image['id'], [])
@@ -61,12 +64,12 @@ def convert(path: str, content: dict, info: datasets.DatasetInfo, output: str, *
       if notes is None or (notes['left_out'] and not skip):
         size = (image['height'], image['width'])
         where = f'{path}, image {image["id"]}'
-        painted = coco_instances.label_of_instances(annotations, size, info, where, skip=skip)
-        notes = {'left_out': painted.left_out, 'empty': painted.empty, 'covered': painted.covered}
-        results.add(_stem(image), stretched.unstretched(painted.label), stamp, notes=notes)
+        drawn = coco_instances.label_of_instances(annotations, size, info, where, skip=skip)
+        notes = {'left_out': drawn.left_out, 'empty': drawn.empty, 'covered': drawn.covered}
+        results.add(_stem(image), stretched.unstretched(drawn.label), stamp, notes=notes)
       all_notes.append(notes)
   _report(strays, all_notes, len(content['annotations']))
-  print(f'Wrote {len(images)} pictures to {output}.')
+  print(f'Wrote {len(images)} images to {output}.')
 
 
 def _report(strays, all_notes, count):
@@ -79,32 +82,38 @@ def _report(strays, all_notes, count):
   for key, what in (('empty', 'have no pixel'), ('covered', 'are covered by others completely')):
     vanished = [at for notes in all_notes for at in notes[key]]
     if vanished:
-      print(f'{len(vanished)} of {count} instances {what} and are not in the result, first: '
-            f'{vanished[0]}.', file=sys.stderr)
+      print(
+        f'{len(vanished)} of {count} instances {what} and are not in the result, first: '
+        f'{vanished[0]}.',
+        file=sys.stderr,
+      )
 
 
 def _images(path, content):
-  """Returns the pictures by id; UserError if one is wrong, or two would become one."""
+  """Returns the images by id; UserError if one is wrong, or two would become one."""
   images, stems = {}, {}
   for number, image in enumerate(content['images']):
-    image_id = coco_panoptic.field(
-        image, 'id', f'{path}, images[{number}]', 'whole number or text')
+    image_id = coco_panoptic.field(image, 'id', f'{path}, images[{number}]', 'integer or text')
     where = f'{path}, image {image_id}'
     name = os.path.basename(coco_panoptic.field(image, 'file_name', where, 'text'))
-    size = tuple(coco_panoptic.field(image, key, where, 'whole number')
-                 for key in ('height', 'width'))
+    size = tuple(coco_panoptic.field(image, key, where, 'integer') for key in ('height', 'width'))
     if not _can_name_a_file(name):
       raise errors.UserError(f'{where}: file_name is {name!r}, which cannot name a file.')
     if min(size) < 1 or size[0] * size[1] > _MOST_PIXELS:
-      raise errors.UserError(f'{where}: height and width are {size}; must be positive numbers, at '
-                             f'most {_MOST_PIXELS} pixels.')
+      raise errors.UserError(
+        f'{where}: height and width are {size}; must be positive numbers, at '
+        f'most {_MOST_PIXELS} pixels.'
+      )
     if image_id in images:
-      raise errors.UserError(f"{where}: another entry of 'images' has the id {image_id} too, and "
-                             'they would become one.')
+      raise errors.UserError(
+        f"{where}: another entry of 'images' has the id {image_id} too, and they would become one."
+      )
     stem = _stem(image)
     if stem in stems:
-      raise errors.UserError(f'{where}: the file name {image["file_name"]} and that of image '
-                             f'{stems[stem]} would become one, as {stem}.png.')
+      raise errors.UserError(
+        f'{where}: the file name {image["file_name"]} and that of image '
+        f'{stems[stem]} would become one, as {stem}.png.'
+      )
     stems[stem] = image_id
     images[image_id] = image
   return images
@@ -120,10 +129,13 @@ def _annotations_by_image(path, content, images, skip):
   for number, annotation in enumerate(content['annotations']):
     try:
       image_id = coco_panoptic.field(
-          annotation, 'image_id', f'{path}, annotations[{number}]', 'whole number or text')
+        annotation, 'image_id', f'{path}, annotations[{number}]', 'integer or text'
+      )
       if image_id not in images:
-        raise errors.UserError(f'{path}, annotations[{number}]: is of image {image_id}, which is '
-                               "not in the list 'images'.")
+        raise errors.UserError(
+          f'{path}, annotations[{number}]: is of image {image_id}, which is '
+          "not in the list 'images'."
+        )
     except errors.UserError as error:
       if not skip:
         raise
@@ -134,12 +146,12 @@ def _annotations_by_image(path, content, images, skip):
 
 
 def _stem(image):
-  """Returns the name of a picture's PNG without its ending."""
+  """Returns the name of an image's PNG without its ending."""
   return os.path.splitext(os.path.basename(image['file_name']))[0]
 
 
 def _read(path):
-  """Returns the content of a COCO JSON; UserError unless it has pictures and categories."""
+  """Returns the content of a COCO JSON; UserError unless it has images and categories."""
   content = files.read_json(path)
   for key in ('images', 'annotations', 'categories'):
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -161,10 +173,12 @@ def _dataset(options, content):
 def _check_output(options, content):
   if not options.output:
     raise errors.UserError('--output is missing: the panoptic JSON to write.')
-  if any('segments_info' in entry for entry in content['annotations'][:1]
-         if isinstance(entry, dict)):
-    raise errors.UserError(f'{options.annotations}: is a panoptic JSON already; give it to '
-                           'scripts/build_tfrecords.py.')
+  if any(
+    'segments_info' in entry for entry in content['annotations'][:1] if isinstance(entry, dict)
+  ):
+    raise errors.UserError(
+      f'{options.annotations}: is a panoptic JSON already; give it to scripts/build_tfrecords.py.'
+    )
   if not options.output.endswith('.json'):
     raise errors.UserError(f'--output={options.output}: must end in .json.')
   for flag in ('annotations', 'dataset'):
@@ -176,17 +190,23 @@ def main(arguments) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
   parser.add_path('--annotations', required=True, help='COCO JSON.')
-  parser.add_path('--dataset', required=True,
-                  help='Description of the dataset, see docs/data.md.')
+  parser.add_path('--dataset', required=True, help='Description of the dataset, see docs/data.md.')
   parser.add_path('--output', help='Panoptic JSON to write.')
-  parser.add_argument('--label_divisor', type=int, default=1000,
-                      help='Of a description that is made: more than the instances of a class in a '
-                      'picture.')
-  parser.add_argument('--on_error', choices=('stop', 'skip'), default='stop',
-                      help='What to do at an annotation that is wrong: stop, or leave it out, name '
-                      'it and go on.')
-  parser.add_argument('--restart', action='store_true',
-                      help='Start over where --output holds results already.')
+  parser.add_argument(
+    '--label_divisor',
+    type=int,
+    default=1000,
+    help='Of a description that is made: more than the instances of a class in a image.',
+  )
+  parser.add_argument(
+    '--on_error',
+    choices=('stop', 'skip'),
+    default='stop',
+    help='What to do at an annotation that is wrong: stop, or leave it out, name it and go on.',
+  )
+  parser.add_argument(
+    '--restart', action='store_true', help='Start over where --output holds results already.'
+  )
   parser.add_argument('--describe_only', action='store_true', help='Write --dataset alone.')
 
   def run():
@@ -196,8 +216,14 @@ def main(arguments) -> int:
       _check_output(options, content)
     info = _dataset(options, content)
     if not options.describe_only:
-      convert(options.annotations, content, info, options.output,
-              skip=options.on_error == 'skip', restart=options.restart)
+      convert(
+        options.annotations,
+        content,
+        info,
+        options.output,
+        skip=options.on_error == 'skip',
+        restart=options.restart,
+      )
 
   return command_line.run(run)
 

@@ -3,11 +3,12 @@
   python scripts/model_size.py --config_file=CONFIG [--config_file=...] [--set a.b=c ...]
 
 `parameters` and `multiply_adds` are those of inference: of the variables that it reads (running
-statistics of batch norms not counted), for one picture at the evaluation crop, post-processing
+statistics of batch norms not counted), for one image at the evaluation crop, post-processing
 left out. `multiply_adds` counts convolutions, matrix products and einsums, and `by_part` splits
-both by the part of the model. `training_only_parameters` are those that training has besides:
+both by the part of the model. `training_only_parameters` are those that only training has:
 heads of the decoder's layers, the semantic branch, and with ReMask, its semantic heads.
 """
+
 from collections.abc import Iterable
 import json
 import math
@@ -22,8 +23,16 @@ from deeplab2.config import load
 _CONVOLUTIONS = {'Conv2D': 3, 'DepthwiseConv2dNative': 2}  # Axes of the kernel that are summed.
 _MATRIX_PRODUCTS = {'MatMul': 'transpose_a', 'BatchMatMulV2': 'adj_x'}
 _CALLS = ('PartitionedCall', 'StatefulPartitionedCall')
-_UNCOUNTED = ('Conv3D', 'Conv2DBackpropInput', 'BatchMatMul', 'BatchMatMulV3', 'While', 'If',
-              'StatelessWhile', 'StatelessIf')
+_UNCOUNTED = (
+  'Conv3D',
+  'Conv2DBackpropInput',
+  'BatchMatMul',
+  'BatchMatMulV3',
+  'While',
+  'If',
+  'StatelessWhile',
+  'StatelessIf',
+)
 
 
 def multiply_adds(graph: tf.Graph) -> dict[str, int]:
@@ -47,8 +56,7 @@ def multiply_adds(graph: tf.Graph) -> dict[str, int]:
 
 def _of_operation(op):
   if op.type in _CONVOLUTIONS:
-    return _size(op, op.outputs[0].shape) * _size(
-        op, op.inputs[1].shape[:_CONVOLUTIONS[op.type]])
+    return _size(op, op.outputs[0].shape) * _size(op, op.inputs[1].shape[: _CONVOLUTIONS[op.type]])
   if op.type in _MATRIX_PRODUCTS:
     summed = op.inputs[0].shape[-2 if op.get_attr(_MATRIX_PRODUCTS[op.type]) else -1]
     return _size(op, op.outputs[0].shape) * summed
@@ -56,8 +64,10 @@ def _of_operation(op):
     labels = op.get_attr('equation').decode().split('->')[0].split(',')
     if any('.' in label for label in labels):
       raise ValueError(f'{op.name}: einsum with an ellipsis.')
-    return _size(op, dict(zip(''.join(labels), [*op.inputs[0].shape, *op.inputs[1].shape],
-                              strict=True)).values())
+    return _size(
+      op,
+      dict(zip(''.join(labels), [*op.inputs[0].shape, *op.inputs[1].shape], strict=True)).values(),
+    )
   if op.type in _UNCOUNTED:
     raise ValueError(f'{op.name}: multiply-adds of {op.type} are not counted.')
   return 0
@@ -76,9 +86,12 @@ def parameters(variables: Iterable[tf.Variable]) -> int:
 
 
 def inference_graph(model, crop: tuple[int, int]) -> tf.Graph:
-  """Returns the graph of inference, post-processing left out, for one picture of a size."""
-  return tf.function(model.infer, autograph=False).get_concrete_function(
-      tf.TensorSpec([1, *crop, 3], tf.float32)).graph
+  """Returns the graph of inference, post-processing left out, for one image of a size."""
+  return (
+    tf.function(model.infer, autograph=False)
+    .get_concrete_function(tf.TensorSpec([1, *crop, 3], tf.float32))
+    .graph
+  )
 
 
 def model_size(config) -> dict:
@@ -88,17 +101,25 @@ def model_size(config) -> dict:
   graph = inference_graph(model, (height, width))
   read = {variable.ref() for variable in graph.variables}
   training = assemble.training_model(config, model).trainable_variables
-  parts = {'backbone': model.backbone, 'pixel_decoder': model.pixel_decoder,
-           'kmax_decoder': model.kmax_decoder, 'predictor': model.predictor}
+  parts = {
+    'backbone': model.backbone,
+    'pixel_decoder': model.pixel_decoder,
+    'kmax_decoder': model.kmax_decoder,
+    'predictor': model.predictor,
+  }
   operations = multiply_adds(graph)
   return {
-      'crop': [height, width],
-      'parameters': parameters(graph.variables),
-      'multiply_adds': sum(operations.values()),
-      'training_only_parameters': parameters(v for v in training if v.ref() not in read),
-      'by_part': {name: {
-          'parameters': parameters(v for v in part.variables if v.ref() in read),
-          'multiply_adds': operations.get(part.name, 0)} for name, part in parts.items()},
+    'crop': [height, width],
+    'parameters': parameters(graph.variables),
+    'multiply_adds': sum(operations.values()),
+    'training_only_parameters': parameters(v for v in training if v.ref() not in read),
+    'by_part': {
+      name: {
+        'parameters': parameters(v for v in part.variables if v.ref() in read),
+        'multiply_adds': operations.get(part.name, 0),
+      }
+      for name, part in parts.items()
+    },
   }
 
 

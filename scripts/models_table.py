@@ -7,6 +7,7 @@ other. `OUTPUT.part` holds what is done until all is. Takes a quarter of an hour
 minutes for those with published results:
 --backbones=resnet50,axial_resnet50,convnext_tiny,convnext_small,convnext_base,convnext_large
 """
+
 import concurrent.futures
 import multiprocessing
 import sys
@@ -23,25 +24,34 @@ from deeplab2.model.backbones import registry
 
 # Title -> (config, sizes of the evaluation crop).
 _DATASETS = {
-    'COCO': ('configs/coco/kmax_resnet50.textproto', ((1281, 1281),)),
-    'Cityscapes': ('configs/cityscapes/remax/resnet50.textproto', ((1025, 2049),)),
-    'ADE20K': ('configs/ade20k/remax/resnet50.textproto', ((641, 641), (1281, 1281))),
+  'COCO': ('configs/coco/kmax_resnet50.textproto', ((1281, 1281),)),
+  'Cityscapes': ('configs/cityscapes/remax/resnet50.textproto', ((1025, 2049),)),
+  'ADE20K': ('configs/ade20k/remax/resnet50.textproto', ((641, 641), (1281, 1281))),
 }
 _SPAWN = multiprocessing.get_context('spawn')
-_OFF = ['trainer_options.loss_options.remask.enable=false',
-        'trainer_options.loss_options.reclass.enable=false']
+_OFF = [
+  'trainer_options.loss_options.remask.enable=false',
+  'trainer_options.loss_options.reclass.enable=false',
+]
 
 # (dataset, backbone) -> PQ of the val set by the official script. COCO at 1281 and Cityscapes:
 # DeepLab2, g3doc/projects/kmax_deeplab.md. ADE20K at 1281: README of bytedance/kmax-deeplab, whose
 # ResNet-50 is its own PyTorch training and whose ConvNeXt-L is the released TensorFlow checkpoint.
 _PUBLISHED = {
-    ('COCO', 'resnet50'): 53.0, ('COCO', 'axial_resnet50'): 56.2, ('COCO', 'convnext_tiny'): 55.3,
-    ('COCO', 'convnext_small'): 56.3, ('COCO', 'convnext_base'): 57.2,
-    ('COCO', 'convnext_large'): 57.9,
-    ('Cityscapes', 'resnet50'): 64.3, ('Cityscapes', 'axial_resnet50'): 66.4,
-    ('Cityscapes', 'convnext_tiny'): 66.3, ('Cityscapes', 'convnext_small'): 67.3,
-    ('Cityscapes', 'convnext_base'): 68.0, ('Cityscapes', 'convnext_large'): 68.4,
-    ('ADE20K', 'resnet50'): 42.2, ('ADE20K', 'convnext_large'): 50.7,
+  ('COCO', 'resnet50'): 53.0,
+  ('COCO', 'axial_resnet50'): 56.2,
+  ('COCO', 'convnext_tiny'): 55.3,
+  ('COCO', 'convnext_small'): 56.3,
+  ('COCO', 'convnext_base'): 57.2,
+  ('COCO', 'convnext_large'): 57.9,
+  ('Cityscapes', 'resnet50'): 64.3,
+  ('Cityscapes', 'axial_resnet50'): 66.4,
+  ('Cityscapes', 'convnext_tiny'): 66.3,
+  ('Cityscapes', 'convnext_small'): 67.3,
+  ('Cityscapes', 'convnext_base'): 68.0,
+  ('Cityscapes', 'convnext_large'): 68.4,
+  ('ADE20K', 'resnet50'): 42.2,
+  ('ADE20K', 'convnext_large'): 50.7,
 }
 _HEADER = """# Models: sizes, and what is published
 
@@ -65,12 +75,22 @@ relative positions too: `_no_pe` before the last part of the name.
 def row(title: str, name: str) -> str:
   """Returns the line of one backbone on one data set."""
   path, crops = _DATASETS[title]
-  config = load.load(path, [*_OFF, f'model_options.backbone.name=kmax_{name}',
-                            'model_options.backbone.drop_path_keep_prob=1.0'])
+  config = load.load(
+    path,
+    [
+      *_OFF,
+      f'model_options.backbone.name=kmax_{name}',
+      'model_options.backbone.drop_path_keep_prob=1.0',
+    ],
+  )
   model = assemble.model(config)
   graphs = [model_size.inference_graph(model, crop) for crop in crops]
-  cells = [name, _millions(model.backbone.trainable_variables), _millions(graphs[0].variables),
-           _millions(model.trainable_variables)]
+  cells = [
+    name,
+    _millions(model.backbone.trainable_variables),
+    _millions(graphs[0].variables),
+    _millions(model.trainable_variables),
+  ]
   cells += [f'{sum(model_size.multiply_adds(graph).values()) / 1e9:.2f}' for graph in graphs]
   return '| ' + ' | '.join([*cells, str(_PUBLISHED.get((title, name), '–'))]) + ' |'
 
@@ -92,8 +112,9 @@ def main(arguments) -> int:
       names = options.backbones.split(',')
       for name in names:
         if name not in registry.BACKBONES:
-          raise errors.UserError(f'--backbones: {name!r} is none of '
-                                 f'{", ".join(registry.BACKBONES)}.')
+          raise errors.UserError(
+            f'--backbones: {name!r} is none of {", ".join(registry.BACKBONES)}.'
+          )
     lines = [_HEADER]
     part = f'{options.output}.part'
     _write(part, lines)  # What cannot be written is better known before a quarter of an hour.

@@ -1,7 +1,8 @@
 """Draws the curves of a run: panoptic quality of every evaluation, losses and rate of training.
 
-  python scripts/plot_run.py --run=RUNS/<experiment_name> --output=curves.png
+python scripts/plot_run.py --run=RUNS/<experiment_name> --output=curves.png
 """
+
 import os
 import sys
 
@@ -26,9 +27,14 @@ _QUALITIES = {'PQ': 'all', 'PQ_things': 'things', 'PQ_stuff': 'stuff'}
 def read_qualities(run: str) -> dict[str, list[tuple[int, float]]]:
   """Returns for PQ of all, things and stuff the (step, percent) of every evaluation."""
   evaluations = reports.read_all(run)
-  return {label: [(step, content[key]) for step, content in evaluations.items()
-                  if isinstance(content.get(key), (int, float))]
-          for key, label in _QUALITIES.items()}
+  return {
+    label: [
+      (step, content[key])
+      for step, content in evaluations.items()
+      if isinstance(content.get(key), (int, float))
+    ]
+    for key, label in _QUALITIES.items()
+  }
 
 
 def read_losses(run: str) -> dict[str, list[tuple[int, float]]]:
@@ -69,12 +75,16 @@ def plot(run: str, output: str) -> None:
   figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.5), layout='constrained')
   endings = figure.canvas.get_supported_filetypes()
   if os.path.splitext(output)[1].lower().removeprefix('.') not in endings:
-    raise errors.UserError(f'--output={output}: must end in one of '
-                           f'{", ".join(f".{ending}" for ending in sorted(endings))}.')
+    raise errors.UserError(
+      f'--output={output}: must end in one of '
+      f'{", ".join(f".{ending}" for ending in sorted(endings))}.'
+    )
   qualities, losses = read_qualities(run), read_losses(run)
   if not any(qualities.values()) and not losses:
-    raise errors.UserError(f'--run={run}: neither eval/metrics-*.json nor train/events* is there '
-                           'with anything to draw; give the directory of one run.')
+    raise errors.UserError(
+      f'--run={run}: neither eval/metrics-*.json nor train/events* is there '
+      'with anything to draw; give the directory of one run.'
+    )
   # A dollar sign would begin a formula.
   figure.suptitle(os.path.basename(os.path.abspath(run)).replace('$', r'\$'))
   for label, points in qualities.items():

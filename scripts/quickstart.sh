@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job on a fresh machine with Python 3.11 and pip: sets up an environment, makes the
 # synthetic shapes set, trains a small kMaX-DeepLab, evaluates it, exports it, predicts with it.
-# Last line: PQ=<number> seconds=<number> pictures=<folder>. Re-running starts the training afresh.
+# Last line: PQ=<number> seconds=<number> images=<directory>. Re-running starts the training afresh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 started=$(date +%s)
@@ -17,7 +17,7 @@ echo '== 1/5 data'
 python scripts/build_tfrecords.py --dataset=shapes --split=train --num_images=2000 --num_shards=4 \
   --output_dir="$SHAPES_TFRECORDS"
 python scripts/build_tfrecords.py --dataset=shapes --split=val --num_images=100 --num_shards=2 \
-  --output_dir="$SHAPES_TFRECORDS" --pictures_dir="$work/held_out"
+  --output_dir="$SHAPES_TFRECORDS" --images_dir="$work/held_out"
 
 echo '== 2/5 train'
 python -m deeplab2.trainer.train --config_file="$config" --mode=train --model_dir="$work/model"
@@ -42,4 +42,4 @@ with open(newest) as file:
   print(f"{json.load(file)['PQ']:.2f}")
 PY
 )
-echo "PQ=$pq seconds=$(($(date +%s) - started)) pictures=$work/predictions"
+echo "PQ=$pq seconds=$(($(date +%s) - started)) images=$work/predictions"

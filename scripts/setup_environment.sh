@@ -2,7 +2,7 @@
 # this package and its development tools, and activates it. Nothing happens if it is complete.
 #
 # The environment is the active one ($VIRTUAL_ENV), else .venv here, made with $PYTHON, else
-# python3.11, else python3. A stamp inside it tells for which setup.py and folder it is complete.
+# python3.11, else python3. A stamp inside it tells for which setup.py and directory it is complete.
 _environment=${VIRTUAL_ENV:-$PWD/.venv}
 _stamp="$_environment/.deeplab2-complete"
 _wanted="$PWD $(sha256sum setup.py | cut -d' ' -f1)"

@@ -16,6 +16,7 @@ where it was stopped. Take a new directory for another version of the program. A
 directory and is shown with the command that reproduces it. The exit code is 2 if there is any.
 The whole takes about two hours on two cores.
 """
+
 import argparse
 import pathlib
 import signal
@@ -40,16 +41,21 @@ _PARTS = ('corrupt', 'kill', 'memory')
 def parse_options(arguments: list[str]) -> argparse.Namespace:
   """Reads the flags; UserError for a mistake."""
   parser = command_line.Parser(__doc__)
-  positive = command_line.whole_number_from(1)
+  positive = command_line.integer_from(1)
   parser.add_argument('part', choices=(*_PARTS, 'all', 'report'))
   parser.add_path('--work_dir', required=True, help='Directory for everything that is made.')
-  parser.add_argument('--seed', type=command_line.whole_number_from(0), default=0)
+  parser.add_argument('--seed', type=command_line.integer_from(0), default=0)
   parser.add_argument('--kills', type=positive, default=50, help='Of each command.')
   parser.add_argument('--cases', type=positive, default=300, help='Corrupted inputs.')
   parser.add_argument('--steps', type=positive, default=2000, help='Of memory.')
   parser.add_argument('--jobs', type=positive, default=1, help='Corrupted inputs at a time.')
-  parser.add_argument('--only', action='append', default=[], metavar='TEXT', help='Cases whose '
-                      'name holds TEXT, or one of several; they are run again if they were before.')
+  parser.add_argument(
+    '--only',
+    action='append',
+    default=[],
+    metavar='TEXT',
+    help='Cases whose name holds TEXT, or one of several; they are run again if they were before.',
+  )
   parser.add_path('--json', help='File to write the results to.')
   return parser.parse_args(arguments)
 
@@ -66,13 +72,17 @@ def torture(options: argparse.Namespace) -> list[results.Result]:
       try:
         for result in _run(part, work, journal, options):
           journal.add(result)
-          print(f'{result.seconds:6.1f} s {result.peak_mb:5.0f} MB {result.outcome}: '
-                f'{result.group}: {result.name}'
-                f'{f" ({result.details})" if part == "memory" else ""}', flush=True)
+          print(
+            f'{result.seconds:6.1f} s {result.peak_mb:5.0f} MB {result.outcome}: '
+            f'{result.group}: {result.name}'
+            f'{f" ({result.details})" if part == "memory" else ""}',
+            flush=True,
+          )
       except RuntimeError as error:
         print(error, file=sys.stderr)
-        raise errors.UserError(f'{part}: a command fails although nothing disturbs it; see above.'
-                               ) from error
+        raise errors.UserError(
+          f'{part}: a command fails although nothing disturbs it; see above.'
+        ) from error
     found += journal.results.values()
   return found
 
@@ -90,6 +100,7 @@ def _settings(part, options):
 
 def _run(part, work, journal, options):
   """Yields the results that are missing."""
+
   def is_wanted(name):
     return not options.only or any(text in name for text in options.only)
 
@@ -101,14 +112,18 @@ def _run(part, work, journal, options):
     return kill.run_all(chosen, options.kills, place, options.seed, done)
   if part == 'memory':
     return memory.run_all(assets.make(made), place, options.steps, done)
-  chosen = [case for case in corrupt.cases(options.cases, options.seed)
-            if is_wanted(case.name) and case.name not in done]
+  chosen = [
+    case
+    for case in corrupt.cases(options.cases, options.seed)
+    if is_wanted(case.name) and case.name not in done
+  ]
   assets.make(made, corrupt.needed(chosen))
   return corrupt.run(chosen, made, place, options.seed, options.jobs)
 
 
 def main(arguments: list[str]) -> int:
   """Runs the command line; returns its exit code."""
+
   def run():
     options = parse_options(arguments)
     # So that what was started ends too.
@@ -123,8 +138,9 @@ def main(arguments: list[str]) -> int:
     failed = results.failures(found)
     if failed:
       print(failed)
-      raise errors.UserError(f'{sum(result.failed for result in found)} of {len(found)} cases '
-                             'failed.')
+      raise errors.UserError(
+        f'{sum(result.failed for result in found)} of {len(found)} cases failed.'
+      )
 
   return command_line.run(run)
 

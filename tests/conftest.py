@@ -1,4 +1,5 @@
 """Shared fixtures: seeds, the golden files, and the determinism that tests rely on."""
+
 import pathlib
 
 from absl import logging

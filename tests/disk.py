@@ -1,4 +1,5 @@
 """Full and read-only disks for tests."""
+
 import contextlib
 import os
 import resource
@@ -15,8 +16,9 @@ def limited_files():
   handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
   def limit(num_bytes=None):
-    resource.setrlimit(resource.RLIMIT_FSIZE,
-                       before if num_bytes is None else (num_bytes, before[1]))
+    resource.setrlimit(
+      resource.RLIMIT_FSIZE, before if num_bytes is None else (num_bytes, before[1])
+    )
 
   yield limit
   limit()

@@ -2,6 +2,7 @@
 
 `test_messages.py` sees to it that there is a test for every such message.
 """
+
 import importlib.util
 import logging
 import pathlib
@@ -27,8 +28,8 @@ from deeplab2.trainer import runtime
 from tests.checkpoint import files as checkpoint_files
 from tests.config import configs
 from tests.model import builders
+from tests.trainer import fakes
 from tests.trainer import runs
-from tests.trainer import stand_ins
 from tests.trainer.runs import parts
 
 __all__ = ['parts']
@@ -42,66 +43,127 @@ DROP_PATH = 'transformer_decoder_drop_path_keep_prob'
 
 # What is refused or warned of, a part of the message, and what it advises to give instead.
 CONFIGS = [
-    (['trainer_options.steps_per_loop=300'], 'must be a multiple of steps_per_loop 300, like 1200.',
-     ['trainer_options.steps_per_loop=300', 'trainer_options.save_summaries_steps=1200']),
-    ([f'{TRAIN}.augmentations.max_scale_factor=0.5'], 'must not be less than min_scale_factor 1.',
-     [f'{TRAIN}.augmentations={{max_scale_factor: 0.5 min_scale_factor: 0.5}}']),
-    ([f'{TRAIN}.max_resize_value=98'], 'must not exceed the crop_size [65, 97] on either side.',
-     [f'{TRAIN}.max_resize_value=65']),
-    ([f'{TRAIN}.crop_size=640,640'], 'the next such size is [641, 641].',
-     [f'{TRAIN}.crop_size=641,641']),
-    ([f'{TRAIN}.data_service=grpc://a:5000', f'{TRAIN}.seed=1'],
-     'cannot be kept with data_service, whose workers draw independently; remove one of them.',
-     [f'{TRAIN}.data_service=grpc://a:5000', f'{TRAIN}.seed=1', f'{TRAIN}.seed=']),
-    ([f'{REMASK}={{enable: true num_relaxed_layers: 9}}'],
-     'between 0 and 6, the number of decoder layers (model_options.kmax.decoder_layers = ',
-     [f'{REMASK}={{enable: true num_relaxed_layers: 6}}']),
-    (['trainer_options.loss_options={mask_loss_activation: SIGMOID '
-      'mask_id_cross_entropy_loss {top_k_percent: 0.2}}'],
-     'must be 1 with mask_loss_activation SIGMOID, which scores all pixels.',
-     ['trainer_options.loss_options={mask_loss_activation: SIGMOID '
-      'mask_id_cross_entropy_loss {top_k_percent: 1}}']),
-    ([f'{KMAX}.high_resolution_stride=2',
-      f'{KMAX}.pixel_decoder_stages=[{{filters: 8 num_blocks: 1 kind: AXIAL}}]'],
-     'there are 1; high_resolution_stride 2 takes 5, from stride 32 on.',
-     [f'{KMAX}.high_resolution_stride=2', f'{KMAX}.pixel_decoder_stages=['
-      + ', '.join(['{filters: 8 num_blocks: 1 kind: AXIAL}'] * 5) + ']']),
-    ([f'{MAX_DEEPLAB}.semantic_sample_k=10', f'{KMAX}.semantic_decoder=false'],
-     'needs model_options.kmax.semantic_decoder: pixels are sampled on the grid of the masks; take '
-     '0 for all pixels.', [f'{MAX_DEEPLAB}.semantic_sample_k=0', f'{KMAX}.semantic_decoder=false']),
-    (['model_options.decoder.feature_key=res5'],
-     'must be "feature_semantic": model_options.kmax.semantic_decoder reads no other.',
-     ['model_options.decoder.feature_key=feature_semantic']),
-    (['model_options.decoder.atrous_rates=1'],
-     'must be three numbers, unless aspp_use_only_1x1_proj_conv is true.',
-     ['model_options.decoder.atrous_rates=1',
-      'model_options.decoder.aspp_use_only_1x1_proj_conv=true']),
-    ([f'{MAX_DEEPLAB}.{DROP_PATH}=0.5', f'{KMAX}.decoder_drop_path_keep_prob=0.8'],
-     'they mean the same, so give one of them.', [f'{MAX_DEEPLAB}.{DROP_PATH}=0.5']),
-    (['model_options={panoptic_deeplab {}}'], 'max_deeplab with a backbone named kmax_...', []),
-    (['model_options.backbone.name=resnet50'], 'max_deeplab with a backbone named kmax_...',
-     ['model_options.backbone.name=kmax_resnet50']),
-    ([f'{MAX_DEEPLAB}='], 'max_deeplab with a backbone named kmax_...', []),
-    # Overrides.
-    (['experiment_name'], '--set experiment_name: write field.of.a.message=value.',
-     ['experiment_name=x']),
-    (['trainer_options.stepsperloop=1'], 'did you mean steps_per_loop?',
-     ['trainer_options.steps_per_loop=1']),
-    ([f'{TRAIN}={{bathc_size: 3}}'], 'did you mean batch_size?', [f'{TRAIN}.batch_size=3']),
-    ([f'{TRAIN}.batch_size=x'], 'batch_size takes a whole number.', [f'{TRAIN}.batch_size=3']),
-    ([f'{TRAIN}.crop_size[0]=65'], 'give the whole list, crop_size=[...].',
-     [f'{TRAIN}.crop_size=[65, 65]']),
-    ([f'{TRAIN}.batch_size.x=1'], 'batch_size holds no fields.', [f'{TRAIN}.batch_size=1']),
-    ([f'{MAX_DEEPLAB}.auxiliary_low_level.channels_project=8'],
-     'auxiliary_low_level has 2 entries; name one by its number from 0, auxiliary_low_level[0]',
-     [f'{MAX_DEEPLAB}.auxiliary_low_level[0].channels_project=8']),
+  (
+    ['trainer_options.steps_per_loop=300'],
+    'must be a multiple of steps_per_loop 300, like 1200.',
+    ['trainer_options.steps_per_loop=300', 'trainer_options.save_summaries_steps=1200'],
+  ),
+  (
+    [f'{TRAIN}.augmentations.max_scale_factor=0.5'],
+    'must not be less than min_scale_factor 1.',
+    [f'{TRAIN}.augmentations={{max_scale_factor: 0.5 min_scale_factor: 0.5}}'],
+  ),
+  (
+    [f'{TRAIN}.max_resize_value=98'],
+    'must not exceed the crop_size [65, 97] on either side.',
+    [f'{TRAIN}.max_resize_value=65'],
+  ),
+  (
+    [f'{TRAIN}.crop_size=640,640'],
+    'the next such size is [641, 641].',
+    [f'{TRAIN}.crop_size=641,641'],
+  ),
+  (
+    [f'{TRAIN}.data_service=grpc://a:5000', f'{TRAIN}.seed=1'],
+    'cannot be kept with data_service, whose workers draw independently; remove one of them.',
+    [f'{TRAIN}.data_service=grpc://a:5000', f'{TRAIN}.seed=1', f'{TRAIN}.seed='],
+  ),
+  (
+    [f'{REMASK}={{enable: true num_relaxed_layers: 9}}'],
+    'between 0 and 6, the number of decoder layers (model_options.kmax.decoder_layers = ',
+    [f'{REMASK}={{enable: true num_relaxed_layers: 6}}'],
+  ),
+  (
+    [
+      'trainer_options.loss_options={mask_loss_activation: SIGMOID '
+      'mask_id_cross_entropy_loss {top_k_percent: 0.2}}'
+    ],
+    'must be 1 with mask_loss_activation SIGMOID, which scores all pixels.',
+    [
+      'trainer_options.loss_options={mask_loss_activation: SIGMOID '
+      'mask_id_cross_entropy_loss {top_k_percent: 1}}'
+    ],
+  ),
+  (
+    [
+      f'{KMAX}.high_resolution_stride=2',
+      f'{KMAX}.pixel_decoder_stages=[{{filters: 8 num_blocks: 1 type: AXIAL}}]',
+    ],
+    'there are 1; high_resolution_stride 2 takes 5, from stride 32 on.',
+    [
+      f'{KMAX}.high_resolution_stride=2',
+      f'{KMAX}.pixel_decoder_stages=['
+      + ', '.join(['{filters: 8 num_blocks: 1 type: AXIAL}'] * 5)
+      + ']',
+    ],
+  ),
+  (
+    [f'{MAX_DEEPLAB}.semantic_sample_k=10', f'{KMAX}.semantic_decoder=false'],
+    'needs model_options.kmax.semantic_decoder: pixels are sampled on the grid of the masks; take '
+    '0 for all pixels.',
+    [f'{MAX_DEEPLAB}.semantic_sample_k=0', f'{KMAX}.semantic_decoder=false'],
+  ),
+  (
+    ['model_options.decoder.feature_key=res5'],
+    'must be "feature_semantic": model_options.kmax.semantic_decoder reads no other.',
+    ['model_options.decoder.feature_key=feature_semantic'],
+  ),
+  (
+    ['model_options.decoder.atrous_rates=1'],
+    'must be three numbers, unless aspp_use_only_1x1_proj_conv is true.',
+    [
+      'model_options.decoder.atrous_rates=1',
+      'model_options.decoder.aspp_use_only_1x1_proj_conv=true',
+    ],
+  ),
+  (
+    [f'{MAX_DEEPLAB}.{DROP_PATH}=0.5', f'{KMAX}.decoder_drop_path_keep_prob=0.8'],
+    'they mean the same, so give one of them.',
+    [f'{MAX_DEEPLAB}.{DROP_PATH}=0.5'],
+  ),
+  (['model_options={panoptic_deeplab {}}'], 'max_deeplab with a backbone named kmax_...', []),
+  (
+    ['model_options.backbone.name=resnet50'],
+    'max_deeplab with a backbone named kmax_...',
+    ['model_options.backbone.name=kmax_resnet50'],
+  ),
+  ([f'{MAX_DEEPLAB}='], 'max_deeplab with a backbone named kmax_...', []),
+  # Overrides.
+  (
+    ['experiment_name'],
+    '--set experiment_name: write field.of.a.message=value.',
+    ['experiment_name=x'],
+  ),
+  (
+    ['trainer_options.stepsperloop=1'],
+    'did you mean steps_per_loop?',
+    ['trainer_options.steps_per_loop=1'],
+  ),
+  ([f'{TRAIN}={{bathc_size: 3}}'], 'did you mean batch_size?', [f'{TRAIN}.batch_size=3']),
+  ([f'{TRAIN}.batch_size=x'], 'batch_size takes an integer.', [f'{TRAIN}.batch_size=3']),
+  (
+    [f'{TRAIN}.crop_size[0]=65'],
+    'give the whole list, crop_size=[...].',
+    [f'{TRAIN}.crop_size=[65, 65]'],
+  ),
+  ([f'{TRAIN}.batch_size.x=1'], 'batch_size holds no fields.', [f'{TRAIN}.batch_size=1']),
+  (
+    [f'{MAX_DEEPLAB}.auxiliary_low_level.channels_project=8'],
+    'auxiliary_low_level has 2 entries; name one by its number from 0, auxiliary_low_level[0]',
+    [f'{MAX_DEEPLAB}.auxiliary_low_level[0].channels_project=8'],
+  ),
 ]
 WARNINGS = [
-    ([f'{TRAIN}.max_corrupt_share=0.1'], 'has no effect without on_corrupt: SKIP.',
-     [f'{TRAIN}.max_corrupt_share=0.1', f'{TRAIN}.on_corrupt=SKIP']),
-    ([f'{SOLVER}.adamw_weight_decay=0.1', f'{SOLVER}.optimizer=sgd'],
-     'has no effect on optimizer "sgd".',
-     [f'{SOLVER}.adamw_weight_decay=0.1', f'{SOLVER}.optimizer=adamw']),
+  (
+    [f'{TRAIN}.max_corrupt_fraction=0.1'],
+    'has no effect without on_corrupt: SKIP.',
+    [f'{TRAIN}.max_corrupt_fraction=0.1', f'{TRAIN}.on_corrupt=SKIP'],
+  ),
+  (
+    [f'{SOLVER}.adamw_weight_decay=0.1', f'{SOLVER}.optimizer=sgd'],
+    'has no effect on optimizer "sgd".',
+    [f'{SOLVER}.adamw_weight_decay=0.1', f'{SOLVER}.optimizer=adamw'],
+  ),
 ]
 
 
@@ -135,14 +197,20 @@ def test_options_that_are_warned_of(small, caplog, wrong, message, advised):
   assert message not in caplog.text
 
 
-@pytest.mark.parametrize('path, value', [
-    ('model_options.backbone.output_stride', '16'), (f'{TRAIN}.use_two_frames', 'true'),
+@pytest.mark.parametrize(
+  'path, value',
+  [
+    ('model_options.backbone.output_stride', '16'),
+    (f'{TRAIN}.use_two_frames', 'true'),
     ('trainer_options.loss_options.depth_loss', '{weight: 1}'),
-    ('evaluator_options.add_flipped_images', 'true')])
+    ('evaluator_options.add_flipped_images', 'true'),
+  ],
+)
 def test_refused_options_are_removed(small, path, value):
   message = _message(lambda: small(f'{path}={value}'))
   assert 'remove it.' in message and path.rpartition('.')[2] in {
-      name for options in scope.REFUSED.values() for name in options}
+    name for options in scope.REFUSED.values() for name in options
+  }
   small(f'{path}={value}', f'{path}=')
 
 
@@ -163,8 +231,11 @@ def test_environment_variables(small, monkeypatch):
 def _ready(small, tmp_path, *overrides):
   for name in ('train', 'val'):
     (tmp_path / name).write_bytes(b'x')
-  return small(f'{TRAIN}.file_pattern={tmp_path}/train',
-               f'eval_dataset_options.file_pattern={tmp_path}/val', *overrides)
+  return small(
+    f'{TRAIN}.file_pattern={tmp_path}/train',
+    f'eval_dataset_options.file_pattern={tmp_path}/val',
+    *overrides,
+  )
 
 
 @pytest.mark.parametrize('name', ['../x', '/x', 'a/../../x', 'a\0b', 'gs://x'])
@@ -172,7 +243,8 @@ def test_names_of_runs(small, tmp_path, name):
   config = small()
   config.options.experiment_name = name
   assert 'must be the name of a directory within --model_dir.' in _message(
-      lambda: checks.check_mode(config, 'train'))
+    lambda: checks.check_mode(config, 'train')
+  )
   for good in ('', 'x', 'group/runs[lr=0.1]', '..x'):
     config = _ready(small, tmp_path, f'experiment_name={good}')
     checks.check_mode(config, 'train')
@@ -183,8 +255,10 @@ def test_warm_up(small, tmp_path, caplog):
   for warm_up in (100, 5000):
     caplog.clear()
     checks.check_mode(_ready(small, tmp_path, steps, f'{SOLVER}.warmup_steps={warm_up}'), 'train')
-    assert f'warmup_steps = {warm_up}: ends no earlier than training, training_number_of_steps ' \
-           '= 100' in caplog.text
+    assert (
+      f'warmup_steps = {warm_up}: ends no earlier than training, training_number_of_steps '
+      '= 100' in caplog.text
+    )
   caplog.clear()
   checks.check_mode(_ready(small, tmp_path, steps, f'{SOLVER}.warmup_steps=99'), 'train')
   assert 'warmup_steps' not in caplog.text
@@ -193,9 +267,12 @@ def test_warm_up(small, tmp_path, caplog):
 def test_one_dataset(small):
   message = _message(lambda: assemble.dataset_info(small(f'{TRAIN}.dataset=ade20k_panoptic')))
   assert 'differs from train_dataset_options.dataset = "ade20k_panoptic"' in message
-  assert assemble.dataset_info(small(
-      f'{TRAIN}.dataset=ade20k_panoptic',
-      'eval_dataset_options.dataset=ade20k_panoptic')).name == 'ade20k_panoptic'
+  assert (
+    assemble.dataset_info(
+      small(f'{TRAIN}.dataset=ade20k_panoptic', 'eval_dataset_options.dataset=ade20k_panoptic')
+    ).name
+    == 'ade20k_panoptic'
+  )
 
 
 # Checkpoints.
@@ -213,16 +290,22 @@ _INITIAL = 'model_options.initial_checkpoint'
 
 
 def _checkpoints(directory, model):
-  return restore.Checkpoints(str(directory), model=model, training_parts={},
-                             global_step=tf.Variable(0, dtype=tf.int64, trainable=False))
+  return restore.Checkpoints(
+    str(directory),
+    model=model,
+    training_parts={},
+    global_step=tf.Variable(0, dtype=tf.int64, trainable=False),
+  )
 
 
 def _start(config, model):
   """Starts from another run as a training with this config does."""
   options = config.options.model_options
   restore.initialize_model(
-      model, options.initial_checkpoint,
-      fresh_class_heads=not options.restore_semantic_last_layer_from_initial_checkpoint)
+    model,
+    options.initial_checkpoint,
+    fresh_class_heads=not options.restore_semantic_last_layer_from_initial_checkpoint,
+  )
 
 
 def test_another_number_of_classes(small, tmp_path):
@@ -248,14 +331,17 @@ def test_another_number_of_classes(small, tmp_path):
 
 def test_a_released_checkpoint_of_another_number_of_slots_or_in_a_run(small, tmp_path):
   model = builders.tiny(num_slots=8)
-  tensors = {key + checkpoint_files.SUFFIX: variable for key, variable in
-             builders.fill_by_key(model).items()}
+  tensors = {
+    key + checkpoint_files.SUFFIX: variable for key, variable in builders.fill_by_key(model).items()
+  }
   prefix = checkpoint_files.write(tmp_path / 'ckpt-1', tensors)
   message = _message(lambda: released.load(reading.Reader(prefix), builders.tiny(num_slots=5)))
   (slots,) = _advised(message, f'{KMAX}.num_mask_slots')
   config = small(slots)
-  released.load(reading.Reader(prefix), builders.tiny(
-      num_slots=config.options.model_options.kmax.num_mask_slots))
+  released.load(
+    reading.Reader(prefix),
+    builders.tiny(num_slots=config.options.model_options.kmax.num_mask_slots),
+  )
   # As if a run had saved it.
   (tmp_path / 'checkpoint').write_text('model_checkpoint_path: "ckpt-1"\n')
   message = _message(_checkpoints(tmp_path, model).resume)
@@ -283,7 +369,8 @@ def test_a_new_directory_for_what_is_converted(tmp_path):
   assert f'--output_dir={tmp_path}: there are checkpoints; give a new directory.' in message
   # Goes on to the next mistake.
   assert 'no such checkpoint' in _message(
-      lambda: convert.convert(config, str(tmp_path / 'x'), str(tmp_path / 'new')))
+    lambda: convert.convert(config, str(tmp_path / 'x'), str(tmp_path / 'new'))
+  )
 
 
 # The modes and scripts.
@@ -312,13 +399,17 @@ def test_what_can_be_evaluated(tmp_path, parts):
 @pytest.mark.parametrize('number', [0, 1])
 def test_images_without_labels(tmp_path, parts, monkeypatch, number):
   runs.run('train', tmp_path)
-  monkeypatch.setattr(assemble, 'eval_dataset',
-                      lambda config, skip: stand_ins.eval_dataset(labels=False).skip(skip))
-  without = ['eval_dataset_options.decode_groundtruth_label=false',
-             'evaluator_options.save_predictions=false']
+  monkeypatch.setattr(
+    assemble, 'eval_dataset', lambda config, skip: fakes.eval_dataset(labels=False).skip(skip)
+  )
+  without = [
+    'eval_dataset_options.decode_groundtruth_label=false',
+    'evaluator_options.save_predictions=false',
+  ]
   message = _message(lambda: runs.run('eval', tmp_path, *without))
-  advised = _advised(message, 'evaluator_options.save_raw_predictions',
-                     'evaluator_options.save_predictions')
+  advised = _advised(
+    message, 'evaluator_options.save_raw_predictions', 'evaluator_options.save_predictions'
+  )
   runs.run('eval', tmp_path, *without, advised[number])
   assert list((tmp_path / 'vis').rglob('*.png'))
 
@@ -370,8 +461,15 @@ def test_flags_of_ablation(tmp_path, capfd):
   ablation = _script('ablation')
 
   def call(directory, *arguments):
-    code = ablation.main([f'--config_file={ROOT / runs.CONFIG}', f'--output_dir={directory}',
-                          '--report_only', '--methods=plain', *arguments])
+    code = ablation.main(
+      [
+        f'--config_file={ROOT / runs.CONFIG}',
+        f'--output_dir={directory}',
+        '--report_only',
+        '--methods=plain',
+        *arguments,
+      ]
+    )
     assert code == 2  # There is nothing to report in the end.
     return capfd.readouterr().err.strip().splitlines()[-1]
 

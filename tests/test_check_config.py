@@ -1,4 +1,5 @@
 """What check_config.py says of right and of wrong configs."""
+
 import importlib.util
 import pathlib
 import sys
@@ -13,7 +14,7 @@ _SCRIPTS = pathlib.Path(__file__).parents[1] / 'scripts'
 
 @pytest.fixture(scope='module')
 def check_config():
-  """The script, which finds its neighbours beside it."""
+  """The script, which imports other scripts of its directory."""
   sys.path.insert(0, str(_SCRIPTS))
   try:
     spec = importlib.util.spec_from_file_location('check_config', _SCRIPTS / 'check_config.py')
@@ -39,28 +40,42 @@ def test_what_a_config_leaves_open(check_config, published, capsys):
   source = 'the default of cityscapes_panoptic'
   assert f'  filled in: model_options.kmax.num_mask_slots = 256: {source}' in lines
   assert f'  filled in: model_options.kmax.decoder_layers = [2, 2, 2]: {source}' in lines
-  assert any('pixel_decoder_stages = [{ filters: 512 num_blocks: 1 kind: AXIAL }, ' in line
-             for line in lines)
+  assert any(
+    'pixel_decoder_stages = [{ filters: 512 num_blocks: 1 type: AXIAL }, ' in line for line in lines
+  )
   needed = '  still needed: ${PRETRAINED_WEIGHTS} of model_options.backbone.pretrained_weights'
   assert needed in lines
   assert not any('parameters' in line for line in lines)
 
 
 def test_what_is_given_is_not_filled_in(check_config, published, capsys):
-  assert check_config.main([
-      '--no_sizes', published, '--set', 'model_options.kmax.num_mask_slots=64']) == 0
+  assert (
+    check_config.main(['--no_sizes', published, '--set', 'model_options.kmax.num_mask_slots=64'])
+    == 0
+  )
   assert 'num_mask_slots' not in capsys.readouterr().out
 
 
 def test_files_that_are_not_there_are_named(check_config, published, tmp_path, capsys):
   (tmp_path / 'val-0.tfrecord').touch()
   (tmp_path / 'ckpt-7.index').touch()
-  assert check_config.main([
-      '--no_sizes', published,
-      '--set', f'train_dataset_options.file_pattern={tmp_path}/train-*',
-      '--set', f'eval_dataset_options.file_pattern={tmp_path}/val-*',
-      '--set', f'model_options.initial_checkpoint={tmp_path}/ckpt-7',
-      '--set', f'model_options.backbone.pretrained_weights={tmp_path}/ckpt-8']) == 0
+  assert (
+    check_config.main(
+      [
+        '--no_sizes',
+        published,
+        '--set',
+        f'train_dataset_options.file_pattern={tmp_path}/train-*',
+        '--set',
+        f'eval_dataset_options.file_pattern={tmp_path}/val-*',
+        '--set',
+        f'model_options.initial_checkpoint={tmp_path}/ckpt-7',
+        '--set',
+        f'model_options.backbone.pretrained_weights={tmp_path}/ckpt-8',
+      ]
+    )
+    == 0
+  )
   output = capsys.readouterr().out
   train, backbone = [line for line in output.splitlines() if line.startswith('  not there: ')]
   field = 'train_dataset_options.file_pattern'
@@ -71,8 +86,11 @@ def test_files_that_are_not_there_are_named(check_config, published, tmp_path, c
 
 
 def test_a_dataset_that_is_not_known_is_wrong(check_config, published, capsys):
-  sets = [argument for field in ('train', 'eval') for argument in (
-      '--set', f'{field}_dataset_options.dataset=city')]
+  sets = [
+    argument
+    for field in ('train', 'eval')
+    for argument in ('--set', f'{field}_dataset_options.dataset=city')
+  ]
   assert check_config.main(['--no_sizes', published, *sets]) == 2
   assert "dataset 'city' is unknown; choose from" in capsys.readouterr().out
 
@@ -88,15 +106,24 @@ def test_a_config_without_dataset_loads(check_config, tmp_path, capsys):
   assert '56.37 M parameters' in output  # COCO's, see docs/models.md.
 
 
-@pytest.mark.parametrize('override, words', [
+@pytest.mark.parametrize(
+  'override, words',
+  [
     ('model_options.backbone.name=kmax_moat', "is no backbone; choose from ['kmax_axial_resnet50'"),
-    ('model_options.backbone={name: "kmax_mobilenet_v3_small" drop_path_keep_prob: 0.5}',
-     'kmax_mobilenet_v3_small has no drop path; must be 1.0.'),
-    ('model_options.max_deeplab.auxiliary_semantic_head.output_channels=18',
-     'must be 19, the classes of cityscapes_panoptic.'),
-    ('model_options.kmax.num_mask_slots=1000', 'must be below the label divisor 1000')])
+    (
+      'model_options.backbone={name: "kmax_mobilenet_v3_small" drop_path_keep_prob: 0.5}',
+      'kmax_mobilenet_v3_small has no drop path; must be 1.0.',
+    ),
+    (
+      'model_options.max_deeplab.auxiliary_semantic_head.output_channels=18',
+      'must be 19, the classes of cityscapes_panoptic.',
+    ),
+    ('model_options.kmax.num_mask_slots=1000', 'must be below the label divisor 1000'),
+  ],
+)
 def test_what_cannot_be_built_does_not_load_without_sizes(
-    check_config, published, capsys, override, words):
+  check_config, published, capsys, override, words
+):
   assert check_config.main(['--no_sizes', published, f'--set={override}']) == 2
   (line,) = capsys.readouterr().out.splitlines()
   assert line.startswith('wrong: ') and override.split('=')[0] in line and words in line
@@ -112,13 +139,15 @@ def test_sizes_by_part(check_config, tmp_path, capsys):
 
 
 def test_a_wrong_config_is_one_line_and_the_others_are_still_checked(
-    check_config, published, tmp_path, capsys):
+  check_config, published, tmp_path, capsys
+):
   other = tmp_path / 'other.textproto'
   other.write_text('model_options { backbone { name: "resnet50" } panoptic_deeplab {} }')
   broken = tmp_path / 'broken.textproto'
   broken.write_text('model_options { backbones { } }')
-  code = check_config.main(['--no_sizes', str(tmp_path / 'none'), str(other), str(broken),
-                            str(tmp_path), published])
+  code = check_config.main(
+    ['--no_sizes', str(tmp_path / 'none'), str(other), str(broken), str(tmp_path), published]
+  )
   output = capsys.readouterr()
   assert code == 2
   wrong = [line for line in output.out.splitlines() if line.startswith('wrong: ')]
@@ -135,10 +164,11 @@ def test_a_reason_of_several_lines_is_shown_on_one(check_config, monkeypatch, ca
   def unreachable(path, mode):
     del mode
     raise tf.errors.UnavailableError(None, None, f'no such host\n\t when reading {path}')
+
   monkeypatch.setattr(tf.io.gfile, 'isdir', lambda path: False)
   monkeypatch.setattr(tf.io.gfile, 'GFile', unreachable)
   assert check_config.main(['gs://bucket/config']) == 2
-  line, = capsys.readouterr().out.splitlines()
+  (line,) = capsys.readouterr().out.splitlines()
   assert line == 'wrong: gs://bucket/config: cannot be read (no such host).'
 
 

@@ -1,4 +1,5 @@
 """The whole way on tiny sizes: build data, train, evaluate, export, predict - with one map."""
+
 import json
 import os
 import pathlib
@@ -23,13 +24,19 @@ CONFIG = 'configs/shapes/kmax_mobilenet_v3_small.textproto'
 NAME = 'shapes_kmax_mobilenet_v3_small'
 STEPS = 12
 OVERRIDES = [
-    'train_dataset_options.crop_size=65,65', 'eval_dataset_options.crop_size=65,65',
-    'train_dataset_options.min_resize_value=65', 'train_dataset_options.max_resize_value=65',
-    'eval_dataset_options.min_resize_value=65', 'eval_dataset_options.max_resize_value=65',
-    'train_dataset_options.batch_size=4', 'train_dataset_options.seed=1',
-    'trainer_options.steps_per_loop=4', 'trainer_options.save_summaries_steps=4',
-    f'trainer_options.solver_options.training_number_of_steps={STEPS}',
-    'trainer_options.solver_options.warmup_steps=2', 'evaluator_options.num_vis_samples=2',
+  'train_dataset_options.crop_size=65,65',
+  'eval_dataset_options.crop_size=65,65',
+  'train_dataset_options.min_resize_value=65',
+  'train_dataset_options.max_resize_value=65',
+  'eval_dataset_options.min_resize_value=65',
+  'eval_dataset_options.max_resize_value=65',
+  'train_dataset_options.batch_size=4',
+  'train_dataset_options.seed=1',
+  'trainer_options.steps_per_loop=4',
+  'trainer_options.save_summaries_steps=4',
+  f'trainer_options.solver_options.training_number_of_steps={STEPS}',
+  'trainer_options.solver_options.warmup_steps=2',
+  'evaluator_options.num_vis_samples=2',
 ]
 FLAGS = [flag for override in OVERRIDES for flag in ('--set', override)]
 
@@ -37,22 +44,31 @@ FLAGS = [flag for override in OVERRIDES for flag in ('--set', override)]
 class Run:
   """One tiny run, made by the command lines that users type."""
 
-  def __init__(self, folder: pathlib.Path):
-    self.folder = folder
-    self.environment = {**os.environ, 'SHAPES_TFRECORDS': str(folder / 'tfrecords'),
-                        'PYTHONPATH': str(ROOT)}
+  def __init__(self, root: pathlib.Path):
+    self.root = root
+    self.environment = {
+      **os.environ,
+      'SHAPES_TFRECORDS': str(root / 'tfrecords'),
+      'PYTHONPATH': str(ROOT),
+    }
 
   def call(self, *arguments, code=0):
     """Runs python with `arguments`; returns what it printed."""
-    result = subprocess.run([sys.executable, *map(str, arguments)], env=self.environment,
-                            cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+      [sys.executable, *map(str, arguments)],
+      env=self.environment,
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
     assert result.returncode == code, result.stdout + result.stderr
     return result.stdout + result.stderr
 
   @property
   def directory(self):
     """Where checkpoints and results are."""
-    return self.folder / 'model' / NAME
+    return self.root / 'model' / NAME
 
 
 @pytest.fixture(scope='module')
@@ -60,33 +76,58 @@ def run(tmp_path_factory):
   """Data, training with evaluation, export, prediction."""
   one = Run(tmp_path_factory.mktemp('run'))
   for split, count in (('train', 12), ('val', 3)):
-    one.call('scripts/build_tfrecords.py', '--dataset=shapes', f'--split={split}',
-             f'--num_images={count}', '--num_shards=2', f'--output_dir={one.folder / "tfrecords"}',
-             f'--pictures_dir={one.folder / split}')
+    one.call(
+      'scripts/build_tfrecords.py',
+      '--dataset=shapes',
+      f'--split={split}',
+      f'--num_images={count}',
+      '--num_shards=2',
+      f'--output_dir={one.root / "tfrecords"}',
+      f'--images_dir={one.root / split}',
+    )
   one.log = one.call(
-      '-m', 'deeplab2.trainer.train', f'--config_file={CONFIG}', '--mode=train_and_eval',
-      f'--model_dir={one.folder / "model"}', '--gin_param=set_up.seed = 1', *FLAGS)
-  one.call('-m', 'deeplab2.inference.export', f'--config_file={CONFIG}',
-           f'--checkpoint_path={one.directory}', f'--export_path={one.folder / "exported"}', *FLAGS)
-  one.call('-m', 'deeplab2.inference.predict', f'--model={one.folder / "exported"}',
-           f'--input={one.folder / "val"}', f'--output_dir={one.folder / "predictions"}')
+    '-m',
+    'deeplab2.trainer.train',
+    f'--config_file={CONFIG}',
+    '--mode=train_and_eval',
+    f'--model_dir={one.root / "model"}',
+    '--gin_param=set_up.seed = 1',
+    *FLAGS,
+  )
+  one.call(
+    '-m',
+    'deeplab2.inference.export',
+    f'--config_file={CONFIG}',
+    f'--checkpoint_path={one.directory}',
+    f'--export_path={one.root / "exported"}',
+    *FLAGS,
+  )
+  one.call(
+    '-m',
+    'deeplab2.inference.predict',
+    f'--model={one.root / "exported"}',
+    f'--input={one.root / "val"}',
+    f'--output_dir={one.root / "predictions"}',
+  )
   return one
 
 
 @pytest.fixture(scope='module')
 def restored(run):
   """The config and its model with the weights that the run ended with."""
-  config = load.load(str(ROOT / CONFIG), [
-      *OVERRIDES, f'eval_dataset_options.file_pattern={run.folder}/tfrecords/val-*.tfrecord'])
+  config = load.load(
+    str(ROOT / CONFIG),
+    [*OVERRIDES, f'eval_dataset_options.file_pattern={run.root}/tfrecords/val-*.tfrecord'],
+  )
   model = assemble.model(config)
   restore.restore_model(model, str(run.directory))
   return config, model
 
 
-def scalars(folder, tag):
+def scalars(root, tag):
   """Returns the values of one TensorBoard scalar by step."""
   values = {}
-  for file in sorted(pathlib.Path(folder).glob('events*')):
+  for file in sorted(pathlib.Path(root).glob('events*')):
     for event in tf.compat.v1.train.summary_iterator(str(file)):
       for value in event.summary.value:
         if value.tag == tag:
@@ -127,69 +168,100 @@ def test_metrics_file_holds_what_the_segmenter_scores(run, restored):
 def test_evaluation_export_and_prediction_give_the_same_map(run, restored):
   config, model = restored
   segment = segmenter.create(config, model)
-  exported = saved_model.load(str(run.folder / 'exported'))
+  exported = saved_model.load(str(run.root / 'exported'))
   evaluated = tf.function(lambda image: segment.maps(model(image, training=False).final))
-  with open(run.folder / 'predictions' / 'panoptic.json') as file:
+  with open(run.root / 'predictions' / 'panoptic.json') as file:
     content = json.load(file)
   assert len(content['images']) == 3
   for sample in assemble.eval_dataset(config):
     name = sample.name[0].numpy().decode()
-    picture = tf.io.decode_image((run.folder / 'val' / f'{name}.jpg').read_bytes(), channels=3)
+    original = tf.io.decode_image((run.root / 'val' / f'{name}.jpg').read_bytes(), channels=3)
     from_evaluator = segment.restore(evaluated(sample.image), sample.placement, 0)
-    from_export = exported.segment(picture)
-    for key, wanted in zip(('panoptic_pred', 'instance_pred', 'semantic_pred', 'instance_scores',
-                            'semantic_scores'), from_evaluator, strict=True):
+    from_export = exported.segment(original)
+    for key, wanted in zip(
+      ('panoptic_pred', 'instance_pred', 'semantic_pred', 'instance_scores', 'semantic_scores'),
+      from_evaluator,
+      strict=True,
+    ):
       np.testing.assert_array_equal(from_export[key], wanted, err_msg=f'{name} {key}')
-      assert from_export[key].shape == (1, *picture.shape[:2])
+      assert from_export[key].shape == (1, *original.shape[:2])
     rgb, segments = coco_panoptic.encode(from_evaluator.panoptic[0].numpy(), exported.info)
-    written = np.asarray(PIL.Image.open(run.folder / 'predictions' / 'panoptic' / f'{name}.png'))
+    written = np.asarray(PIL.Image.open(run.root / 'predictions' / 'panoptic' / f'{name}.png'))
     np.testing.assert_array_equal(written, rgb)
     [annotation] = [a for a in content['annotations'] if a['image_id'] == name]
     assert annotation['segments_info'] == segments
-    assert (run.folder / 'predictions' / 'overlay' / f'{name}.png').exists()
+    assert (run.root / 'predictions' / 'overlay' / f'{name}.png').exists()
 
 
 @pytest.mark.slow
 def test_exported_model_has_no_training_only_variables(run, restored):
   _, model = restored
-  reader = tf.train.load_checkpoint(str(run.folder / 'exported' / 'variables' / 'variables'))
+  reader = tf.train.load_checkpoint(str(run.root / 'exported' / 'variables' / 'variables'))
   shapes = reader.get_variable_to_shape_map()
   saved = sum(int(np.prod(shape)) for key, shape in shapes.items() if 'read_variables' in key)
   wanted = sum(int(np.prod(v.shape)) for v in model.variables)
   unneeded = sum(int(np.prod(v.shape)) for v in model.semantic_branch.variables)
-  unneeded += sum(int(np.prod(v.shape)) for layer in model.kmax_decoder.layers
-                  for v in layer.predictor.class_head.variables)
+  unneeded += sum(
+    int(np.prod(v.shape))
+    for layer in model.kmax_decoder.layers
+    for v in layer.predictor.class_head.variables
+  )
   assert saved == wanted - unneeded
 
 
 @pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(run):
-  log = run.call('-m', 'deeplab2.trainer.train', f'--config_file={CONFIG}', '--mode=train',
-                 f'--model_dir={run.folder / "model"}', *FLAGS)
+  log = run.call(
+    '-m',
+    'deeplab2.trainer.train',
+    f'--config_file={CONFIG}',
+    '--mode=train',
+    f'--model_dir={run.root / "model"}',
+    *FLAGS,
+  )
   assert 'finished' in log
 
 
 @pytest.mark.slow
-def test_predict_keeps_the_good_pictures_and_names_the_bad_one(run):
-  mixed = run.folder / 'mixed'
+def test_predict_keeps_the_good_images_and_names_the_bad_one(run):
+  mixed = run.root / 'mixed'
   mixed.mkdir()
-  good = sorted((run.folder / 'val').iterdir())[0]
+  good = sorted((run.root / 'val').iterdir())[0]
   (mixed / good.name).write_bytes(good.read_bytes())
   (mixed / 'broken.png').write_bytes(good.read_bytes()[:200])
-  log = run.call('-m', 'deeplab2.inference.predict', f'--model={run.folder / "exported"}',
-                 f'--input={mixed}', f'--output_dir={run.folder / "mixed_out"}', code=2)
+  log = run.call(
+    '-m',
+    'deeplab2.inference.predict',
+    f'--model={run.root / "exported"}',
+    f'--input={mixed}',
+    f'--output_dir={run.root / "mixed_out"}',
+    code=2,
+  )
   assert 'broken.png' in log and 'Traceback' not in log
-  assert (run.folder / 'mixed_out' / 'panoptic' / f'{good.stem}.png').exists()
-  assert (run.folder / 'mixed_out' / 'panoptic.json').exists()
+  assert (run.root / 'mixed_out' / 'panoptic' / f'{good.stem}.png').exists()
+  assert (run.root / 'mixed_out' / 'panoptic.json').exists()
 
 
-@pytest.mark.parametrize('arguments, words', [
-    (['-m', 'deeplab2.inference.export', f'--config_file={CONFIG}',
-      '--checkpoint_path=/nowhere', '--export_path=x'], ['/nowhere']),
-    (['-m', 'deeplab2.inference.predict', '--model=/nowhere', '--input=x', '--output_dir=y'],
-     ['/nowhere', 'exported']),
+@pytest.mark.parametrize(
+  'arguments, words',
+  [
+    (
+      [
+        '-m',
+        'deeplab2.inference.export',
+        f'--config_file={CONFIG}',
+        '--checkpoint_path=/nowhere',
+        '--export_path=x',
+      ],
+      ['/nowhere'],
+    ),
+    (
+      ['-m', 'deeplab2.inference.predict', '--model=/nowhere', '--input=x', '--output_dir=y'],
+      ['/nowhere', 'exported'],
+    ),
     (['-m', 'deeplab2.trainer.train', f'--config_file={CONFIG}', '--mode=eval'], ['--model_dir']),
-])
+  ],
+)
 def test_a_mistake_is_one_line_and_code_2(arguments, words, tmp_path):
   log = Run(tmp_path).call(*arguments, code=2)
   errors = [line for line in log.splitlines() if line.startswith('error:')]

@@ -1,4 +1,5 @@
 """A mistake of the user is one line of bounded length."""
+
 from deeplab2 import errors
 
 

@@ -1,4 +1,5 @@
 """Paths are literal, writes are whole, errors are one line."""
+
 import json
 import os
 import pwd
@@ -38,9 +39,15 @@ def test_home_directories_are_expanded():
   assert files.expand('gs://bucket/~x') == 'gs://bucket/~x'
 
 
-@pytest.mark.parametrize('path, words', [
-    ('', 'empty path'), ('a\0b', 'NUL'), ('~nobody-of-this-name/x', 'there is no user'),
-    (os.fsdecode(b'caf\xe9'), 'is not UTF-8; rename')])
+@pytest.mark.parametrize(
+  'path, words',
+  [
+    ('', 'empty path'),
+    ('a\0b', 'NUL'),
+    ('~nobody-of-this-name/x', 'there is no user'),
+    (os.fsdecode(b'caf\xe9'), 'is not UTF-8; rename'),
+  ],
+)
 def test_paths_that_are_none_are_refused(path, words):
   with pytest.raises(errors.UserError, match=words):
     files.expand(path)
@@ -72,9 +79,17 @@ def test_json_takes_a_byte_order_mark(tmp_path):
   assert files.read_json(str(path)) == {'a': 1}
 
 
-@pytest.mark.parametrize('content, words', [
-    (b'{"a": NaN}', 'NaN is no JSON number'), (b'{', 'not a JSON file'), (b'\xff{}', 'not UTF-8'),
-    (b'[' * 100000, 'nested too deeply'), (b'1' * 5000, 'not a JSON file'), (b'', 'not a JSON')])
+@pytest.mark.parametrize(
+  'content, words',
+  [
+    (b'{"a": NaN}', 'NaN is no JSON number'),
+    (b'{', 'not a JSON file'),
+    (b'\xff{}', 'not UTF-8'),
+    (b'[' * 100000, 'nested too deeply'),
+    (b'1' * 5000, 'not a JSON file'),
+    (b'', 'not a JSON'),
+  ],
+)
 def test_bad_json_is_named(tmp_path, content, words):
   path = tmp_path / 'a.json'
   path.write_bytes(content)

@@ -1,4 +1,5 @@
-"""Tests for scripts/inspect_data.py: whole runs, and that the sheet shows what belongs together."""
+"""Tests for scripts/inspect_data.py: whole runs, and what the contact sheet shows together."""
+
 import importlib.util
 import json
 import pathlib
@@ -25,11 +26,12 @@ _CONFIG = str(_ROOT / 'configs' / 'shapes' / 'kmax_mobilenet_v3_small.textproto'
 
 @pytest.fixture(name='script', scope='module')
 def _script():
-  """The script, which finds its neighbours beside it."""
+  """The script, which imports other scripts of its directory."""
   sys.path.insert(0, str(_ROOT / 'scripts'))
   try:
     spec = importlib.util.spec_from_file_location(
-        'inspect_data', _ROOT / 'scripts' / 'inspect_data.py')
+      'inspect_data', _ROOT / 'scripts' / 'inspect_data.py'
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
@@ -39,32 +41,39 @@ def _script():
 
 @pytest.fixture(name='annotated')
 def _annotated(tmp_path):
-  """Returns the flags that name three annotated pictures."""
+  """Returns the flags that name three annotated images."""
   info = datasets.get('shapes')
   writer = panoptic_files.Writer(str(tmp_path / 'set'), info)
-  (tmp_path / 'pictures').mkdir()
+  (tmp_path / 'images').mkdir()
   for index in range(3):
     image, label = shapes.generate(0, 'train', index, info.label_space)
     writer.add(str(index), label)
-    PIL.Image.fromarray(image).save(tmp_path / 'pictures' / f'{index}.jpg')
+    PIL.Image.fromarray(image).save(tmp_path / 'images' / f'{index}.jpg')
   writer.save(str(tmp_path / 'set.json'))
-  return ['annotations', '--dataset=shapes', f'--annotations={tmp_path}/set.json',
-          f'--pictures={tmp_path}/pictures', f'--json={tmp_path}/out.json', '--num_workers=1']
+  return [
+    'annotations',
+    '--dataset=shapes',
+    f'--annotations={tmp_path}/set.json',
+    f'--images={tmp_path}/images',
+    f'--json={tmp_path}/out.json',
+    '--num_workers=1',
+  ]
 
 
 def test_right_annotations(script, annotated, tmp_path, capsys):
   assert script.main(annotated) == 0
-  assert 'No findings.' in capsys.readouterr().out
+  assert 'No problems.' in capsys.readouterr().out
   content = json.loads((tmp_path / 'out.json').read_text())
   _, label = shapes.generate(0, 'train', 0, datasets.get('shapes').label_space)
-  assert content['pictures'] == 3 and content['findings'] == {}
+  assert content['images'] == 3 and content['problems'] == {}
   assert sum(entry['pixels'] for entry in content['classes']) + content['void_pixels'] == sum(
-      PIL.Image.open(path).size[0] * PIL.Image.open(path).size[1]
-      for path in (tmp_path / 'pictures').iterdir())
+    PIL.Image.open(path).size[0] * PIL.Image.open(path).size[1]
+    for path in (tmp_path / 'images').iterdir()
+  )
   assert label.size
 
 
-def test_findings_are_lines_and_exit_code_2(script, annotated, tmp_path, capsys):
+def test_problems_are_lines_and_exit_code_2(script, annotated, tmp_path, capsys):
   path = tmp_path / 'set.json'
   content = json.loads(path.read_text())
   for annotation in content['annotations'][1:]:
@@ -74,17 +83,26 @@ def test_findings_are_lines_and_exit_code_2(script, annotated, tmp_path, capsys)
   out, err = capsys.readouterr()
   lines = [line for line in out.splitlines() if ': area: ' in line]
   assert [line.partition(',')[0] for line in lines] == [
-      str(tmp_path / 'set' / f'{index}.png') for index in (1, 2)]
-  assert 'error: 2 findings: area 2.' in err
-  assert json.loads((tmp_path / 'out.json').read_text())['findings'] == {'area': 2}
+    str(tmp_path / 'set' / f'{index}.png') for index in (1, 2)
+  ]
+  assert 'error: 2 problems: area 2.' in err
+  assert json.loads((tmp_path / 'out.json').read_text())['problems'] == {'area': 2}
   assert script.main([*annotated, '--ignore=area']) == 0
 
 
-@pytest.mark.parametrize('flag, words', [
-    ('--annotations={}', 'is a directory'), ('--annotations={}/other.json', 'captions'),
-    ('--pictures={}/no', 'no such folder'), ('--dataset=no', "dataset 'no' is unknown"),
-    ('--json={}', 'is a directory'), ('--json={}/set.json', 'the result would overwrite it'),
-    ('--json={}/set.json/x.json', 'cannot be made'), ('--flag', 'see --help')])
+@pytest.mark.parametrize(
+  'flag, words',
+  [
+    ('--annotations={}', 'is a directory'),
+    ('--annotations={}/other.json', 'captions'),
+    ('--images={}/no', 'no such directory'),
+    ('--dataset=no', "dataset 'no' is unknown"),
+    ('--json={}', 'is a directory'),
+    ('--json={}/set.json', 'the result would overwrite it'),
+    ('--json={}/set.json/x.json', 'cannot be made'),
+    ('--flag', 'see --help'),
+  ],
+)
 def test_mistakes_are_one_line(script, annotated, tmp_path, capsys, flag, words):
   (tmp_path / 'other.json').write_text('{"annotations": [{"caption": "a dog"}]}')
   assert script.main([*annotated, flag.format(tmp_path)]) == 2
@@ -94,19 +112,29 @@ def test_mistakes_are_one_line(script, annotated, tmp_path, capsys, flag, words)
 
 @pytest.mark.parametrize('name', hostile_names.HOSTILE_NAMES)
 def test_paths_of_any_name(script, annotated, tmp_path, monkeypatch, name):
-  folder = tmp_path / name
-  folder.mkdir()
-  for part in ('set.json', 'set', 'pictures'):
-    (tmp_path / part).rename(folder / part)
+  directory = tmp_path / name
+  directory.mkdir()
+  for part in ('set.json', 'set', 'images'):
+    (tmp_path / part).rename(directory / part)
   monkeypatch.setenv('HOME', str(tmp_path))
-  monkeypatch.chdir(folder)
-  for base, end in ((str(folder), '/'), ('.', ''), (f'~/{name}', '//')):
-    out = folder / 'new' / name / 'out.json'
-    assert script.main([
-        'annotations', '--dataset=shapes', f'--annotations={base}/set.json',
-        f'--masks={base}/set{end}', f'--pictures={base}/pictures{end}', '--num_workers=1',
-        f'--json={base}/new/{name}/out.json']) == 0
-    assert json.loads(out.read_text())['pictures'] == 3
+  monkeypatch.chdir(directory)
+  for base, end in ((str(directory), '/'), ('.', ''), (f'~/{name}', '//')):
+    out = directory / 'new' / name / 'out.json'
+    assert (
+      script.main(
+        [
+          'annotations',
+          '--dataset=shapes',
+          f'--annotations={base}/set.json',
+          f'--masks={base}/set{end}',
+          f'--images={base}/images{end}',
+          '--num_workers=1',
+          f'--json={base}/new/{name}/out.json',
+        ]
+      )
+      == 0
+    )
+    assert json.loads(out.read_text())['images'] == 3
     out.unlink()
 
 
@@ -128,11 +156,11 @@ def test_statistics_are_written_whole(script, annotated, tmp_path, capsys):
 def test_orientation_of_masks_as_advised(script, annotated, tmp_path, capsys):
   exif = PIL.Image.Exif()
   exif[0x0112] = 3
-  path = tmp_path / 'pictures' / '1.jpg'
+  path = tmp_path / 'images' / '1.jpg'
   PIL.Image.open(path).save(path, exif=exif)
   assert script.main(annotated) == 2
   out, err = capsys.readouterr()
-  assert 'error: 1 findings: orientation 1.' in err
+  assert 'error: 1 problems: orientation 1.' in err
   assert f'{tmp_path}/set/1.png: orientation: its image {path} is turned' in out
   assert script.main([*annotated, '--mask_orientation=stored']) == 0
 
@@ -145,13 +173,13 @@ def test_kinds_are_ignored_as_advised(script, annotated, tmp_path, capsys):
   segments[-2]['area'] += 1
   (tmp_path / 'set.json').write_text(json.dumps(content))
   assert script.main(annotated) == 2
-  assert 'error: 2 findings: area 1, stuff not painted 1.' in capsys.readouterr().err
-  assert script.main([*annotated, '--ignore=area', '--ignore=stuff not painted']) == 0
+  assert 'error: 2 problems: area 1, stuff not drawn 1.' in capsys.readouterr().err
+  assert script.main([*annotated, '--ignore=area', '--ignore=stuff not drawn']) == 0
 
 
 @pytest.fixture(name='records')
 def _records(tmp_path, monkeypatch):
-  """Six records in three files; the grey value and the class of picture i tell i."""
+  """Six records in three files; the grey value and the class of image i tell i."""
   monkeypatch.setenv('SHAPES_TFRECORDS', str(tmp_path))
   for split in ('train', 'val'):
     for index in range(6):
@@ -159,13 +187,13 @@ def _records(tmp_path, monkeypatch):
       label = np.full(image.shape[:2], (1 + index % 5) * 256 + 1, np.int32)
       label[:20] = (6 + index % 4) * 256
       with tf.io.TFRecordWriter(str(tmp_path / f'{split}-{index}.tfrecord')) as writer:
-        writer.write(tfrecord.encode_example(images.encode(image), f'picture_{index}', label))
+        writer.write(tfrecord.encode_example(images.encode(image), f'image_{index}', label))
   return ['records', f'--config_file={_CONFIG}', f'--json={tmp_path}/out.json']
 
 
 def _is_of_its_record(record, sample):
   """Asserts that a sample is made of the record: its grey value, classes and instance."""
-  index = int(record.name.numpy().decode().removeprefix('picture_'))
+  index = int(record.name.numpy().decode().removeprefix('image_'))
   middle = sample.image[0].numpy()[sample.targets.semantic[0].numpy() > 0]
   assert np.median(middle) == pytest.approx(20 + 40 * index, abs=2)
   assert set(np.unique(sample.targets.semantic)) - {0} <= {1 + index % 5, 6 + index % 4}
@@ -176,19 +204,21 @@ def _is_of_its_record(record, sample):
 def test_every_sample_stands_beside_its_record(script, records, split):
   drawn = script.pairs(load.load(_CONFIG), split, 6, seed=3)
   names = [record.name.numpy().decode() for record, _ in drawn]
-  in_order = [f'picture_{index}' for index in range(6)]
+  in_order = [f'image_{index}' for index in range(6)]
   assert len(names) == 6 and set(names) <= set(in_order)
   assert (names == in_order) == (split == 'eval')
   for record, sample in drawn:
     _is_of_its_record(record, sample)
 
 
-def test_copy_paste_keeps_the_first_picture_first(script, records):
+def test_copy_paste_keeps_the_first_image_first(script, records):
   """With a paste of no size to speak of, most of the crop is still the record's."""
-  config = load.load(_CONFIG, [
-      'train_dataset_options.augmentations.panoptic_copy_paste.panoptic_copy_paste_scale=0.2'])
+  config = load.load(
+    _CONFIG,
+    ['train_dataset_options.augmentations.panoptic_copy_paste.panoptic_copy_paste_scale=0.2'],
+  )
   for record, sample in script.pairs(config, 'train', 6, seed=1):
-    index = int(record.name.numpy().decode().removeprefix('picture_'))
+    index = int(record.name.numpy().decode().removeprefix('image_'))
     values, counts = np.unique(np.round(sample.image), return_counts=True)
     is_padding = np.abs(values - 127.5) <= 1
     largest = values[~is_padding][counts[~is_padding].argmax()]
@@ -197,13 +227,28 @@ def test_copy_paste_keeps_the_first_picture_first(script, records):
 
 @pytest.mark.parametrize('split', ['train', 'eval'])
 def test_sheet_and_statistics_of_records(script, records, tmp_path, capsys, split):
-  assert script.main([*records, f'--split={split}', f'--sheet={tmp_path}/new/[a]*/sheet.PNG',
-                      '--num_pictures=2']) == 0
+  assert (
+    script.main(
+      [
+        *records,
+        f'--split={split}',
+        f'--contact_sheet={tmp_path}/new/[a]*/sheet.PNG',
+        '--num_images=2',
+      ]
+    )
+    == 0
+  )
   content = json.loads((tmp_path / 'out.json').read_text())
-  assert content['pictures'] == 6 and content['width'] == [50, 55]
+  assert content['images'] == 6 and content['width'] == [50, 55]
   assert content['classes'][0] == {
-      'id': 1, 'name': 'circle', 'isthing': 1, 'pictures': 2, 'segments': 2, 'crowd': 0,
-      'pixels': 20 * (50 + 55)}
+    'id': 1,
+    'name': 'circle',
+    'isthing': 1,
+    'images': 2,
+    'segments': 2,
+    'crowd': 0,
+    'pixels': 20 * (50 + 55),
+  }
   sheet = PIL.Image.open(tmp_path / 'new' / '[a]*' / 'sheet.PNG')
   assert sheet.width == 5 * 480 + 4 * 12
 
@@ -213,21 +258,26 @@ def test_broken_records_are_named_and_the_rest_is_counted(script, records, tmp_p
   path.write_bytes(path.read_bytes()[:-20])
   image = images.encode(np.zeros((4, 4, 3), np.uint8))
   with tf.io.TFRecordWriter(str(tmp_path / 'train-4.tfrecord')) as writer:
-    writer.write(tfrecord.encode_example(image, 'picture_1', np.full((4, 4), 99 * 256, np.int32)))
-  assert script.main([*records, '--split=train', f'--sheet={tmp_path}/sheet.png']) == 2
+    writer.write(tfrecord.encode_example(image, 'image_1', np.full((4, 4), 99 * 256, np.int32)))
+  assert script.main([*records, '--split=train', f'--contact_sheet={tmp_path}/sheet.png']) == 2
   out, err = capsys.readouterr()
   assert f'{path}, record 0: unreadable: ' in out
-  assert "train-4.tfrecord, record 0, picture 'picture_1', segment 25344, pixel (0, 0): " in out
-  assert 'train-4.tfrecord, record 0: duplicate: ' in out and 'No sheet is drawn: ' in out
-  assert 'error: 4 findings: class 1, duplicate 1, no segments 1, unreadable 1.' in err
-  assert json.loads((tmp_path / 'out.json').read_text())['pictures'] == 5
+  assert "train-4.tfrecord, record 0, image 'image_1', segment 25344, pixel (0, 0): " in out
+  assert 'train-4.tfrecord, record 0: duplicate: ' in out and 'No contact sheet is drawn: ' in out
+  assert 'error: 4 problems: class 1, duplicate 1, no segments 1, unreadable 1.' in err
+  assert json.loads((tmp_path / 'out.json').read_text())['images'] == 5
 
 
-@pytest.mark.parametrize('flag, words', [
-    ('--set=train_dataset_options.file_pattern={}', 'is a folder'),
+@pytest.mark.parametrize(
+  'flag, words',
+  [
+    ('--set=train_dataset_options.file_pattern={}', 'is a directory'),
     ('--set=train_dataset_options.file_pattern={}/no', 'No file matches'),
-    ('--sheet={}/sheet.jpg', 'must end in .png'), ('--sheet={}/train-0.tfrecord/a.png', 'made'),
-    ('--tile=9', 'from 480')])
+    ('--contact_sheet={}/sheet.jpg', 'must end in .png'),
+    ('--contact_sheet={}/train-0.tfrecord/a.png', 'made'),
+    ('--tile=9', 'from 480'),
+  ],
+)
 def test_mistakes_about_records_are_one_line(script, records, tmp_path, capsys, flag, words):
   assert script.main([*records, '--split=train', flag.format(tmp_path)]) == 2
   err = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]

@@ -1,4 +1,5 @@
 """Locks refuse a second writer, and know when the first is gone."""
+
 import json
 import os
 import subprocess
@@ -22,8 +23,9 @@ with locks.hold(sys.argv[1], 'the run'):
 def holder(tmp_path):
   """A process that holds the lock until its standard input ends."""
   path = str(tmp_path / 'train.lock')
-  process = subprocess.Popen([sys.executable, '-c', HOLDER, path], stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE, text=True)
+  process = subprocess.Popen(
+    [sys.executable, '-c', HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+  )
   assert process.stdout.readline() == 'held\n'
   yield process, path
   process.kill()

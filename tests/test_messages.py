@@ -1,4 +1,5 @@
 """Every message that names an option or a flag has a test that follows what it advises."""
+
 import ast
 import pathlib
 import re
@@ -10,101 +11,93 @@ _FRESH = 'model_options.restore_semantic_last_layer_from_initial_checkpoint'
 
 # Sentence -> the test that follows it: of test_advice.py, or FILE::TEST.
 ADVICE = {
-    'differs from train_dataset_options.dataset = "{}"; one model has the classes of one dataset.':
-        'test_one_dataset',
-    '--output_dir={}: there are checkpoints; give a new directory.':
-        'test_a_new_directory_for_what_is_converted',
-    'To start from scratch, give another experiment_name.': 'test_another_experiment_name',
-    '{} No other checkpoint there is whole. To start from scratch, give another experiment_name.':
-        'test_another_experiment_name',
-    '{}: holds results of an earlier training ({}), but no checkpoint to go on from. Put its '
-    'checkpoints back, give another experiment_name, or move these files away to start from '
-    'scratch.': 'tests/trainer/test_run_directory.py::'
-                'test_results_without_checkpoints_are_not_written_over_and_the_advice_works',
-    'it has {} mask slots, the model {}: set model_options.kmax.num_mask_slots={}':
-        'test_a_released_checkpoint_of_another_number_of_slots_or_in_a_run',
-    '{} is not of a run of this program; to start from it, give another experiment_name and '
-    'model_options.initial_checkpoint={}.':
-        'test_a_released_checkpoint_of_another_number_of_slots_or_in_a_run',
-    f'to start with its other layers alone, set {_FRESH}=false': 'test_another_number_of_classes',
-    'a run keeps its classes: to train on with others, give another experiment_name, '
-    f'model_options.initial_checkpoint={{prefix}} and {_FRESH}=false':
-        'test_another_number_of_classes',
-    '{}; see --help.': 'test_help',
-    'must be a multiple of steps_per_loop {}, like {}.': 'test_options',
-    'must not be less than min_scale_factor {}.': 'test_options',
-    'cannot be kept with data_service, whose workers draw independently; remove one of them.':
-        'test_options',
-    'must be the name of a directory within --model_dir.': 'test_names_of_runs',
-    'ends no earlier than training, training_number_of_steps = {}: the base learning rate is never '
-    'reached; take fewer.': 'test_warm_up',
-    'has no effect without on_corrupt: SKIP.': 'test_options_that_are_warned_of',
-    'must not exceed the crop_size {} on either side.': 'test_options',
-    'the environment variable {} is not set; export it, or give the value by --set {}=...':
-        'test_environment_variables',
-    'between 0 and {}, the number of decoder layers (model_options.kmax.decoder_layers = {})':
-        'test_options',
-    'must be 1 with mask_loss_activation SIGMOID, which scores all pixels.': 'test_options',
-    'there are {}; high_resolution_stride {} takes {}, from stride 32 on.': 'test_options',
-    'needs model_options.kmax.semantic_decoder: pixels are sampled on the grid of the masks; take '
-    '0 for all pixels.': 'test_options',
-    'must be "feature_semantic": model_options.kmax.semantic_decoder reads no other.':
-        'test_options',
-    'must be three numbers, unless aspp_use_only_1x1_proj_conv is true.': 'test_options',
-    '--set {}: write field.of.a.message=value.': 'test_options',
-    '--set {}: {} takes {}.': 'test_options',
-    '--set {}: there is no {}; {}': 'test_options',
-    '--set {}: {}': 'test_options',
-    '--set {}: {} holds no fields.': 'test_options',
-    '--set {}: give the whole list, {}=[...].': 'test_options',
-    '--set {}: {} has {} entries; name one by its number from 0, {}[0], or give the whole list, '
-    '{}=[...].': 'test_options',
-    'only kMaX-DeepLab is built here: max_deeplab with a backbone named kmax_...': 'test_options',
-    'is missing; only kMaX-DeepLab is built here: max_deeplab with a backbone named kmax_...':
-        'test_options',
-    'meta architecture {} is not supported; only kMaX-DeepLab is built here: max_deeplab with a '
-    'backbone named kmax_...': 'test_options',
-    'meta architecture max_deeplab without k-means is not supported; only kMaX-DeepLab is built '
-    'here: max_deeplab with a backbone named kmax_...': 'test_options',
-    'This run is finished: it is at step %d, and training_number_of_steps is %d. Nothing was done; '
-    '--mode=eval evaluates it.': 'test_a_finished_run_is_evaluated',
-    '{}: no checkpoint appeared within {} seconds (evaluator_options.continuous_eval_timeout): '
-    'nothing to evaluate.': 'test_what_can_be_evaluated',
-    '{}: there is no checkpoint, and model_options.initial_checkpoint is not set: nothing to '
-    'evaluate.': 'test_what_can_be_evaluated',
-    'without labels there is nothing to measure; set evaluator_options.save_raw_predictions=true '
-    'or evaluator_options.save_predictions=true.': 'test_images_without_labels',
-    '%s, %d of %d images had more segments than the model has mask slots: %d segments were not '
-    'learned from; a larger model_options.kmax.num_mask_slots takes them in.':
-        'tests/loss/test_matching.py::test_more_slots_take_in_more_segments',
-    'an image has {} segments ({}), and those beyond the slots are not learned from; '
-    'model_options.kmax.num_mask_slots={} would be enough.':
-        'tests/trainer/test_slots.py::test_a_training_says_it_at_its_start_and_the_advice_works',
-    '--num_gpus={}: this machine has {} GPUs; give 0 (the CPU) to {}, or leave it out to use all.':
-        'test_number_of_gpus',
-    'The set has %d batches, fewer than eval_steps = %d: all were evaluated.':
-        'tests/trainer/test_run_directory.py::test_fewer_batches_than_asked_for_are_said',
-    '--output_dir={}: no run of this grid has reached step {}: nothing to report.':
-        'tests/test_ablation.py::test_table_and_picture',
-    '{}: the runs there have {}; give another --output_dir for {}.': 'test_flags_of_ablation',
-    '{} It is not known what the runs there have; give another --output_dir.':
-        'test_flags_of_ablation',
-    '--jobs={}: must be 1 or more.': 'test_flags_of_ablation',
-    '--backbones: {} is none of {}.': 'test_flags_of_models_table',
-    '--output={}: must end in one of {}.': 'test_flags_of_plot_run',
-    '--run={}: neither eval/metrics-*.json nor train/events* is there with anything to draw; give '
-    'the directory of one run.': 'test_flags_of_plot_run',
+  'differs from train_dataset_options.dataset = "{}"; one model has the classes of one dataset.': 'test_one_dataset',
+  '--output_dir={}: there are checkpoints; give a new directory.': 'test_a_new_directory_for_what_is_converted',
+  'To start from scratch, give another experiment_name.': 'test_another_experiment_name',
+  '{} No other checkpoint there is whole. To start from scratch, give another experiment_name.': 'test_another_experiment_name',
+  '{}: holds results of an earlier training ({}), but no checkpoint to go on from. Put its '
+  'checkpoints back, give another experiment_name, or move these files away to start from '
+  'scratch.': 'tests/trainer/test_run_directory.py::'
+  'test_results_without_checkpoints_are_not_written_over_and_the_advice_works',
+  'it has {} mask slots, the model {}: set model_options.kmax.num_mask_slots={}': 'test_a_released_checkpoint_of_another_number_of_slots_or_in_a_run',
+  '{} is not of a run of this program; to start from it, give another experiment_name and '
+  'model_options.initial_checkpoint={}.': 'test_a_released_checkpoint_of_another_number_of_slots_or_in_a_run',
+  f'to start with its other layers alone, set {_FRESH}=false': 'test_another_number_of_classes',
+  'a run keeps its classes: to train on with others, give another experiment_name, '
+  f'model_options.initial_checkpoint={{prefix}} and {_FRESH}=false': 'test_another_number_of_classes',
+  '{}; see --help.': 'test_help',
+  'must be a multiple of steps_per_loop {}, like {}.': 'test_options',
+  'must not be less than min_scale_factor {}.': 'test_options',
+  'cannot be kept with data_service, whose workers draw independently; remove one of them.': 'test_options',
+  'must be the name of a directory within --model_dir.': 'test_names_of_runs',
+  'ends no earlier than training, training_number_of_steps = {}: the base learning rate is never '
+  'reached; take fewer.': 'test_warm_up',
+  'has no effect without on_corrupt: SKIP.': 'test_options_that_are_warned_of',
+  'must not exceed the crop_size {} on either side.': 'test_options',
+  'the environment variable {} is not set; export it, or give the value by --set {}=...': 'test_environment_variables',
+  'between 0 and {}, the number of decoder layers (model_options.kmax.decoder_layers = {})': 'test_options',
+  'must be 1 with mask_loss_activation SIGMOID, which scores all pixels.': 'test_options',
+  'there are {}; high_resolution_stride {} takes {}, from stride 32 on.': 'test_options',
+  'needs model_options.kmax.semantic_decoder: pixels are sampled on the grid of the masks; take '
+  '0 for all pixels.': 'test_options',
+  'must be "feature_semantic": model_options.kmax.semantic_decoder reads no other.': 'test_options',
+  'must be three numbers, unless aspp_use_only_1x1_proj_conv is true.': 'test_options',
+  '--set {}: write field.of.a.message=value.': 'test_options',
+  '--set {}: {} takes {}.': 'test_options',
+  '--set {}: there is no {}; {}': 'test_options',
+  '--set {}: {}': 'test_options',
+  '--set {}: {} holds no fields.': 'test_options',
+  '--set {}: give the whole list, {}=[...].': 'test_options',
+  '--set {}: {} has {} entries; name one by its number from 0, {}[0], or give the whole list, '
+  '{}=[...].': 'test_options',
+  'only kMaX-DeepLab is built here: max_deeplab with a backbone named kmax_...': 'test_options',
+  'is missing; only kMaX-DeepLab is built here: max_deeplab with a backbone named kmax_...': 'test_options',
+  'meta architecture {} is not supported; only kMaX-DeepLab is built here: max_deeplab with a '
+  'backbone named kmax_...': 'test_options',
+  'meta architecture max_deeplab without k-means is not supported; only kMaX-DeepLab is built '
+  'here: max_deeplab with a backbone named kmax_...': 'test_options',
+  'This run is finished: it is at step %d, and training_number_of_steps is %d. Nothing was done; '
+  '--mode=eval evaluates it.': 'test_a_finished_run_is_evaluated',
+  '{}: no checkpoint appeared within {} seconds (evaluator_options.continuous_eval_timeout): '
+  'nothing to evaluate.': 'test_what_can_be_evaluated',
+  '{}: there is no checkpoint, and model_options.initial_checkpoint is not set: nothing to '
+  'evaluate.': 'test_what_can_be_evaluated',
+  'without labels there is nothing to measure; set evaluator_options.save_raw_predictions=true '
+  'or evaluator_options.save_predictions=true.': 'test_images_without_labels',
+  '%s, %d of %d images had more segments than the model has mask slots: %d segments were not '
+  'learned from; a larger model_options.kmax.num_mask_slots takes them in.': 'tests/loss/test_matching.py::test_more_slots_take_in_more_segments',
+  'an image has {} segments ({}), and those beyond the slots are not learned from; '
+  'model_options.kmax.num_mask_slots={} would be enough.': 'tests/trainer/test_slots.py::test_a_training_says_it_at_its_start_and_the_advice_works',
+  '--num_gpus={}: this machine has {} GPUs; give 0 (the CPU) to {}, or leave it out to use all.': 'test_number_of_gpus',
+  'The set has %d batches, fewer than eval_steps = %d: all were evaluated.': 'tests/trainer/test_run_directory.py::test_fewer_batches_than_asked_for_are_said',
+  '--output_dir={}: no run of this grid has reached step {}: nothing to report.': 'tests/test_ablation.py::test_table_and_image',
+  '{}: the runs there have {}; give another --output_dir for {}.': 'test_flags_of_ablation',
+  '{} It is not known what the runs there have; give another --output_dir.': 'test_flags_of_ablation',
+  '--jobs={}: must be 1 or more.': 'test_flags_of_ablation',
+  '--backbones: {} is none of {}.': 'test_flags_of_models_table',
+  '--output={}: must end in one of {}.': 'test_flags_of_plot_run',
+  '--run={}: neither eval/metrics-*.json nor train/events* is there with anything to draw; give '
+  'the directory of one run.': 'test_flags_of_plot_run',
 }
 # Sentences that name an option or flag, and advise nothing: data, commands that are run, notes.
 NO_ADVICE = (
-    'pixel_decoder_stages {', 'high_resolution_stride: ', '%s: model_options.kmax takes %s',
-    '--gin_param=set_up.', '# Models: sizes', '--master={}: no such TPU can be reached')
+  'pixel_decoder_stages {',
+  'high_resolution_stride: ',
+  '%s: model_options.kmax takes %s',
+  '--gin_param=set_up.',
+  '# Models: sizes',
+  '--master={}: no such TPU can be reached',
+)
 MODULES = [
-    *(ROOT / 'deeplab2' / 'config').glob('*.py'), *(ROOT / 'deeplab2' / 'checkpoint').glob('*.py'),
-    *(ROOT / 'deeplab2' / 'trainer').glob('*.py'),
-    *(ROOT / 'deeplab2' / f'{name}.py' for name in ('assemble', 'locks', 'files', 'command_line')),
-    *(ROOT / 'scripts' / f'{name}.py' for name in (
-        'plot_run', 'ablation', 'check_config', 'model_size', 'models_table'))]
+  *(ROOT / 'deeplab2' / 'config').glob('*.py'),
+  *(ROOT / 'deeplab2' / 'checkpoint').glob('*.py'),
+  *(ROOT / 'deeplab2' / 'trainer').glob('*.py'),
+  *(ROOT / 'deeplab2' / f'{name}.py' for name in ('assemble', 'locks', 'files', 'command_line')),
+  *(
+    ROOT / 'scripts' / f'{name}.py'
+    for name in ('plot_run', 'ablation', 'check_config', 'model_size', 'models_table')
+  ),
+]
 
 
 def _option_names(descriptor, found):
@@ -117,23 +110,36 @@ def _option_names(descriptor, found):
   return found
 
 
-_OPTIONS = '|'.join(sorted(map(re.escape, _option_names(
-    config_pb2.ExperimentOptions.DESCRIPTOR, set())), key=len, reverse=True))
+_OPTIONS = '|'.join(
+  sorted(
+    map(re.escape, _option_names(config_pb2.ExperimentOptions.DESCRIPTOR, set())),
+    key=len,
+    reverse=True,
+  )
+)
 _MENTION = re.compile(rf'--[a-z]\w*|(?<!\w)({_OPTIONS})\b')
 
 
 def _sentences(path):
   """Yields what the texts of a module say that name an option or a flag, values as {}."""
   tree = ast.parse(path.read_text())
-  names = {target.id: node.value.value for node in tree.body if isinstance(node, ast.Assign)
-           and isinstance(node.value, ast.Constant) for target in node.targets
-           if isinstance(target, ast.Name)}
+  names = {
+    target.id: node.value.value
+    for node in tree.body
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    for target in node.targets
+    if isinstance(target, ast.Name)
+  }
 
   def text(node):
     if isinstance(node, ast.Constant):
       return node.value if isinstance(node.value, str) else ''
-    return ''.join(part.value if isinstance(part, ast.Constant) else
-                   str(names.get(getattr(part.value, 'id', None), '{}')) for part in node.values)
+    return ''.join(
+      part.value
+      if isinstance(part, ast.Constant)
+      else str(names.get(getattr(part.value, 'id', None), '{}'))
+      for part in node.values
+    )
 
   left_out = set()
   for node in ast.walk(tree):
@@ -152,8 +158,13 @@ def _sentences(path):
 
 
 def test_every_message_that_names_an_option_is_followed():
-  found = {sentence: path.name for path in MODULES if '_pb2' not in path.name
-           for sentence in _sentences(path) if not sentence.startswith(NO_ADVICE)}
+  found = {
+    sentence: path.name
+    for path in MODULES
+    if '_pb2' not in path.name
+    for sentence in _sentences(path)
+    if not sentence.startswith(NO_ADVICE)
+  }
   assert not {sentence: name for sentence, name in found.items() if sentence not in ADVICE}
   assert not set(ADVICE) - set(found), 'no longer said'
 
@@ -178,5 +189,6 @@ raise UserError('an option like batch_size in words')
 raise UserError('no option at all')
 ''')
   assert sorted(_sentences(path)) == [
-      'an option like batch_size in words',
-      '{}: give --output_dir or model_options.backbone.drop_path_keep_prob={}.']
+    'an option like batch_size in words',
+    '{}: give --output_dir or model_options.backbone.drop_path_keep_prob={}.',
+  ]

@@ -1,4 +1,5 @@
 """Sizes that are printed are those that can be counted by hand."""
+
 import importlib.util
 import json
 import pathlib
@@ -24,11 +25,14 @@ def _count(function, *shapes):
 
 def test_convolutions():
   # 5 x 5 positions, each 4 sums of 3 x 3 x 2 products.
-  assert _count(lambda x, k: tf.nn.conv2d(x, k, 2, 'SAME'),
-                [1, 9, 9, 2], [3, 3, 2, 4]) == 25 * 4 * 18
+  assert (
+    _count(lambda x, k: tf.nn.conv2d(x, k, 2, 'SAME'), [1, 9, 9, 2], [3, 3, 2, 4]) == 25 * 4 * 18
+  )
   # 7 x 7 positions, in each of 2 channels a sum of 3 x 3 products.
-  assert _count(lambda x, k: tf.nn.depthwise_conv2d(x, k, [1] * 4, 'VALID'),
-                [1, 9, 9, 2], [3, 3, 2, 1]) == 49 * 2 * 9
+  assert (
+    _count(lambda x, k: tf.nn.depthwise_conv2d(x, k, [1] * 4, 'VALID'), [1, 9, 9, 2], [3, 3, 2, 1])
+    == 49 * 2 * 9
+  )
 
 
 @pytest.mark.parametrize('transpose', [False, True])
@@ -40,8 +44,10 @@ def test_matrix_products(transpose):
 
 
 def test_einsum():
-  assert _count(lambda a, b: tf.einsum('nhld,lmd->nhlm', a, b),
-                [2, 3, 4, 5], [4, 6, 5]) == 2 * 3 * 4 * 5 * 6
+  assert (
+    _count(lambda a, b: tf.einsum('nhld,lmd->nhlm', a, b), [2, 3, 4, 5], [4, 6, 5])
+    == 2 * 3 * 4 * 5 * 6
+  )
 
 
 def test_what_a_call_holds_counts_for_the_caller():
@@ -58,9 +64,20 @@ def test_sizes_that_are_not_known_are_no_zeros():
 
 def test_command_line(capsys):
   config = _ROOT / 'configs' / 'shapes' / 'kmax_mobilenet_v3_small.textproto'
-  assert _script().main([f'--config_file={config}', '--set', 'eval_dataset_options.crop_size=65,65',
-                         '--set', 'eval_dataset_options.min_resize_value=65',
-                         '--set', 'eval_dataset_options.max_resize_value=65']) == 0
+  assert (
+    _script().main(
+      [
+        f'--config_file={config}',
+        '--set',
+        'eval_dataset_options.crop_size=65,65',
+        '--set',
+        'eval_dataset_options.min_resize_value=65',
+        '--set',
+        'eval_dataset_options.max_resize_value=65',
+      ]
+    )
+    == 0
+  )
   result = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert result['crop'] == [65, 65]
   # MobileNetV3-Small without its classifier (Howard et al. 2019, table 2), counted layer by layer.

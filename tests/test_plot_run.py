@@ -1,4 +1,5 @@
 """The curves that are drawn are the numbers that a run left behind."""
+
 import importlib.util
 import json
 import pathlib
@@ -21,24 +22,26 @@ def _script():
   return module
 
 
-def _made_run(folder):
+def _write_run(directory):
   """Writes two evaluations and three loops of training as the trainer does."""
-  (folder / 'eval').mkdir()
+  (directory / 'eval').mkdir()
   for step, pq in ((20, 30.0), (10, 12.5)):
     content = {'step': step, 'PQ': pq, 'PQ_things': pq - 5, 'PQ_stuff': pq + 5}
-    (folder / 'eval' / f'metrics-{step}.json').write_text(json.dumps(content))
-  with tf.summary.create_file_writer(str(folder / 'train')).as_default():
+    (directory / 'eval' / f'metrics-{step}.json').write_text(json.dumps(content))
+  with tf.summary.create_file_writer(str(directory / 'train')).as_default():
     for step in (5, 10, 15):
       tf.summary.scalar('losses/train_total_loss', 100.0 / step, step=step)
       tf.summary.scalar('losses/train_aux_0semantic_loss', 1.0, step=step)
 
 
 def test_curves_of_a_run(tmp_path):
-  _made_run(tmp_path)
+  _write_run(tmp_path)
   script = _script()
   assert script.read_qualities(str(tmp_path)) == {
-      'all': [(10, 12.5), (20, 30.0)], 'things': [(10, 7.5), (20, 25.0)],
-      'stuff': [(10, 17.5), (20, 35.0)]}
+    'all': [(10, 12.5), (20, 30.0)],
+    'things': [(10, 7.5), (20, 25.0)],
+    'stuff': [(10, 17.5), (20, 35.0)],
+  }
   losses = script.read_losses(str(tmp_path))
   assert list(losses) == ['total_loss']
   assert losses['total_loss'][1] == (10, 10.0)
@@ -46,7 +49,7 @@ def test_curves_of_a_run(tmp_path):
   assert PIL.Image.open(tmp_path / 'curves.png').size[0] > 1000
 
 
-def test_a_folder_without_a_run_is_named(tmp_path, capsys):
+def test_a_directory_without_a_run_is_named(tmp_path, capsys):
   assert _script().main([f'--run={tmp_path}', f'--output={tmp_path}/curves.png']) == 2
   assert str(tmp_path) in capsys.readouterr().err
 
@@ -55,7 +58,7 @@ def test_a_folder_without_a_run_is_named(tmp_path, capsys):
 def test_runs_and_images_of_any_name(tmp_path, name):
   run = tmp_path / name
   run.mkdir()
-  _made_run(run)
+  _write_run(run)
   output = tmp_path / 'images' / name / f'{name}.png'
   assert _script().main([f'--run={run}', f'--output={output}']) == 0
   assert PIL.Image.open(output).size[0] > 1000
@@ -63,7 +66,7 @@ def test_runs_and_images_of_any_name(tmp_path, name):
 
 
 def test_what_is_left_of_damaged_files_is_drawn(tmp_path, caplog):
-  _made_run(tmp_path)
+  _write_run(tmp_path)
   (file,) = (tmp_path / 'train').iterdir()
   content = file.read_bytes()
   file.write_bytes(content[:-150])  # Within the records of the last step.
@@ -89,7 +92,7 @@ def test_endings_are_refused_before_work(tmp_path, capsys):
 
 
 def test_images_that_cannot_be_written(tmp_path, capsys, limited_files):
-  _made_run(tmp_path)
+  _write_run(tmp_path)
   limited_files(1000)
   assert _script().main([f'--run={tmp_path}', f'--output={tmp_path}/a.png']) == 2
   limited_files()

@@ -1,4 +1,5 @@
 """What a training step draws depends on its key, and on nothing that ran before."""
+
 import numpy as np
 import tensorflow as tf
 

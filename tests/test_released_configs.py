@@ -3,6 +3,7 @@
 The files are not here; the texts below have their fields. Numbers of trainable variables and
 parameters were counted on DeepLab2 itself.
 """
+
 import math
 
 import pytest
@@ -15,63 +16,89 @@ from tests.config import configs
 
 # (dataset, backbone) -> trainable variables, parameters, variables of the backbone's group.
 _KMAX = {
-    ('coco_panoptic', 'resnet50'): (718, 72_436_862, 159),
-    ('coco_panoptic', 'axial_resnet50'): (860, 90_272_254, 301),
-    ('coco_panoptic', 'convnext_tiny'): (740, 67_265_502, 178),
-    ('coco_panoptic', 'convnext_small'): (902, 88_900_062, 340),
-    ('coco_panoptic', 'convnext_base'): (902, 129_747_390, 340),
-    ('coco_panoptic', 'convnext_large'): (902, 243_882_366, 340),
-    ('cityscapes_panoptic', 'resnet50'): (702, 56_986_125, 159),
-    ('cityscapes_panoptic', 'axial_resnet50'): (844, 74_823_693, 301),
-    ('cityscapes_panoptic', 'convnext_tiny'): (724, 60_981_933, 178),
-    ('cityscapes_panoptic', 'convnext_small'): (886, 82_616_493, 340),
-    ('cityscapes_panoptic', 'convnext_base'): (886, 121_631_693, 340),
-    ('cityscapes_panoptic', 'convnext_large'): (886, 232_102_413, 340),
-    ('ade20k_panoptic', 'resnet50'): (718, 72_471_814, 159),
-    ('ade20k_panoptic', 'convnext_large'): (902, 243_917_318, 340),
+  ('coco_panoptic', 'resnet50'): (718, 72_436_862, 159),
+  ('coco_panoptic', 'axial_resnet50'): (860, 90_272_254, 301),
+  ('coco_panoptic', 'convnext_tiny'): (740, 67_265_502, 178),
+  ('coco_panoptic', 'convnext_small'): (902, 88_900_062, 340),
+  ('coco_panoptic', 'convnext_base'): (902, 129_747_390, 340),
+  ('coco_panoptic', 'convnext_large'): (902, 243_882_366, 340),
+  ('cityscapes_panoptic', 'resnet50'): (702, 56_986_125, 159),
+  ('cityscapes_panoptic', 'axial_resnet50'): (844, 74_823_693, 301),
+  ('cityscapes_panoptic', 'convnext_tiny'): (724, 60_981_933, 178),
+  ('cityscapes_panoptic', 'convnext_small'): (886, 82_616_493, 340),
+  ('cityscapes_panoptic', 'convnext_base'): (886, 121_631_693, 340),
+  ('cityscapes_panoptic', 'convnext_large'): (886, 232_102_413, 340),
+  ('ade20k_panoptic', 'resnet50'): (718, 72_471_814, 159),
+  ('ade20k_panoptic', 'convnext_large'): (902, 243_917_318, 340),
 }
 # ADE20K's two backbones are published at two crops.
-_CROPS = {('ade20k_panoptic', backbone): ((641, 641), (1281, 1281))
-          for backbone in ('resnet50', 'convnext_large')}
+_CROPS = {
+  ('ade20k_panoptic', backbone): ((641, 641), (1281, 1281))
+  for backbone in ('resnet50', 'convnext_large')
+}
 # Not a field of DeepLab2's own: its file with it does not parse there.
-_OF_ONE = {('ade20k_panoptic', 'convnext_large', (641, 641)):
-           'transformer_decoder_drop_path_keep_prob: 1.0'}
-_PUBLISHED = [(dataset, backbone, crop) for dataset, backbone in _KMAX
-              for crop in _CROPS.get((dataset, backbone), (None,))]
+_OF_ONE = {
+  ('ade20k_panoptic', 'convnext_large', (641, 641)): 'transformer_decoder_drop_path_keep_prob: 1.0'
+}
+_PUBLISHED = [
+  (dataset, backbone, crop)
+  for dataset, backbone in _KMAX
+  for crop in _CROPS.get((dataset, backbone), (None,))
+]
 _each_config = pytest.mark.parametrize(
-    'dataset, backbone, crop', _PUBLISHED,
-    ids=['-'.join(map(str, config)) for config in _PUBLISHED])
+  'dataset, backbone, crop', _PUBLISHED, ids=['-'.join(map(str, config)) for config in _PUBLISHED]
+)
 
 # Fields that only other models have; every one of these is in several files.
-_OTHER_LOSSES = ('center_loss { name: "mse" weight: 200 } '
-                 'regression_loss { name: "l1" weight: 0.01 }')
+_OTHER_LOSSES = (
+  'center_loss { name: "mse" weight: 200 } regression_loss { name: "l1" weight: 0.01 }'
+)
 _LOW_LEVEL = 'low_level { feature_key: "res3" channels_project: 64 }'
-_INSTANCE = ('instance { center_head { output_channels: 1 head_channels: 32 } '
-             'regression_head { output_channels: 2 head_channels: 32 } }')
+_INSTANCE = (
+  'instance { center_head { output_channels: 1 head_channels: 32 } '
+  'regression_head { output_channels: 2 head_channels: 32 } }'
+)
 _SEMANTIC = 'semantic_head { output_channels: 19 head_channels: 256 }'
 _METAS = {
-    'deeplab_v3': 'deeplab_v3 { num_classes: 19 }',
-    'deeplab_v3_plus': f'deeplab_v3_plus {{ {_LOW_LEVEL} num_classes: 19 }}',
-    'panoptic_deeplab': f'panoptic_deeplab {{ {_LOW_LEVEL} {_INSTANCE} {_SEMANTIC} }}',
-    'motion_deeplab': (f'motion_deeplab {{ {_LOW_LEVEL} {_INSTANCE} {_SEMANTIC} '
-                       'motion_head { output_channels: 2 head_channels: 32 } }'),
-    'vip_deeplab': (f'vip_deeplab {{ {_LOW_LEVEL} {_INSTANCE} {_SEMANTIC} '
-                    'depth_head { output_channels: 1 head_channels: 64 '
-                    'max_value_after_activation: 88.0 min_value_after_activation: 0.0 } }'),
-    'max_deeplab': ('max_deeplab { pixel_space_head { output_channels: 128 head_channels: 256 } '
-                    'auxiliary_semantic_head { output_channels: 134 head_channels: 256 } }'),
+  'deeplab_v3': 'deeplab_v3 { num_classes: 19 }',
+  'deeplab_v3_plus': f'deeplab_v3_plus {{ {_LOW_LEVEL} num_classes: 19 }}',
+  'panoptic_deeplab': f'panoptic_deeplab {{ {_LOW_LEVEL} {_INSTANCE} {_SEMANTIC} }}',
+  'motion_deeplab': (
+    f'motion_deeplab {{ {_LOW_LEVEL} {_INSTANCE} {_SEMANTIC} '
+    'motion_head { output_channels: 2 head_channels: 32 } }'
+  ),
+  'vip_deeplab': (
+    f'vip_deeplab {{ {_LOW_LEVEL} {_INSTANCE} {_SEMANTIC} '
+    'depth_head { output_channels: 1 head_channels: 64 '
+    'max_value_after_activation: 88.0 min_value_after_activation: 0.0 } }'
+  ),
+  'max_deeplab': (
+    'max_deeplab { pixel_space_head { output_channels: 128 head_channels: 256 } '
+    'auxiliary_semantic_head { output_channels: 134 head_channels: 256 } }'
+  ),
 }
 # (meta architecture, backbone) of every file that is not kMaX's, files that differ in numbers
 # alone once.
 _OTHERS = [
-    *(('deeplab_v3', name) for name in ('resnet50', 'mobilenet_v3_large')),
-    ('deeplab_v3_plus', 'resnet50'),
-    *(('panoptic_deeplab', name) for name in (
-        'resnet50', 'resnet50_beta', 'mobilenet_v3_large', 'mobilenet_v3_small', 'swidernet',
-        'wide_resnet41', 'axial_swidernet', 'max_deeplab_s_backbone', 'max_deeplab_l_backbone')),
-    ('motion_deeplab', 'resnet50'),
-    *(('vip_deeplab', name) for name in ('resnet50_beta', 'wide_resnet41')),
-    *(('max_deeplab', name) for name in ('max_deeplab_s', 'max_deeplab_l')),
+  *(('deeplab_v3', name) for name in ('resnet50', 'mobilenet_v3_large')),
+  ('deeplab_v3_plus', 'resnet50'),
+  *(
+    ('panoptic_deeplab', name)
+    for name in (
+      'resnet50',
+      'resnet50_beta',
+      'mobilenet_v3_large',
+      'mobilenet_v3_small',
+      'swidernet',
+      'wide_resnet41',
+      'axial_swidernet',
+      'max_deeplab_s_backbone',
+      'max_deeplab_l_backbone',
+    )
+  ),
+  ('motion_deeplab', 'resnet50'),
+  *(('vip_deeplab', name) for name in ('resnet50_beta', 'wide_resnet41')),
+  *(('max_deeplab', name) for name in ('max_deeplab_s', 'max_deeplab_l')),
 ]
 
 
@@ -81,12 +108,12 @@ def write(tmp_path):
     path = tmp_path / 'experiment.textproto'
     path.write_text(text)
     return str(path)
+
   return write_text
 
 
 def _text(dataset, backbone, crop):
-  text = configs.kmax(dataset, backbone,
-                      max_deeplab=_OF_ONE.get((dataset, backbone, crop), ''))
+  text = configs.kmax(dataset, backbone, max_deeplab=_OF_ONE.get((dataset, backbone, crop), ''))
   if crop == (1281, 1281):
     text = text.replace('641', '1281')
   return text
@@ -127,11 +154,15 @@ def test_loads_unmodified(write, dataset, backbone, crop):
   expected = {'coco_panoptic': (1281, 1281), 'cityscapes_panoptic': (1025, 2049)}.get(dataset, crop)
   for field in ('train_dataset_options', 'eval_dataset_options'):
     assert tuple(config.value(f'{field}.crop_size')) == expected
-  weights = 'model_options.' + ('initial_checkpoint' if 'resnet' in backbone else
-                                'backbone.pretrained_weights')
+  weights = 'model_options.' + (
+    'initial_checkpoint' if 'resnet' in backbone else 'backbone.pretrained_weights'
+  )
   assert set(config.unresolved()) == {
-      'experiment_name', weights, 'train_dataset_options.file_pattern',
-      'eval_dataset_options.file_pattern'}
+    'experiment_name',
+    weights,
+    'train_dataset_options.file_pattern',
+    'eval_dataset_options.file_pattern',
+  }
   keep_prob = config.value('model_options.kmax.decoder_drop_path_keep_prob')
   assert keep_prob == pytest.approx(1.0 if dataset == 'ade20k_panoptic' else 0.8)
 

@@ -1,4 +1,5 @@
-"""ReMaX over all floors: what it adds to training, and that inference knows nothing of it."""
+"""ReMaX over all layers: what it adds to training, and that inference knows nothing of it."""
+
 import collections
 
 import numpy as np
@@ -18,9 +19,12 @@ CONFIG = test_end_to_end.CONFIG
 _LOSSES = 'trainer_options.loss_options'
 _TINY = [*test_end_to_end.OVERRIDES, 'train_dataset_options.batch_size=2']
 _REMAX = [
-    f'{_LOSSES}.remask.enable=true', f'{_LOSSES}.remask.num_relaxed_layers=2',
-    f'{_LOSSES}.remask.head_channels=16', f'{_LOSSES}.reclass.enable=true',
-    'model_options.decoder.atrous_rates=1,2,3']
+  f'{_LOSSES}.remask.enable=true',
+  f'{_LOSSES}.remask.num_relaxed_layers=2',
+  f'{_LOSSES}.remask.head_channels=16',
+  f'{_LOSSES}.reclass.enable=true',
+  'model_options.decoder.atrous_rates=1,2,3',
+]
 
 
 def _config(*overrides):
@@ -33,7 +37,7 @@ def _sample(config):
   height, width = config.value('train_dataset_options.crop_size')
   space = assemble.dataset_info(config).label_space
   semantic = np.full([batch, height, width], space.stuff_ids[0], np.int32)
-  semantic[:, height // 2:] = space.stuff_ids[1]
+  semantic[:, height // 2 :] = space.stuff_ids[1]
   semantic[:, 10:30, 10:30] = space.thing_ids[0]
   thing = np.full([batch, height, width], -1, np.int32)
   thing[:, 10:30, 10:30] = 0
@@ -41,7 +45,8 @@ def _sample(config):
   things[:, 0] = space.thing_ids[0]
   images = np.random.default_rng(0).uniform(0, 255, [batch, height, width, 3])
   return tf.constant(images, tf.float32), panoptic_loss.structures.Targets(
-      *map(tf.constant, (semantic, thing, things, np.ones([batch, height, width], np.float32))))
+    *map(tf.constant, (semantic, thing, things, np.ones([batch, height, width], np.float32)))
+  )
 
 
 def _keys(model):
@@ -87,8 +92,10 @@ def test_training_has_heads_of_its_own_and_inference_the_plain_model():
   assert len(training.variables) == len(model.variables) + len(heads.variables)
   prediction = training(_sample(config)[0], training=True)
   shape = [*prediction.final.mask_logits.shape[:3], 10]
-  assert [None if layer.semantic_logits is None else layer.semantic_logits.shape
-          for layer in prediction.auxiliary] == [shape, shape, None]
+  assert [
+    None if layer.semantic_logits is None else layer.semantic_logits.shape
+    for layer in prediction.auxiliary
+  ] == [shape, shape, None]
   # Evaluation gets the plain model's prediction.
   assert training(_sample(config)[0], training=False).auxiliary == ()
 
@@ -96,8 +103,9 @@ def test_training_has_heads_of_its_own_and_inference_the_plain_model():
 def test_heads_learn_at_the_rate_of_the_head_and_get_gradients():
   config = _config(*_REMAX, 'trainer_options.solver_options.backbone_learning_rate_multiplier=0.1')
   training = assemble.training_model(config, assemble.model(config))
-  rest, backbone = (group.variables
-                    for group in experiment.optimizer_groups(config, training).values())
+  rest, backbone = (
+    group.variables for group in experiment.optimizer_groups(config, training).values()
+  )
   ours = {v.ref() for v in training.remask_semantic_heads.trainable_variables}
   assert ours <= {v.ref() for v in rest} and not ours & {v.ref() for v in backbone}
   images, targets = _sample(config)
@@ -105,8 +113,10 @@ def test_heads_learn_at_the_rate_of_the_head_and_get_gradients():
     losses = assemble.loss(config)(training(images, training=True), targets)
     total = tf.reduce_sum(losses[panoptic_loss.TOTAL])
   for variable, gradient in zip(
-      training.remask_semantic_heads.trainable_variables,
-      tape.gradient(total, training.remask_semantic_heads.trainable_variables), strict=True):
+    training.remask_semantic_heads.trainable_variables,
+    tape.gradient(total, training.remask_semantic_heads.trainable_variables),
+    strict=True,
+  ):
     assert gradient is not None and np.isfinite(gradient).all(), variable.name
 
 
@@ -122,12 +132,18 @@ def test_evaluations_report_the_plain_loss():
   for name, value in plain.losses.items():
     np.testing.assert_array_equal(relaxed.losses[name], value, err_msg=name)
   assert set(relaxed.diagnostics) == {
-      'mask_fp', 'mask_fn', 'mask_fp_fn_ratio', 'matched_dice', 'unmatched_segments',
-      'images_beyond_slots'}
+    'mask_fp',
+    'mask_fn',
+    'mask_fp_fn_ratio',
+    'matched_dice',
+    'unmatched_segments',
+    'images_beyond_slots',
+  }
 
 
-@pytest.mark.parametrize('policy, masks', [
-    ('mixed_bfloat16', 'SOFTMAX'), ('mixed_float16', 'SIGMOID')])
+@pytest.mark.parametrize(
+  'policy, masks', [('mixed_bfloat16', 'SOFTMAX'), ('mixed_float16', 'SIGMOID')]
+)
 def test_mixed_precision_is_relaxed_in_float32(policy, masks):
   tf_keras.mixed_precision.set_global_policy(policy)
   try:
@@ -149,29 +165,41 @@ def test_mixed_precision_is_relaxed_in_float32(policy, masks):
 
 @pytest.fixture(scope='module', name='runs')
 def _runs(tmp_path_factory):
-  """Two runs of two steps: `plain` and `remax`, by folder."""
-  folder = tmp_path_factory.mktemp('remax')
-  run = test_end_to_end.Run(folder)
-  run.call('scripts/build_tfrecords.py', '--dataset=shapes', '--split=train', '--num_images=4',
-           '--num_shards=1', f'--output_dir={folder / "tfrecords"}')
+  """Two runs of two steps: `plain` and `remax`, by directory."""
+  directory = tmp_path_factory.mktemp('remax')
+  run = test_end_to_end.Run(directory)
+  run.call(
+    'scripts/build_tfrecords.py',
+    '--dataset=shapes',
+    '--split=train',
+    '--num_images=4',
+    '--num_shards=1',
+    f'--output_dir={directory / "tfrecords"}',
+  )
   runs = {}
-  _STEPS.append(f'train_dataset_options.file_pattern={folder}/tfrecords/*')
+  _STEPS.append(f'train_dataset_options.file_pattern={directory}/tfrecords/*')
   for name, overrides in (('plain', ()), ('remax', _REMAX)):
-    runs[name] = folder / name
+    runs[name] = directory / name
     experiment.train(_config(*overrides, *_STEPS), str(runs[name]))
   return runs
 
 
-_STEPS = ['trainer_options.solver_options.training_number_of_steps=2',
-          'trainer_options.solver_options.warmup_steps=0', 'trainer_options.steps_per_loop=1',
-          'trainer_options.save_summaries_steps=1']
+_STEPS = [
+  'trainer_options.solver_options.training_number_of_steps=2',
+  'trainer_options.solver_options.warmup_steps=0',
+  'trainer_options.steps_per_loop=1',
+  'trainer_options.save_summaries_steps=1',
+]
 
 
 def _weights(path, item):
   """Returns the values below one item of the newest checkpoint."""
   reader = tf.train.load_checkpoint(str(path))
-  return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()
-          if key.startswith(f'{item}/') and '.OPTIMIZER_SLOT' not in key}
+  return {
+    key: reader.get_tensor(key)
+    for key in reader.get_variable_to_shape_map()
+    if key.startswith(f'{item}/') and '.OPTIMIZER_SLOT' not in key
+  }
 
 
 @pytest.mark.slow
@@ -182,8 +210,10 @@ def test_checkpoints_load_into_each_other(runs, tmp_path):
   for source in runs:
     for name, overrides in (('plain', ()), ('remax', _REMAX)):
       directory = tmp_path / f'{name}_from_{source}'
-      experiment.train(_config(
-          *overrides, *_STEPS, f'model_options.initial_checkpoint={runs[source]}'), str(directory))
+      experiment.train(
+        _config(*overrides, *_STEPS, f'model_options.initial_checkpoint={runs[source]}'),
+        str(directory),
+      )
       first, wanted = (_weights(path, 'model') for path in (directory / 'ckpt-0', runs[source]))
       for key, value in wanted.items():
         np.testing.assert_array_equal(first[key], value, err_msg=key)
@@ -218,7 +248,8 @@ def test_the_exported_model_is_the_same_with_and_without(runs):
     restore.restore_model(model, str(runs['remax']))
     merge = assemble.post_processing(config)
     graph = tf.function(lambda x, m=model, p=merge: p(*m.infer(x)[:2])).get_concrete_function(
-        tf.TensorSpec(images.shape))
+      tf.TensorSpec(images.shape)
+    )
     kinds = collections.Counter(op.type for op in graph.graph.get_operations())
     keys = {v.ref(): key for key, v in restore.variable_keys({'model': model}).items()}
     found.append(({keys[v.ref()] for v in graph.graph.variables}, kinds, graph(images)))

@@ -1,4 +1,5 @@
 """Every config of ReMaX loads, assembles, and trains; its header says its size."""
+
 import importlib.util
 import json
 import pathlib
@@ -19,20 +20,21 @@ _LOSSES = 'trainer_options.loss_options'
 _MAX_DEEPLAB = 'model_options.max_deeplab'
 # Small enough for seconds; the backbone keeps its width.
 _SHRUNK = [
-    f'{field}.{option}' for field in ('train_dataset_options', 'eval_dataset_options')
-    for option in ('crop_size=65,65', 'min_resize_value=', 'max_resize_value=', 'max_thing_id=16')
+  f'{field}.{option}'
+  for field in ('train_dataset_options', 'eval_dataset_options')
+  for option in ('crop_size=65,65', 'min_resize_value=', 'max_resize_value=', 'max_thing_id=16')
 ] + [
-    'train_dataset_options.batch_size=1',
-    'model_options.decoder.decoder_channels=16',
-    'model_options.decoder.aspp_channels=16',
-    f'{_MAX_DEEPLAB}.pixel_space_head.head_channels=16',
-    f'{_MAX_DEEPLAB}.pixel_space_head.output_channels=16',
-    f'{_MAX_DEEPLAB}.auxiliary_semantic_head.head_channels=16',
-    f'{_MAX_DEEPLAB}.instance_discrimination_sample_k=64',
-    'model_options.kmax.num_mask_slots=16',
-    'model_options.kmax.cluster_channels=16',
-    'model_options.kmax.feed_forward_channels=16',
-    f'{_LOSSES}.remask.head_channels=16',
+  'train_dataset_options.batch_size=1',
+  'model_options.decoder.decoder_channels=16',
+  'model_options.decoder.aspp_channels=16',
+  f'{_MAX_DEEPLAB}.pixel_space_head.head_channels=16',
+  f'{_MAX_DEEPLAB}.pixel_space_head.output_channels=16',
+  f'{_MAX_DEEPLAB}.auxiliary_semantic_head.head_channels=16',
+  f'{_MAX_DEEPLAB}.instance_discrimination_sample_k=64',
+  'model_options.kmax.num_mask_slots=16',
+  'model_options.kmax.cluster_channels=16',
+  'model_options.kmax.feed_forward_channels=16',
+  f'{_LOSSES}.remask.head_channels=16',
 ]
 
 
@@ -54,8 +56,9 @@ def _shrunk(path):
   """Loads a config with every number that costs time made small, the switches untouched."""
   config = load.load(str(path))
   stages = ', '.join(
-      f'{{ filters: 8 num_blocks: 1 kind: {stage.Kind.Name(stage.kind)} }}'
-      for stage in config.value('model_options.kmax.pixel_decoder_stages'))
+    f'{{ filters: 8 num_blocks: 1 type: {stage.Type.Name(stage.type)} }}'
+    for stage in config.value('model_options.kmax.pixel_decoder_stages')
+  )
   overrides = [*_SHRUNK, f'model_options.kmax.pixel_decoder_stages=[{stages}]']
   for message in (_MAX_DEEPLAB, f'{_LOSSES}.remask'):
     if config.value(f'{message}.semantic_sample_k'):
@@ -67,7 +70,7 @@ def _step(config):
   """Does one training step; returns the logs. Eagerly, which spares building the graph."""
   tf.config.run_functions_eagerly(True)
   try:
-    return _script('benchmark').made_trainer(config).train(tf.constant(1))
+    return _script('benchmark').synthetic_trainer(config).train(tf.constant(1))
   finally:
     tf.config.run_functions_eagerly(False)
 
@@ -97,7 +100,7 @@ def test_takes_a_training_step(path):
 @pytest.mark.slow
 @_each_config
 def test_takes_a_training_step_at_full_width(path):
-  overrides = list(_SHRUNK[:9])  # Pictures, not widths.
+  overrides = list(_SHRUNK[:9])  # Images, not widths.
   config = load.load(str(path))
   for message in (_MAX_DEEPLAB, f'{_LOSSES}.remask'):
     if config.value(f'{message}.semantic_sample_k'):
@@ -114,7 +117,8 @@ def test_one_config_of_a_dataset_is_the_paper_s_and_the_others_agree(dataset):
     losses = config.value(_LOSSES)
     assert losses.remask.enable and losses.reclass.enable
     assert ('paper-faithful' in path.read_text().split('experiment_name')[0]) == (
-        path.stem.startswith(_PAPER))
+      path.stem.startswith(_PAPER)
+    )
     if not path.stem.startswith(_PAPER):
       others.add(_switches(path))
       continue
@@ -122,8 +126,9 @@ def test_one_config_of_a_dataset_is_the_paper_s_and_the_others_agree(dataset):
     assert losses.mask_loss_activation == losses.SIGMOID
     assert remask.semantic_activation == remask.class_activation == losses.SIGMOID
     assert remask.semantic_loss.name == 'sigmoid_cross_entropy'
-    assert remask.num_relaxed_layers == 4 and sum(
-        config.value('model_options.kmax.decoder_layers')) == 6
+    assert (
+      remask.num_relaxed_layers == 4 and sum(config.value('model_options.kmax.decoder_layers')) == 6
+    )
     assert remask.identity_mapping and remask.stop_gradient
     assert reclass.eta == pytest.approx(0.1)
     assert reclass.normalization == reclass.CLASS_AREA

@@ -1,4 +1,5 @@
 """Corner-aligned resizing, by hand and against numpy's interpolation."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,8 +11,9 @@ def _by_hand(image_hwc, size):
   for axis, side in enumerate(size):
     samples = np.linspace(0, image_hwc.shape[axis] - 1, side)
     known = np.arange(image_hwc.shape[axis])
-    image_hwc = np.apply_along_axis(lambda line, s=samples, k=known: np.interp(s, k, line), axis,
-                                    image_hwc)
+    image_hwc = np.apply_along_axis(
+      lambda line, s=samples, k=known: np.interp(s, k, line), axis, image_hwc
+    )
   return image_hwc
 
 
@@ -22,10 +24,19 @@ def test_resizing_keeps_corners_on_corners(size):
   np.testing.assert_allclose(resized[0], _by_hand(image, size), atol=1e-5)
 
 
-@pytest.mark.parametrize('source, size, rows', [
-    ((9, 9), (33, 33), 8), ((9, 9), (33, 33), 5), ((9, 9), (33, 65), 100), ((9, 17), (9, 17), 3),
-    ((5, 9), (33, 33), 4), ((9, 9), (30, 21), 4), ((9, 9), (13, 9), 3), ((1, 1), (7, 5), 2),
-])
+@pytest.mark.parametrize(
+  'source, size, rows',
+  [
+    ((9, 9), (33, 33), 8),
+    ((9, 9), (33, 33), 5),
+    ((9, 9), (33, 65), 100),
+    ((9, 17), (9, 17), 3),
+    ((5, 9), (33, 33), 4),
+    ((9, 9), (30, 21), 4),
+    ((9, 9), (13, 9), 3),
+    ((1, 1), (7, 5), 2),
+  ],
+)
 def test_bands_are_the_rows_of_the_whole(source, size, rows):
   image = np.random.default_rng(0).normal(size=(*source, 3)).astype(np.float32)
   heights = []
@@ -34,8 +45,9 @@ def test_bands_are_the_rows_of_the_whole(source, size, rows):
     heights.append(band.shape[0])
     return band, tf.cast(band[..., 0] > 0, tf.int32)
 
-  resized, positive = tf.function(lambda: resampling.map_resized(
-      function, image, size, (tf.float32, tf.int32), rows))()
+  resized, positive = tf.function(
+    lambda: resampling.map_resized(function, image, size, (tf.float32, tf.int32), rows)
+  )()
   whole = resampling.resize_bilinear(image[None], size)[0]
   np.testing.assert_allclose(resized, whole, atol=1e-6)
   np.testing.assert_array_equal(positive, whole[..., 0] > 0)

@@ -1,27 +1,71 @@
 """What SECURITY.md says of the source: nothing in it runs code or unpacks files from its input."""
+
 import ast
 import pathlib
 
 import pytest
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-FILES = sorted(str(path.relative_to(REPOSITORY)) for folder in ('deeplab2', 'scripts')
-               for path in (REPOSITORY / folder).rglob('*.py'))
+FILES = sorted(
+  str(path.relative_to(REPOSITORY))
+  for directory in ('deeplab2', 'scripts')
+  for path in (REPOSITORY / directory).rglob('*.py')
+)
 
 _MODULES = {
-    'pickle', 'cPickle', '_pickle', 'marshal', 'shelve', 'dill', 'joblib', 'cloudpickle',
-    'jsonpickle', 'yaml', 'ruamel', 'tarfile', 'zipfile', 'code', 'codeop', 'imp', 'runpy',
-    'xml', 'lxml', 'commands', 'pty'}
+  'pickle',
+  'cPickle',
+  '_pickle',
+  'marshal',
+  'shelve',
+  'dill',
+  'joblib',
+  'cloudpickle',
+  'jsonpickle',
+  'yaml',
+  'ruamel',
+  'tarfile',
+  'zipfile',
+  'code',
+  'codeop',
+  'imp',
+  'runpy',
+  'xml',
+  'lxml',
+  'commands',
+  'pty',
+}
 # Called by their own name.
 _BUILTINS = {'eval', 'exec', 'compile', '__import__', 'execfile'}
 # Called as something's attribute: `module.name`, or `.name` of anything.
 _FUNCTIONS = {
-    'os.system', 'os.popen', 'os.execv', 'os.execl', 'os.execvp', 'os.spawnv', 'os.spawnl',
-    'subprocess.getoutput', 'subprocess.getstatusoutput', 'asyncio.create_subprocess_shell',
-    'tempfile.mktemp', 'torch.load', 'shutil.unpack_archive', 'ast.parse', 'builtins.eval',
-    'builtins.exec', 'builtins.compile'}
-_METHODS = {'extractall', 'unsafe_load', 'full_load', 'read_pickle', 'py_function', 'py_func',
-            'numpy_function'}
+  'os.system',
+  'os.popen',
+  'os.execv',
+  'os.execl',
+  'os.execvp',
+  'os.spawnv',
+  'os.spawnl',
+  'subprocess.getoutput',
+  'subprocess.getstatusoutput',
+  'asyncio.create_subprocess_shell',
+  'tempfile.mktemp',
+  'torch.load',
+  'shutil.unpack_archive',
+  'ast.parse',
+  'builtins.eval',
+  'builtins.exec',
+  'builtins.compile',
+}
+_METHODS = {
+  'extractall',
+  'unsafe_load',
+  'full_load',
+  'read_pickle',
+  'py_function',
+  'py_func',
+  'numpy_function',
+}
 # Modules are imported by a name that no input holds: here, those of the command lines.
 _DYNAMIC_IMPORTS = {'scripts/campaign/processes.py'}
 
@@ -83,23 +127,53 @@ def _is(node, value):
   return isinstance(node, ast.Constant) and node.value is value
 
 
-@pytest.mark.parametrize('source', [
-    'import pickle', 'from pickle import loads', 'import marshal as m', 'import yaml',
-    'from zipfile import ZipFile', 'import xml.etree.ElementTree', 'def f():\n  import shelve',
-    'eval("1")', 'exec(text)', 'compile(text, "", "exec")', '__import__(name)',
-    'os.system("ls")', 'os.popen("ls")', 'from os import system',
-    'subprocess.run("ls", shell=True)', 'subprocess.run("ls", shell=flag)',
-    'archive.extractall("x")', 'shutil.unpack_archive(x)', 'np.load(x, allow_pickle=True)',
-    'np.load(x, allow_pickle=flag)', 'np.load(x, None, True)', 'importlib.import_module(name)',
-    'tf.py_function(f, [], tf.int32)'])
+@pytest.mark.parametrize(
+  'source',
+  [
+    'import pickle',
+    'from pickle import loads',
+    'import marshal as m',
+    'import yaml',
+    'from zipfile import ZipFile',
+    'import xml.etree.ElementTree',
+    'def f():\n  import shelve',
+    'eval("1")',
+    'exec(text)',
+    'compile(text, "", "exec")',
+    '__import__(name)',
+    'os.system("ls")',
+    'os.popen("ls")',
+    'from os import system',
+    'subprocess.run("ls", shell=True)',
+    'subprocess.run("ls", shell=flag)',
+    'archive.extractall("x")',
+    'shutil.unpack_archive(x)',
+    'np.load(x, allow_pickle=True)',
+    'np.load(x, allow_pickle=flag)',
+    'np.load(x, None, True)',
+    'importlib.import_module(name)',
+    'tf.py_function(f, [], tf.int32)',
+  ],
+)
 def test_the_search_finds(source):
   assert problems(source)
 
 
-@pytest.mark.parametrize('source', [
-    're.compile("x")', 'json.loads(text)', 'np.load(x)', 'np.load(x, allow_pickle=False)',
-    'subprocess.run(["ls"], shell=False)', 'import importlib.resources', 'model.eval()',
-    'import zlib', 'from zipfile import BadZipFile', 'config.load(path, overrides)'])
+@pytest.mark.parametrize(
+  'source',
+  [
+    're.compile("x")',
+    'json.loads(text)',
+    'np.load(x)',
+    'np.load(x, allow_pickle=False)',
+    'subprocess.run(["ls"], shell=False)',
+    'import importlib.resources',
+    'model.eval()',
+    'import zlib',
+    'from zipfile import BadZipFile',
+    'config.load(path, overrides)',
+  ],
+)
 def test_the_search_passes_over(source):
   assert not problems(source)
 

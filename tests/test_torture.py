@@ -1,4 +1,5 @@
 """The campaign's own tools, and a small part of the campaign on the command lines."""
+
 import io
 import json
 import os
@@ -40,8 +41,9 @@ def _png(path=None, size=(20, 10)):
 
 
 def _result(name, outcome='refused', failed=False, seconds=1.0, peak=100.0):
-  return results.Result('corrupt', 'images', name, outcome, failed, seconds, peak, 'last\nlines',
-                        'python x')
+  return results.Result(
+    'corrupt', 'images', name, outcome, failed, seconds, peak, 'last\nlines', 'python x'
+  )
 
 
 def test_cases_are_the_same_every_time_and_as_many_as_asked_for():
@@ -50,11 +52,22 @@ def test_cases_are_the_same_every_time_and_as_many_as_asked_for():
   assert len(found) == 300 and len({case.name for case in found}) == 300
   assert [case.name for case in corrupt.cases(300, 1)] != [case.name for case in found]
   assert {case.group for case in found} == {
-      'records', 'images', 'JSON', 'textproto', 'checkpoints', 'logs', 'SavedModels'}
+    'records',
+    'images',
+    'JSON',
+    'textproto',
+    'checkpoints',
+    'logs',
+    'SavedModels',
+  }
   assert {case.reader for case in found} == set(corrupt.READERS)
   assert {case.file for case in found} >= {
-      'runs/tiny/ckpt-4.index', 'runs/tiny/ckpt-4.data-00000-of-00001', 'exported/saved_model.pb',
-      'exported/variables/variables.index', 'exported/variables/variables.data-00000-of-00001'}
+    'runs/tiny/ckpt-4.index',
+    'runs/tiny/ckpt-4.data-00000-of-00001',
+    'exported/saved_model.pb',
+    'exported/variables/variables.index',
+    'exported/variables/variables.data-00000-of-00001',
+  }
 
 
 def test_records_with_right_checksums_are_read_by_tensorflow(tmp_path):
@@ -73,9 +86,11 @@ def test_a_record_that_claims_too_much_has_a_right_checksum(tmp_path):
   assert 'corrupted record' not in caught.value.message  # That is a wrong checksum.
 
 
-@pytest.mark.parametrize('mutation', [
-    *mutations.RANDOM, *mutations.ANY_FILE, *images.PNGS[:40], mutations.MARKED],
-    ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize(
+  'mutation',
+  [*mutations.RANDOM, *mutations.ANY_FILE, *images.PNGS[:40], mutations.MARKED],
+  ids=lambda mutation: mutation.name,
+)
 def test_a_mutation_changes_the_file_and_follows_its_seed(mutation):
   data = _png()
   spoiled = mutation.spoil(data, random.Random(5))
@@ -109,8 +124,9 @@ def test_a_header_is_changed_with_a_right_checksum():
 
 def test_a_frame_of_a_jpeg_is_changed(tmp_path):
   data = images.saved_as('JPEG')(_png(), random.Random(0))
-  (tmp_path / 'a.jpg').write_bytes(images.frame(1, struct.pack('>HH', 16, 24))(
-      data, random.Random(0)))
+  (tmp_path / 'a.jpg').write_bytes(
+    images.frame(1, struct.pack('>HH', 16, 24))(data, random.Random(0))
+  )
   with PIL.Image.open(tmp_path / 'a.jpg') as image:
     assert image.size == (24, 16)
 
@@ -137,7 +153,9 @@ def test_a_value_of_a_json_is_changed(seed):
 
 
 # How the output of a command is judged.
-@pytest.mark.parametrize('code, output, expected, outcome', [
+@pytest.mark.parametrize(
+  'code, output, expected, outcome',
+  [
     (0, 'fine\n', 'any', 'right result'),
     (0, 'fine\n', 'refused', 'accepted, must be refused'),
     (2, 'a\nerror: x/image1.png: broken.\n', 'any', 'refused'),
@@ -148,10 +166,13 @@ def test_a_value_of_a_json_is_changed(seed):
     (2, 'broken\n', 'any', 'not one line'),
     (2, 'error: image1.png ' + 'x' * 3000, 'any', 'a line of more than 2000 letters'),
     (1, 'error: image1.png: broken.\n', 'any', 'exit code 1'),
-    (0, 'Traceback (most recent call last)\nfine', 'any', 'traceback')])
+    (0, 'Traceback (most recent call last)\nfine', 'any', 'traceback'),
+  ],
+)
 def test_outcome(code, output, expected, outcome, tmp_path):
-  case = corrupt.Case('images', 'own/images/image1.png', mutations.Mutation('', bytes, expected),
-                      corrupt.BUILD, 0)
+  case = corrupt.Case(
+    'images', 'own/images/image1.png', mutations.Mutation('', bytes, expected), corrupt.BUILD, 0
+  )
   finished = processes.Finished(code, 'exit', 1.0, 1.0, output)
   job = processes.Job('', processes.Command('m', ()), tmp_path, processes.Limits(1, 1))
   result = corrupt._judged(case, job, finished)
@@ -160,24 +181,41 @@ def test_outcome(code, output, expected, outcome, tmp_path):
 
 
 _COMMANDS = {
-    'ends': 'return 0', 'refuses': 'print("error: no", file=sys.stderr); return 2',
-    'raises': 'raise ValueError("here")', 'aborts': 'os.abort()', 'hangs': 'time.sleep(60)',
-    'grows': 'kept = bytearray(os.urandom(1)) * (1200 << 20); time.sleep(60)',
-    'exits': 'sys.exit(3)'}
+  'ends': 'return 0',
+  'refuses': 'print("error: no", file=sys.stderr); return 2',
+  'raises': 'raise ValueError("here")',
+  'aborts': 'os.abort()',
+  'hangs': 'time.sleep(60)',
+  'grows': 'kept = bytearray(os.urandom(1)) * (1200 << 20); time.sleep(60)',
+  'exits': 'sys.exit(3)',
+}
 
 
-@pytest.mark.parametrize('name, ended_by, code', [
-    ('ends', 'exit', 0), ('refuses', 'exit', 2), ('raises', 'traceback', 70),
-    ('aborts', f'signal {signal.SIGABRT:d}', None), ('hangs', 'hang', None),
-    ('grows', 'memory', None), ('exits', 'traceback', 70)])
+@pytest.mark.parametrize(
+  'name, ended_by, code',
+  [
+    ('ends', 'exit', 0),
+    ('refuses', 'exit', 2),
+    ('raises', 'traceback', 70),
+    ('aborts', f'signal {signal.SIGABRT:d}', None),
+    ('hangs', 'hang', None),
+    ('grows', 'memory', None),
+    ('exits', 'traceback', 70),
+  ],
+)
 def test_forks_end_as_they_end(name, ended_by, code, tmp_path, monkeypatch):
   (tmp_path / f'made_{name}.py').write_text(
-      f'import os, sys, time\ndef main(arguments):\n  {_COMMANDS[name]}\n')
+    f'import os, sys, time\ndef main(arguments):\n  {_COMMANDS[name]}\n'
+  )
   monkeypatch.syspath_prepend(tmp_path)
   here = processes.resident_mb(os.getpid())
   seconds = 1.0 if name == 'hangs' else 30.0
-  job = processes.Job(name, processes.Command(f'made_{name}', ()), tmp_path / 'job',
-                      processes.Limits(seconds, here + 200))
+  job = processes.Job(
+    name,
+    processes.Command(f'made_{name}', ()),
+    tmp_path / 'job',
+    processes.Limits(seconds, here + 200),
+  )
   [(done, finished)] = processes.run_forked([job])
   assert done is job
   assert (finished.ended_by, finished.code) == (ended_by, code)
@@ -194,8 +232,13 @@ def test_a_wrong_result_is_found_in_the_fork(tmp_path, monkeypatch):
     assert (code, output) == (0, 'as given\n'), 'of another kind'
 
   for arguments, ended_by in ((('as', 'given'), 'exit'), (('else',), 'wrong')):
-    job = processes.Job('', processes.Command('made_good', arguments), tmp_path / 'job',
-                        processes.Limits(30, 10**6), check=check)
+    job = processes.Job(
+      '',
+      processes.Command('made_good', arguments),
+      tmp_path / 'job',
+      processes.Limits(30, 10**6),
+      check=check,
+    )
     [(_, finished)] = processes.run_forked([job])
     assert finished.ended_by == ended_by
   assert 'of another kind' in finished.output
@@ -240,9 +283,15 @@ def test_differences():
   assert found == ['missing: e', 'surplus: f', 'different: b.d: 3 instead of 2']
 
 
-@pytest.mark.parametrize('weights, outcome', [
-    ([500, 600, 600, 600, 600], 'does not grow'), ([500, 600, 650, 680, 700.1], 'grows'),
-    ([500, 600, 900, 700, 650], 'does not grow'), ([900, 600, 600, 600, 701], 'grows')])
+@pytest.mark.parametrize(
+  'weights, outcome',
+  [
+    ([500, 600, 600, 600, 600], 'does not grow'),
+    ([500, 600, 650, 680, 700.1], 'grows'),
+    ([500, 600, 900, 700, 650], 'does not grow'),
+    ([900, 600, 600, 600, 701], 'grows'),
+  ],
+)
 def test_memory_is_judged_from_a_quarter_on(weights, outcome):
   samples = [(25 * index or 1, weight) for index, weight in enumerate(weights)]
   # At the end it is given back.
@@ -254,7 +303,7 @@ def test_memory_that_was_not_seen_is_no_success():
 
 
 # Writes ten files, one a moment, and goes on where it stopped.
-_COUNTER = '''
+_COUNTER = """
 import os, sys, time
 directory = sys.argv[1]
 os.makedirs(directory, exist_ok=True)
@@ -266,24 +315,33 @@ for number in range(10):
     with open(path + '.tmp', 'w') as file:
       file.write({content})
     os.replace(path + '.tmp', path)
-'''
-_STARTS = '''
+"""
+_STARTS = """
 with open(os.path.join(directory, '..', 'starts'), 'a') as file:
   file.write('x')
 starts = os.path.getsize(os.path.join(directory, '..', 'starts'))
-'''
+"""
 
 
-@pytest.mark.parametrize('start, content, outcome', [
+@pytest.mark.parametrize(
+  'start, content, outcome',
+  [
     ('', 'str(number)', 'equal'),
     (_STARTS, 'str(starts)', 'different'),
-    (_STARTS + 'if starts > 1: sys.exit(2)', '""', 'refuses to go on')])
+    (_STARTS + 'if starts > 1: sys.exit(2)', '""', 'refuses to go on'),
+  ],
+)
 def test_a_command_is_killed_until_it_ends(start, content, outcome, tmp_path, monkeypatch):
   (tmp_path / 'scripts').mkdir()
   (tmp_path / 'scripts' / 'counter.py').write_text(_COUNTER.format(start=start, content=content))
   monkeypatch.setattr(processes, 'ROOT', tmp_path)
-  one = kill.Long('counter', processes.Command('counter', ('{here}/made',)),
-                  re.compile(r'.*\d\.txt'), re.compile(r'.*\.(tmp|txt)'), kill._of_files('made'))
+  one = kill.Long(
+    'counter',
+    processes.Command('counter', ('{here}/made',)),
+    re.compile(r'.*\d\.txt'),
+    re.compile(r'.*\.(tmp|txt)'),
+    kill._of_files('made'),
+  )
   reference = kill.refer(one, tmp_path / 'reference')
   assert len(reference.results) == 10
   assert 0 < reference.seconds_to_save < reference.seconds
@@ -298,11 +356,17 @@ def test_a_small_part_of_the_campaign(tmp_path):
   """Kills of conversion, and corrupted inputs of the commands that need no model."""
   environment = processes.environment()
   for part, arguments in (
-      ('corrupt', ['--cases=60', '--only=(build_tfrecords)', '--only=instances.json']),
-      ('kill', ['--kills=1', '--only=conversion of own data'])):
+    ('corrupt', ['--cases=60', '--only=(build_tfrecords)', '--only=instances.json']),
+    ('kill', ['--kills=1', '--only=conversion of own data']),
+  ):
     done = subprocess.run(
-        [sys.executable, 'scripts/torture.py', part, f'--work_dir={tmp_path}', *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+      [sys.executable, 'scripts/torture.py', part, f'--work_dir={tmp_path}', *arguments],
+      cwd=ROOT,
+      env=environment,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
   found = [json.loads(line) for line in (tmp_path / 'corrupt.jsonl').read_text().splitlines()[1:]]
   assert len(found) >= 15, len(found)

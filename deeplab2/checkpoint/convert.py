@@ -4,10 +4,11 @@
       --output_dir=DIRECTORY [--set a.b.c=value ...]
 
 The config says which model the checkpoint is of: the released textproto, or one of this program.
-Evaluation, export and `initial_checkpoint` take either kind of checkpoint; a converted one is
+Evaluation, export and `initial_checkpoint` take either type of checkpoint; a converted one is
 for use without the released keys. The step is kept, optimizers are not, so that a run cannot be
 resumed from it: use `initial_checkpoint` to train further.
 """
+
 import sys
 
 import tensorflow as tf
@@ -40,7 +41,8 @@ def convert(config_file: str, checkpoint: str, output_dir: str, overrides=()) ->
   checks.check_mode(config, 'export')
   if files.matching(output_dir, r'ckpt-.*|checkpoint'):
     raise errors.UserError(
-        f'--output_dir={output_dir}: there are checkpoints; give a new directory.')
+      f'--output_dir={output_dir}: there are checkpoints; give a new directory.'
+    )
   model = assemble.model(config)
   prefix = restore.restore_model(model, checkpoint)
   step = tf.Variable(restore.stored_step(prefix), dtype=tf.int64, trainable=False)
@@ -53,11 +55,19 @@ def main(arguments) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
   parser.add_path('--config_file', required=True, help='Textproto of the model.')
-  parser.add_path('--checkpoint', required=True,
-                  help='Prefix of a checkpoint, or a directory whose newest one is taken.')
+  parser.add_path(
+    '--checkpoint',
+    required=True,
+    help='Prefix of a checkpoint, or a directory whose newest one is taken.',
+  )
   parser.add_path('--output_dir', required=True, help='Directory to write to.')
-  parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value',
-                      help='Override one option of the config; may be repeated.')
+  parser.add_argument(
+    '--set',
+    action='append',
+    default=[],
+    metavar='a.b.c=value',
+    help='Override one option of the config; may be repeated.',
+  )
   return command_line.run(lambda: convert(*vars(parser.parse_args(arguments)).values()))
 
 

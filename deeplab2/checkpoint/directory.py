@@ -3,6 +3,7 @@
 The file is TensorFlow's (a CheckpointState in text form), so that TensorFlow and DeepLab2 find the
 newest checkpoint too. All paths are literal.
 """
+
 from collections.abc import Iterator, Sequence
 import os
 import re
@@ -87,8 +88,9 @@ def newest(directory: str) -> str | None:
   if named:
     raise errors.UserError(f'{path}: names {named[-1]}, which is missing. {_advice(directory)}')
   raise errors.UserError(
-      f'{directory}: there are checkpoints ({", ".join(there[:3])}{", ..." * (len(there) > 3)}), '
-      f'but the file `{STATE}` that says which is the newest is missing. {_advice(directory)}')
+    f'{directory}: there are checkpoints ({", ".join(there[:3])}{", ..." * (len(there) > 3)}), '
+    f'but the file `{STATE}` that says which is the newest is missing. {_advice(directory)}'
+  )
 
 
 def _advice(directory):
@@ -108,8 +110,10 @@ def newest_whole(prefixes: Sequence[str]) -> str | None:
 def how_to_resume(prefix: str) -> str:
   """Returns a sentence that says how a run is made to go on from one of its checkpoints."""
   directory, name = os.path.split(prefix)
-  return (f'To go on from it, make the line model_checkpoint_path: "{name}" the whole content of '
-          f'the file {os.path.join(directory, STATE)}.')
+  return (
+    f'To go on from it, make the line model_checkpoint_path: "{name}" the whole content of '
+    f'the file {os.path.join(directory, STATE)}.'
+  )
 
 
 def check_unused(directory: str) -> None:
@@ -126,9 +130,10 @@ def check_unused(directory: str) -> None:
       found.append(f'{place}/{names[0]}{more}')
   if found:
     raise errors.UserError(
-        f'{directory}: holds results of an earlier training ({"; ".join(found)}), but no '
-        'checkpoint to go on from. Put its checkpoints back, give another experiment_name, or '
-        'move these files away to start from scratch.')
+      f'{directory}: holds results of an earlier training ({"; ".join(found)}), but no '
+      'checkpoint to go on from. Put its checkpoints back, give another experiment_name, or '
+      'move these files away to start from scratch.'
+    )
 
 
 def record(directory: str, prefixes: Sequence[str]) -> None:
@@ -154,9 +159,15 @@ def keep_newest(directory: str, new: str, keep: int) -> None:
   Raises:
     UserError: the file `checkpoint` cannot be read or written; nothing has been deleted then.
   """
-  named = [os.path.join(directory, os.path.basename(prefix)) for prefix in recorded(directory)
-           if _NATIVE.fullmatch(os.path.basename(prefix))
-           and os.path.normpath(os.path.dirname(prefix)) == os.path.normpath(directory)]
+  named = [
+    os.path.join(directory, os.path.basename(prefix))
+    for prefix in recorded(directory)
+    if _NATIVE.fullmatch(os.path.basename(prefix))
+    and os.path.normpath(os.path.dirname(prefix)) == os.path.normpath(directory)
+  ]
+  for prefix in named:
+    if prefix != new and not exists(prefix):
+      delete(prefix)  # The rest of a deletion that was interrupted.
   prefixes = [prefix for prefix in named if prefix != new and exists(prefix)] + [new]
   record(directory, prefixes)
   for prefix in prefixes[:-keep]:

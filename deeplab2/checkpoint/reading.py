@@ -3,6 +3,8 @@
 TensorFlow's readers look a prefix up as a pattern first, so a checkpoint in `runs[lr=0.1]` is not
 found. Such a one is read through symbolic links with plain names.
 """
+
+from collections.abc import Iterable
 import os
 import re
 import tempfile
@@ -51,14 +53,17 @@ class Reader:
     # Removed with this object.
     self._links = tempfile.TemporaryDirectory(prefix='deeplab2-')
     for file in files.matching(directory, re.escape(name) + FILE_ENDING):
-      os.symlink(os.path.join(directory, file),
-                 os.path.join(self._links.name, _LINKED_NAME + file[len(name):]))
+      os.symlink(
+        os.path.join(directory, file),
+        os.path.join(self._links.name, _LINKED_NAME + file[len(name) :]),
+      )
     self.path = os.path.join(self._links.name, _LINKED_NAME)
 
   def shapes(self) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of all tensors by key."""
-    return {key: tuple(shape)
-            for key, shape in sorted(self._reader.get_variable_to_shape_map().items())}
+    return {
+      key: tuple(shape) for key, shape in sorted(self._reader.get_variable_to_shape_map().items())
+    }
 
   def has(self, key: str) -> bool:
     """Returns whether there is a tensor of this key."""
@@ -75,6 +80,15 @@ class Reader:
     except UNREADABLE as error:
       raise self.unreadable(error) from error
 
+  def check(self, keys: Iterable[str]) -> None:
+    """Reads tensors to see that they can be read.
+
+    Raises:
+      UnreadableError: bytes of one are missing or changed.
+    """
+    for key in keys:
+      self.get(key)
+
   def unreadable(self, error: BaseException) -> UnreadableError:
     """Returns the error of a failed attempt to read, in terms of the literal prefix."""
     return UnreadableError(self.prefix, error, self.path)
@@ -84,8 +98,7 @@ def is_whole(prefix: str) -> bool:
   """Returns whether every tensor of a checkpoint can be read; reads all of it."""
   try:
     reader = Reader(prefix)
-    for key in reader.shapes():
-      reader.get(key)
+    reader.check(reader.shapes())
   except UnreadableError:
     return False
   return True

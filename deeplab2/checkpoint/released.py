@@ -6,6 +6,7 @@ Keras writes the weights of a backbone alone, and names of variables, as MOAT's 
 Every tensor of the file and every variable of the model is accounted for before anything is
 changed.
 """
+
 from collections.abc import Callable, Iterable, Mapping
 import re
 from typing import NamedTuple
@@ -26,18 +27,22 @@ _BARE_ENCODER = re.compile(r'(downsample_layers/\d+|stages/\d+|_stem|_stage\d+|_
 _WHOLE = ('pixel_decoder/', 'transformer_decoder/')
 # Read by nobody but the trainer that wrote them.
 _BOOKKEEPING = re.compile(
-    r'(global_step|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)$|(backbone_)?optimizer/|'
-    r'.*/\.OPTIMIZER_SLOT/')
+  r'(global_step|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)$|(backbone_)?optimizer/|'
+  r'.*/\.OPTIMIZER_SLOT/'
+)
 _LAST_SEMANTIC_LAYER = 'semantic_last_layer/'
 _CLASS_HEADS = re.compile(rf'{_LAST_SEMANTIC_LAYER}|(.*/_?)?transformer_class_head/')
 # (family of a backbone, keys that only it has, keys of a block), the first that has keys.
-_FAMILIES = tuple((family, re.compile(f'encoder/{sign}'), re.compile(f'encoder/{block}'))
-                  for family, sign, block in (
+_FAMILIES = tuple(
+  (family, re.compile(f'encoder/{sign}'), re.compile(f'encoder/{block}'))
+  for family, sign, block in (
     ('ConvNeXt', 'stages/', r'stages/\d+/layer_with_weights-\d+/'),
     ('MOAT', r'_blocks/\d+/\d+/', r'_blocks/\d+/\d+/'),
     ('MobileNetV3', '_blocks/', r'_blocks/\d+/'),
     ('Axial-ResNet', r'_stage\d+/_block\d+/_attention/', r'_stage\d+/_block\d+/'),
-    ('ResNet', r'_stage\d+/', r'_stage\d+/_block\d+/')))
+    ('ResNet', r'_stage\d+/', r'_stage\d+/_block\d+/'),
+  )
+)
 _NUM_EXAMPLES = 3
 _MOVING_STATISTICS = re.compile('/moving_(mean|variance)$')
 _NOTHING = re.compile('(?!)')
@@ -45,10 +50,11 @@ _NOTHING = re.compile('(?!)')
 
 class Report(NamedTuple):
   """What became of every tensor and variable, by released key."""
+
   matched: tuple[str, ...]
   skipped: tuple[str, ...]  # Class heads left as they were initialised, as asked.
   missing: tuple[str, ...]  # Variables that the checkpoint does not have: left as they were too.
-  unused: tuple[str, ...]  # Tensors of a classifier beside the backbone.
+  unused: tuple[str, ...]  # Tensors of a classifier next to the backbone.
 
   def summary(self) -> str:
     """Returns a line for people."""
@@ -64,9 +70,10 @@ class Report(NamedTuple):
 
 class _Stored(NamedTuple):
   """A checkpoint under the keys of `encoder/...`."""
+
   sources: Mapping[str, str]  # Our key -> the checkpoint's own, with TensorFlow's ending.
   shapes: Mapping[str, tuple[int, ...]]  # By our key.
-  unused: tuple[str, ...]  # Keys beside a backbone.
+  unused: tuple[str, ...]  # Keys next to a backbone.
   is_whole: bool  # Not just a backbone.
   may_lack: re.Pattern  # Keys of variables that need not be there.
 
@@ -86,7 +93,11 @@ def _of_keras(key):
 
 # Each turns a key of a backbone into ours, others into None. The first that knows any is taken.
 _LAYOUTS: tuple[Callable[[str], str | None], ...] = (
-    _of_model_garden, _of_deeplab2, _of_keras, released_keys.of_moat_name)
+  _of_model_garden,
+  _of_deeplab2,
+  _of_keras,
+  released_keys.of_moat_name,
+)
 
 
 def is_released(reader: reading.Reader) -> bool:
@@ -94,8 +105,14 @@ def is_released(reader: reading.Reader) -> bool:
   return _layout(_stripped(reader)) is not None
 
 
-def load(reader: reading.Reader, model: tf.Module, *, fresh_class_heads: bool = False,
-         backbone_alone: bool = False, for_classes: str = '') -> Report:
+def load(
+  reader: reading.Reader,
+  model: tf.Module,
+  *,
+  fresh_class_heads: bool = False,
+  backbone_alone: bool = False,
+  for_classes: str = '',
+) -> Report:
   """Fills the variables of a whole model.
 
   Args:
@@ -116,10 +133,12 @@ def load(reader: reading.Reader, model: tf.Module, *, fresh_class_heads: bool = 
   if not stored.is_whole:
     if not backbone_alone:
       raise errors.UserError(
-          f'{prefix}: holds a backbone, {_described(stored.shapes)}, where a whole kMaX-DeepLab is '
-          'expected; training can start from it.')
-    matched = _fill_backbone(reader, stored, {
-        key: value for key, value in variables.items() if key.startswith(_ENCODER)})
+        f'{prefix}: holds a backbone, {_described(stored.shapes)}, where a whole kMaX-DeepLab is '
+        'expected; training can start from it.'
+      )
+    matched = _fill_backbone(
+      reader, stored, {key: value for key, value in variables.items() if key.startswith(_ENCODER)}
+    )
     rest = (key for key in variables if key not in set(matched))
     return Report(matched, (), tuple(rest), stored.unused)
   skipped = set()
@@ -153,7 +172,8 @@ def _stored(reader):
   shapes = {key: shape for key, shape in shapes.items() if not _BOOKKEEPING.match(key)}
   if layout is None:
     raise errors.UserError(
-        f'{reader.prefix}: holds no backbone of DeepLab2; it has {_some(shapes)}.')
+      f'{reader.prefix}: holds no backbone of DeepLab2; it has {_some(shapes)}.'
+    )
   is_whole = layout is _of_deeplab2 and any(key.startswith(_WHOLE) for key in shapes)
   sources, unused = {}, []
   for key in shapes:
@@ -163,10 +183,13 @@ def _stored(reader):
     else:
       sources[ours] = key + _SUFFIX if reader.has(key + _SUFFIX) else key
   return _Stored(
-      sources, {ours: shapes[key.removesuffix(_SUFFIX)] for ours, key in sources.items()},
-      tuple(unused), is_whole,
-      # DeepLab2 reads trainable variables alone of them.
-      _MOVING_STATISTICS if layout is released_keys.of_moat_name else _NOTHING)
+    sources,
+    {ours: shapes[key.removesuffix(_SUFFIX)] for ours, key in sources.items()},
+    tuple(unused),
+    is_whole,
+    # DeepLab2 reads trainable variables alone of them.
+    _MOVING_STATISTICS if layout is released_keys.of_moat_name else _NOTHING,
+  )
 
 
 def _stripped(reader):
@@ -179,22 +202,27 @@ def _layout(keys):
   return next((layout for layout in _LAYOUTS if any(map(layout, keys))), None)
 
 
-def heads_of_other_classes(variables: Mapping[str, tf.Variable],
-                           stored: Mapping[str, tuple[int, ...]], head: re.Pattern) -> set[str]:
+def heads_of_other_classes(
+  variables: Mapping[str, tf.Variable], stored: Mapping[str, tuple[int, ...]], head: re.Pattern
+) -> set[str]:
   """Returns the keys of the heads that a checkpoint has with another number of classes.
 
   Args:
     variables: by key.
     stored: shapes by key.
-    head: matches the start of a key of a head, all of it that its tensors share.
+    head: matches the start of a key of a head, all of it that its tensors have in common.
   """
   heads: dict[str, list[str]] = {}
   for key in variables:
     found = head.search(key)
     if found:
-      heads.setdefault(key[:found.end()], []).append(key)
-  return {key for keys in heads.values() for key in keys if any(
-      stored.get(one, (None,))[-1:] != tuple(variables[one].shape)[-1:] for one in keys)}
+      heads.setdefault(key[: found.end()], []).append(key)
+  return {
+    key
+    for keys in heads.values()
+    for key in keys
+    if any(stored.get(one, (None,))[-1:] != tuple(variables[one].shape)[-1:] for one in keys)
+  }
 
 
 def _without(stored, keys):
@@ -206,8 +234,11 @@ def _without(stored, keys):
 
 def _fill_backbone(reader, stored, variables):
   """Fills a backbone; returns the keys that were filled."""
-  wanted = {key: variable for key, variable in variables.items()
-            if key in stored.shapes or not stored.may_lack.search(key)}
+  wanted = {
+    key: variable
+    for key, variable in variables.items()
+    if key in stored.shapes or not stored.may_lack.search(key)
+  }
   _fill(reader, stored, wanted)
   return tuple(wanted)
 
@@ -219,7 +250,8 @@ def _fill(reader, stored, variables, for_classes=''):
   complaints = _differences(stored.shapes, variables)
   if complaints:
     raise errors.UserError(
-        f'{prefix}: this checkpoint does not fit the configuration: {complaints}.')
+      f'{prefix}: this checkpoint does not fit the configuration: {complaints}.'
+    )
   _check_shapes(prefix, stored, variables, for_classes)
   for key, variable in variables.items():
     value = reader.get(stored.sources[key])
@@ -227,22 +259,28 @@ def _fill(reader, stored, variables, for_classes=''):
 
 
 def _check_backbone(prefix, stored, variables):
-  ours, theirs = ([key for key in keys if key.startswith(_ENCODER)]
-                  for keys in (variables, stored.shapes))
+  ours, theirs = (
+    [key for key in keys if key.startswith(_ENCODER)] for keys in (variables, stored.shapes)
+  )
   complaints = _differences(theirs, ours)
   if complaints:
     found, expected = _described(theirs), _described(ours)
     raise errors.UserError(
-        f'{prefix}: holds the backbone {found}, '
-        + (f'where the configuration has {expected}: ' if found != expected else 'but ')
-        + f'{complaints}.')
+      f'{prefix}: holds the backbone {found}, '
+      + (f'where the configuration has {expected}: ' if found != expected else 'but ')
+      + f'{complaints}.'
+    )
 
 
 def _check_shapes(prefix, stored, variables, for_classes):
-  wrong = [(key, list(stored.shapes[key]), variable.shape.as_list())
-           for key, variable in variables.items() if stored.shapes[key] != tuple(variable.shape)]
+  wrong = [
+    (key, list(stored.shapes[key]), variable.shape.as_list())
+    for key, variable in variables.items()
+    if stored.shapes[key] != tuple(variable.shape)
+  ]
   if not wrong:
     return
+
   def has_other_classes(entry):
     key, theirs, ours = entry
     return bool(_CLASS_HEADS.match(key)) and theirs[-1:] != ours[-1:]
@@ -251,23 +289,26 @@ def _check_shapes(prefix, stored, variables, for_classes):
   if has_other_classes((key, theirs, ours)):
     cause = f'it was trained with {theirs[-1]} classes, not {ours[-1]}: {for_classes}'
   elif key.endswith('cluster_centers'):
-    cause = (f'it has {theirs[1]} mask slots, the model {ours[1]}: set '
-             f'model_options.kmax.num_mask_slots={theirs[1]}')
+    cause = (
+      f'it has {theirs[1]} mask slots, the model {ours[1]}: set '
+      f'model_options.kmax.num_mask_slots={theirs[1]}'
+    )
   else:
     cause = 'it is of a model with other widths'
   others = f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''
-  raise errors.UserError(f'{prefix}: does not fit the model: {key} is {theirs} there and {ours} '
-                         f'here{others}; {cause}.')
+  raise errors.UserError(
+    f'{prefix}: does not fit the model: {key} is {theirs} there and {ours} here{others}; {cause}.'
+  )
 
 
 def _differences(stored: Iterable[str], wanted: Iterable[str]) -> str:
-  """Returns what a checkpoint lacks and has besides, '' if neither."""
+  """Returns what a checkpoint lacks and has in addition, '' if neither."""
   stored, wanted = set(stored), set(wanted)
   complaints = []
   if wanted - stored:
     complaints.append(f'it lacks {_some(sorted(wanted - stored), 1)}')
   if stored - wanted:
-    complaints.append(f'it has {_some(sorted(stored - wanted), 1)} besides')
+    complaints.append(f'it has {_some(sorted(stored - wanted), 1)} in addition')
   return '; '.join(complaints)
 
 

@@ -6,6 +6,7 @@ is accounted for both ways: every variable must be in the file, and every tensor
 have its variable. Nothing is changed before that is known; only a file that turns out to be damaged
 while it is read may leave a part restored.
 """
+
 from collections import deque
 from collections.abc import Mapping
 import os
@@ -28,15 +29,18 @@ _STEP = 'global_step'
 _OF_TENSORFLOW = re.compile(r'(save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)$')
 # The last semantic layers, and what else has an axis of classes.
 _LAST_SEMANTIC_LAYERS = re.compile(
-    r'(^|/)(semantic_branch/final|remask_semantic_heads/heads/\d+/final)/')
+  r'(^|/)(semantic_branch/final|remask_semantic_heads/heads/\d+/final)/'
+)
 _CLASS_HEADS = re.compile(r'(^|/)class_head/')
 _SAVE_COUNTER = 'save_counter'
 _ARCHIVES = ('.tar.gz', '.tgz', '.tar', '.zip')
 # What to do about another number of classes, by what is done with the checkpoint {prefix}.
 _FRESH_HEADS = 'model_options.restore_semantic_last_layer_from_initial_checkpoint'
 _TO_INITIALIZE = f'to start with its other layers alone, set {_FRESH_HEADS}=false'
-_TO_RESUME = ('a run keeps its classes: to train on with others, give another experiment_name, '
-              f'model_options.initial_checkpoint={{prefix}} and {_FRESH_HEADS}=false')
+_TO_RESUME = (
+  'a run keeps its classes: to train on with others, give another experiment_name, '
+  f'model_options.initial_checkpoint={{prefix}} and {_FRESH_HEADS}=false'
+)
 _TO_USE = 'it needs a configuration of the dataset that it was trained on'
 
 
@@ -58,25 +62,32 @@ def _newest_in(directory):
   named = directory_lib.recorded(directory)
   if named and directory_lib.exists(named[-1]):
     return named[-1]
-  found = [os.path.join(directory, name.removesuffix('.index'))
-           for name in files.matching(directory, r'.*\.index')]
+  found = [
+    os.path.join(directory, name.removesuffix('.index'))
+    for name in files.matching(directory, r'.*\.index')
+  ]
   if not found:
     raise errors.UserError(f'{directory}: no checkpoint in this directory.')
   if len(found) > 1:
     raise errors.UserError(
-        f'{directory}: the file `checkpoint` that says which is the newest is missing or names '
-        f'none of {", ".join(found)}; give one of these.')
+      f'{directory}: the file `checkpoint` that says which is the newest is missing or names '
+      f'none of {", ".join(found)}; give one of these.'
+    )
   return found[0]
 
 
 def _existing(path):
   if path.endswith(_ARCHIVES):
-    raise errors.UserError(f'{path}: an archive; unpack it, and give the prefix of the checkpoint '
-                           'inside, or its directory.')
+    raise errors.UserError(
+      f'{path}: an archive; unpack it, and give the prefix of the checkpoint '
+      'inside, or its directory.'
+    )
   prefix = re.sub(f'{reading.FILE_ENDING}$', '', path)
   if not directory_lib.exists(prefix):
-    raise errors.UserError(f'{path}: no such checkpoint; give the prefix of {prefix}.index without '
-                           'its ending, or a directory with checkpoints.')
+    raise errors.UserError(
+      f'{path}: no such checkpoint; give the prefix of {prefix}.index without '
+      'its ending, or a directory with checkpoints.'
+    )
   return prefix
 
 
@@ -102,8 +113,13 @@ def restore_model(model: tf.Module, path: str) -> str:
   return prefix
 
 
-def initialize_model(model: tf.Module, path: str, *, fresh_class_heads: bool = False,
-                     training_parts: Mapping[str, tf.Module] | None = None) -> str:
+def initialize_model(
+  model: tf.Module,
+  path: str,
+  *,
+  fresh_class_heads: bool = False,
+  training_parts: Mapping[str, tf.Module] | None = None,
+) -> str:
   """Fills `model` from the checkpoint of another run, to train it further; logs a report.
 
   Args:
@@ -131,9 +147,16 @@ def initialize_model(model: tf.Module, path: str, *, fresh_class_heads: bool = F
         logging.info('%s has no %s, which start from scratch.', prefix, name)
     _restore_parts(reader, parts, fresh_class_heads=fresh_class_heads, for_classes=_TO_INITIALIZE)
   else:
-    _restore_released(reader, lambda: released.load(
-        reader, model, fresh_class_heads=fresh_class_heads, backbone_alone=True,
-        for_classes=_TO_INITIALIZE))
+    _restore_released(
+      reader,
+      lambda: released.load(
+        reader,
+        model,
+        fresh_class_heads=fresh_class_heads,
+        backbone_alone=True,
+        for_classes=_TO_INITIALIZE,
+      ),
+    )
   return prefix
 
 
@@ -175,8 +198,15 @@ def stored_step(prefix: str) -> int:
 class Checkpoints:
   """The checkpoints of one run, in its work directory."""
 
-  def __init__(self, directory: str, *, model: tf.Module, global_step: tf.Variable,
-               training_parts: Mapping[str, tf.Module] | None = None, keep: int = 5):
+  def __init__(
+    self,
+    directory: str,
+    *,
+    model: tf.Module,
+    global_step: tf.Variable,
+    training_parts: Mapping[str, tf.Module] | None = None,
+    keep: int = 5,
+  ):
     """Creates the keeper; reads and writes nothing yet.
 
     Args:
@@ -208,12 +238,20 @@ class Checkpoints:
       self.restore(prefix)
     except reading.UnreadableError as error:
       older = directory_lib.newest_whole(
-          [other for other in directory_lib.stored(self.directory) if other != prefix])
+        [other for other in directory_lib.stored(self.directory) if other != prefix]
+      )
       if older is None:
-        raise errors.UserError(f'{error} No other checkpoint there is whole. To start from '
-                               'scratch, give another experiment_name.') from error
-      raise errors.UserError(f'{error} The newest other one that is whole is {older}. '
-                             f'{directory_lib.how_to_resume(older)}') from error
+        raise errors.UserError(
+          f'{error} No other checkpoint there is whole. To start from '
+          'scratch, give another experiment_name.'
+        ) from error
+      raise errors.UserError(
+        f'{error} The newest other one that is whole is {older}. '
+        f'{directory_lib.how_to_resume(older)}'
+      ) from error
+    if self._whole and not directory_lib.recorded(self.directory):
+      # The run was interrupted between its first save and the record of it.
+      directory_lib.record(self.directory, [prefix])
     return prefix
 
   def restore(self, prefix: str) -> None:
@@ -225,10 +263,12 @@ class Checkpoints:
     reader = reading.Reader(prefix)
     if not _is_native(reader):
       raise errors.UserError(
-          f'{prefix} is not of a run of this program; to start from it, give another '
-          f'experiment_name and model_options.initial_checkpoint={prefix}.')
-    _restore_parts(reader, self._parts, whole=self._whole,
-                   for_classes=_TO_RESUME if self._whole else _TO_USE)
+        f'{prefix} is not of a run of this program; to start from it, give another '
+        f'experiment_name and model_options.initial_checkpoint={prefix}.'
+      )
+    _restore_parts(
+      reader, self._parts, whole=self._whole, for_classes=_TO_RESUME if self._whole else _TO_USE
+    )
     counter = _SAVE_COUNTER + _SUFFIX
     self._saves = int(reader.get(counter)) if reader.has(counter) else 0
     self.last_saved = int(self._global_step.numpy())
@@ -252,13 +292,14 @@ class Checkpoints:
       # It would fill the disk further.
       directory_lib.delete(prefix)
       raise errors.UserError(
-          f'{prefix}: the checkpoint cannot be saved: {files.reason(error)}. '
-          f'{self._last_good()}') from error
+        f'{prefix}: the checkpoint cannot be saved: {files.reason(error)}. {self._last_good()}'
+      ) from error
     try:
       directory_lib.keep_newest(self.directory, prefix, self._keep)
     except errors.UserError as error:
       raise errors.UserError(
-          f'{prefix}: saved, but {error} {directory_lib.how_to_resume(prefix)}') from error
+        f'{prefix}: saved, but {error} {directory_lib.how_to_resume(prefix)}'
+      ) from error
     self._saves += 1
     self.last_saved = step
     return prefix
@@ -270,8 +311,7 @@ class Checkpoints:
 
 def _is_native(reader):
   # Model Garden's classifiers hold their head below `model/` too.
-  return not released.is_released(reader) and any(
-      key.startswith(_MODEL) for key in reader.shapes())
+  return not released.is_released(reader) and any(key.startswith(_MODEL) for key in reader.shapes())
 
 
 def variable_keys(parts: Mapping[str, object]) -> dict[str, tf.Variable]:
@@ -297,8 +337,9 @@ def variable_keys(parts: Mapping[str, object]) -> dict[str, tf.Variable]:
   return found
 
 
-def _restore_parts(reader, parts, *, fresh_class_heads=False, below='', whole=False,
-                   for_classes=''):
+def _restore_parts(
+  reader, parts, *, fresh_class_heads=False, below='', whole=False, for_classes=''
+):
   """Restores native `parts`.
 
   Args:
@@ -311,9 +352,14 @@ def _restore_parts(reader, parts, *, fresh_class_heads=False, below='', whole=Fa
   """
   prefix = reader.prefix
   shapes = {key.removesuffix(_SUFFIX): shape for key, shape in reader.shapes().items()}
-  stored = {key: shape for key, shape in shapes.items()
-            if _SLOT not in key and not _OF_TENSORFLOW.search(key) and key.startswith(below)
-            and (whole or key.partition('/')[0] in parts)}
+  stored = {
+    key: shape
+    for key, shape in shapes.items()
+    if _SLOT not in key
+    and not _OF_TENSORFLOW.search(key)
+    and key.startswith(below)
+    and (whole or key.partition('/')[0] in parts)
+  }
   wanted = variable_keys(parts)
   fresh = set()
   if fresh_class_heads:
@@ -328,11 +374,13 @@ def _restore_parts(reader, parts, *, fresh_class_heads=False, below='', whole=Fa
       for key, variable in wanted.items():
         variable.assign(reader.get(key + _SUFFIX))
     else:
-      status = tf.train.Checkpoint(**parts).read(reader.path)
-      status.assert_existing_objects_matched().expect_partial()
+      # TensorFlow warns of every value, many lines, if reading fails on the way.
+      reader.check(reader.shapes() if whole else [key + _SUFFIX for key in wanted])
+      status = tf.train.Checkpoint(**parts).read(reader.path).expect_partial()
+      status.assert_existing_objects_matched()
   except AssertionError as error:
     raise errors.UserError(
-        f'{prefix}: does not hold the whole state of the optimizer: {files.reason(error)}.'
+      f'{prefix}: does not hold the whole state of the optimizer: {files.reason(error)}.'
     ) from error
   except reading.UNREADABLE as error:
     raise reader.unreadable(error) from error
@@ -341,27 +389,31 @@ def _restore_parts(reader, parts, *, fresh_class_heads=False, below='', whole=Fa
 
 def _check_account(prefix, wanted, stored, for_classes):
   """Raises UserError unless both sides have the same keys with the same shapes."""
-  wrong = [f'{key} is {list(stored[key])} there and {variable.shape.as_list()} here'
-           for key, variable in wanted.items()
-           if key in stored and stored[key] != tuple(variable.shape)]
+  wrong = [
+    f'{key} is {list(stored[key])} there and {variable.shape.as_list()} here'
+    for key, variable in wanted.items()
+    if key in stored and stored[key] != tuple(variable.shape)
+  ]
   missing = [key for key in wanted if key not in stored]
   unexpected = sorted(key for key in stored if key not in wanted)
   complaints = []
   if missing:
     complaints.append(f'it lacks {_some(missing)}')
   if unexpected:
-    complaints.append(f'it has {_some(unexpected)} besides')
+    complaints.append(f'it has {_some(unexpected)} in addition')
   if wrong:
     complaints.append(_some(wrong))
     heads = released.heads_of_other_classes(wanted, stored, _CLASS_HEADS) & set(stored)
     if heads:
       head = min(heads)
       complaints.append(
-          f'it was trained with {stored[head][-1]} classes, not {wanted[head].shape[-1]}: '
-          + for_classes.format(prefix=prefix))
+        f'it was trained with {stored[head][-1]} classes, not {wanted[head].shape[-1]}: '
+        + for_classes.format(prefix=prefix)
+      )
   if complaints:
-    raise errors.UserError(f'{prefix}: this checkpoint does not fit the configuration: '
-                           f'{"; ".join(complaints)}.')
+    raise errors.UserError(
+      f'{prefix}: this checkpoint does not fit the configuration: {"; ".join(complaints)}.'
+    )
 
 
 def _some(names):
@@ -374,12 +426,13 @@ def _restore_released(reader, load):
   prefix = reader.prefix
   if not released.is_released(reader):
     keys = {key.removesuffix(_SUFFIX) for key in reader.shapes()}
-    some = _some(sorted(key for key in keys if key != _STEP and not _OF_TENSORFLOW.search(key))
-                 or ['nothing'])
+    some = _some(
+      sorted(key for key in keys if key != _STEP and not _OF_TENSORFLOW.search(key)) or ['nothing']
+    )
     raise errors.UserError(
-        f'{prefix}: neither a checkpoint of this program nor one of DeepLab2; it holds {some}.')
+      f'{prefix}: neither a checkpoint of this program nor one of DeepLab2; it holds {some}.'
+    )
   report = load()
-  # Beside a backbone there may be a classifier's head, or all of another model.
+  # Next to a backbone there may be a classifier's head, or all of another model.
   log = logging.warning if report.unused else logging.info
   log('%s, a checkpoint of DeepLab2: %s.', prefix, report.summary())
-

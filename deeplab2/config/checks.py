@@ -3,6 +3,7 @@
 `check` needs nothing but the configuration. `check_mode` and `check_batch` ask for what a use of it
 needs. Numbers of classes are compared with the dataset in assemble.py, which knows both.
 """
+
 import re
 
 from absl import logging
@@ -84,7 +85,8 @@ def check_batch(config: experiment.Config, dataset_field: str, num_replicas: int
     lower = size - size % num_replicas
     near = [str(fit) for fit in (lower, lower + num_replicas) if fit]
     raise config.error(
-        path, f'cannot be split over {num_replicas} replicas; take {" or ".join(near)}.')
+      path, f'cannot be split over {num_replicas} replicas; take {" or ".join(near)}.'
+    )
 
 
 def check_files(config: experiment.Config, dataset_field: str) -> None:
@@ -110,53 +112,85 @@ def check_files(config: experiment.Config, dataset_field: str) -> None:
 def _check_solver(config):
   values.one_of(config, f'{_SOLVER}.learning_policy', ('poly', 'cosine'))
   values.one_of(config, f'{_SOLVER}.optimizer', ('adamw', 'adam', 'sgd'))
-  for name in ('base_learning_rate', 'poly_learning_power', 'batchnorm_epsilon',
-               'training_number_of_steps'):
+  for name in (
+    'base_learning_rate',
+    'poly_learning_power',
+    'batchnorm_epsilon',
+    'training_number_of_steps',
+  ):
     values.positive(config, f'{_SOLVER}.{name}')
-  for name in ('poly_end_learning_rate', 'warmup_steps', 'adamw_weight_decay',
-               'backbone_learning_rate_multiplier'):
+  for name in (
+    'poly_end_learning_rate',
+    'warmup_steps',
+    'adamw_weight_decay',
+    'backbone_learning_rate_multiplier',
+  ):
     values.not_negative(config, f'{_SOLVER}.{name}')
   values.probability(config, f'{_SOLVER}.batchnorm_momentum')
   solver = config.value(_SOLVER)
   if solver.use_gradient_clipping:
     values.positive(config, f'{_SOLVER}.clip_gradient_norm')
   if solver.adamw_weight_decay and solver.optimizer != 'adamw':
-    logging.warning('%s', config.error(
-        f'{_SOLVER}.adamw_weight_decay', f'has no effect on optimizer "{solver.optimizer}".'))
+    logging.warning(
+      '%s',
+      config.error(
+        f'{_SOLVER}.adamw_weight_decay', f'has no effect on optimizer "{solver.optimizer}".'
+      ),
+    )
 
 
 def _check_intervals(config):
   trainer = config.options.trainer_options
-  for name in ('num_checkpoints_to_keep', 'save_checkpoints_steps', 'save_summaries_steps',
-               'steps_per_loop'):
+  for name in (
+    'num_checkpoints_to_keep',
+    'save_checkpoints_steps',
+    'save_summaries_steps',
+    'steps_per_loop',
+  ):
     values.positive(config, f'trainer_options.{name}')
   loop = trainer.steps_per_loop
   if trainer.save_summaries_steps % loop:
     near = -(-trainer.save_summaries_steps // loop) * loop
-    raise config.error('trainer_options.save_summaries_steps',
-                       f'must be a multiple of steps_per_loop {loop}, like {near}.')
+    raise config.error(
+      'trainer_options.save_summaries_steps',
+      f'must be a multiple of steps_per_loop {loop}, like {near}.',
+    )
 
 
 def _check_evaluator(config):
   path = 'evaluator_options'
   maskwise = f'{path}.maskwise_postprocessing'
   values.one_of(config, f'{path}.transformer_post_processing', ('pixelwise', 'maskwise'))
-  values.one_of(config, f'{path}.raw_panoptic_format',
-          ('two_channel_png', 'three_channel_png', 'two_channel_numpy_array'))
+  values.one_of(
+    config,
+    f'{path}.raw_panoptic_format',
+    ('two_channel_png', 'three_channel_png', 'two_channel_numpy_array'),
+  )
   for name in ('transformer_class_confidence_threshold', 'pixel_confidence_threshold'):
     values.probability(config, f'{path}.{name}')
-  for name in ('transformer_class_confidence_threshold_thing',
-               'transformer_class_confidence_threshold_stuff', 'overlapping_threshold'):
+  for name in (
+    'transformer_class_confidence_threshold_thing',
+    'transformer_class_confidence_threshold_stuff',
+    'overlapping_threshold',
+  ):
     values.probability(config, f'{maskwise}.{name}')
   for name in ('reorder_class_weight', 'reorder_mask_weight'):
     values.not_negative(config, f'{maskwise}.{name}')
   for name in ('stuff_area_limit', 'thing_area_limit', 'num_vis_samples'):
     values.not_negative(config, f'{path}.{name}')
   values.positive(config, f'{path}.eval_interval')
-  values.require(config, f'{path}.eval_steps', lambda number: number == -1 or number > 0,
-           'a number of batches, or -1 for all')
-  values.require(config, f'{path}.continuous_eval_timeout', lambda number: number >= -1,
-           'a number of seconds, or -1 for no limit')
+  values.require(
+    config,
+    f'{path}.eval_steps',
+    lambda number: number == -1 or number > 0,
+    'a number of batches, or -1 for all',
+  )
+  values.require(
+    config,
+    f'{path}.continuous_eval_timeout',
+    lambda number: number >= -1,
+    'a number of seconds, or -1 for no limit',
+  )
 
 
 def _check_crop(config, dataset_field):
@@ -168,8 +202,11 @@ def _check_crop(config, dataset_field):
     raise config.error(path, 'must be two numbers, height and width.')
   valid = [max(1, -(-(side - 1) // OUTPUT_STRIDE)) * OUTPUT_STRIDE + 1 for side in crop]
   if crop != valid:
-    raise config.error(path, f'sides must be of the form {OUTPUT_STRIDE}n + 1; the next such size '
-                       f'is [{valid[0]}, {valid[1]}].')
+    raise config.error(
+      path,
+      f'sides must be of the form {OUTPUT_STRIDE}n + 1; the next such size '
+      f'is [{valid[0]}, {valid[1]}].',
+    )
 
 
 def _check_resize(config, dataset_field):
@@ -185,8 +222,10 @@ def _check_resize(config, dataset_field):
   if limit and all(limit) and dataset.crop_size:
     for side, crop in zip(limit * (3 - len(limit)), dataset.crop_size, strict=True):
       if side > crop:
-        raise config.error(f'{dataset_field}.max_resize_value', 'must not exceed the crop_size '
-                           f'{list(dataset.crop_size)} on either side.')
+        raise config.error(
+          f'{dataset_field}.max_resize_value',
+          f'must not exceed the crop_size {list(dataset.crop_size)} on either side.',
+        )
 
 
 def _check_dataset_numbers(config, dataset_field):
@@ -202,36 +241,42 @@ def _check_augmentations(config, dataset_field):
   values.positive(config, f'{path}.min_scale_factor')
   values.not_negative(config, f'{path}.scale_factor_step_size')
   if not augmentations.max_scale_factor >= augmentations.min_scale_factor:
-    raise config.error(f'{path}.max_scale_factor', 'must not be less than min_scale_factor '
-                       f'{augmentations.min_scale_factor:.7g}.')
+    raise config.error(
+      f'{path}.max_scale_factor',
+      f'must not be less than min_scale_factor {augmentations.min_scale_factor:.7g}.',
+    )
   values.positive(config, f'{path}.max_scale_factor')
   copy_paste = f'{dataset_field}.{_COPY_PASTE}'
   values.not_negative(config, f'{copy_paste}.panoptic_copy_paste_scale')
-  for kind in ('thing', 'stuff', 'void'):
+  for category in ('thing', 'stuff', 'void'):
     values.one_of(
-        config, f'{copy_paste}.panoptic_copy_paste_{kind}_option', ('none', 'all', 'random'))
+      config, f'{copy_paste}.panoptic_copy_paste_{category}_option', ('none', 'all', 'random')
+    )
 
 
 def _check_reading(config, dataset_field):
   """Checks what is done about corrupt records, and who reads."""
-  share = f'{dataset_field}.max_corrupt_share'
+  fraction = f'{dataset_field}.max_corrupt_fraction'
   # Not 1, or training on nothing but corrupt records would read them for ever.
-  values.require(config, share, lambda number: 0 <= number < 1, 'at least 0 and less than 1')
+  values.require(config, fraction, lambda number: 0 <= number < 1, 'at least 0 and less than 1')
   dataset = config.value(dataset_field)
-  if dataset.HasField('max_corrupt_share') and dataset.on_corrupt != dataset.SKIP:
-    logging.warning('%s', config.error(share, 'has no effect without on_corrupt: SKIP.'))
+  if dataset.HasField('max_corrupt_fraction') and dataset.on_corrupt != dataset.SKIP:
+    logging.warning('%s', config.error(fraction, 'has no effect without on_corrupt: SKIP.'))
   service = f'{dataset_field}.data_service'
   if not dataset.data_service or service in config.unresolved():
     return
   if dataset_field != 'train_dataset_options':
-    raise config.error(service, 'is for training; evaluation reads every picture once, itself. '
-                       'Remove it.')
+    raise config.error(
+      service, 'is for training; evaluation reads every image once, itself. Remove it.'
+    )
   found = _DISPATCHER.fullmatch(dataset.data_service)
   if not found or not 0 < int(found['port']) < 2**16:
     raise config.error(service, 'must be of the form grpc://host:port.')
   if dataset.HasField('seed'):
-    raise config.error(f'{dataset_field}.seed', 'cannot be kept with data_service, whose workers '
-                       'draw independently; remove one of them.')
+    raise config.error(
+      f'{dataset_field}.seed',
+      'cannot be kept with data_service, whose workers draw independently; remove one of them.',
+    )
 
 
 def _check_model_input(config, dataset_field):
@@ -250,12 +295,18 @@ def _check_name(config):
 
 def _check_training(config):
   """Checks that there is something to learn, time to, and that its targets are made."""
-  warm_up, steps = (config.value(f'{_SOLVER}.{name}')
-                    for name in ('warmup_steps', 'training_number_of_steps'))
+  warm_up, steps = (
+    config.value(f'{_SOLVER}.{name}') for name in ('warmup_steps', 'training_number_of_steps')
+  )
   if warm_up >= steps:
-    logging.warning('%s', config.error(
-        f'{_SOLVER}.warmup_steps', 'ends no earlier than training, training_number_of_steps = '
-        f'{steps}: the base learning rate is never reached; take fewer.'))
+    logging.warning(
+      '%s',
+      config.error(
+        f'{_SOLVER}.warmup_steps',
+        'ends no earlier than training, training_number_of_steps = '
+        f'{steps}: the base learning rate is never reached; take fewer.',
+      ),
+    )
   losses = config.value(_LOSSES)
   masks = [name for name in MASK_LOSSES if losses.HasField(name)]
   if not masks:

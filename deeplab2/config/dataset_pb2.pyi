@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class DatasetOptions(_message.Message):
-    __slots__ = ("dataset", "file_pattern", "batch_size", "crop_size", "min_resize_value", "max_resize_value", "resize_factor", "augmentations", "sigma", "increase_small_instance_weights", "small_instance_threshold", "small_instance_weight", "use_two_frames", "decode_groundtruth_label", "thing_id_mask_annotations", "max_thing_id", "use_next_frame", "cameras_to_use", "shuffle_buffer_size", "seed", "on_corrupt", "max_corrupt_share", "data_service")
+    __slots__ = ("dataset", "file_pattern", "batch_size", "crop_size", "min_resize_value", "max_resize_value", "resize_factor", "augmentations", "sigma", "increase_small_instance_weights", "small_instance_threshold", "small_instance_weight", "use_two_frames", "decode_groundtruth_label", "thing_id_mask_annotations", "max_thing_id", "use_next_frame", "cameras_to_use", "shuffle_buffer_size", "seed", "on_corrupt", "max_corrupt_fraction", "data_service")
     class OnCorrupt(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         FAIL: _ClassVar[DatasetOptions.OnCorrupt]
@@ -59,7 +59,7 @@ class DatasetOptions(_message.Message):
     SHUFFLE_BUFFER_SIZE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     ON_CORRUPT_FIELD_NUMBER: _ClassVar[int]
-    MAX_CORRUPT_SHARE_FIELD_NUMBER: _ClassVar[int]
+    MAX_CORRUPT_FRACTION_FIELD_NUMBER: _ClassVar[int]
     DATA_SERVICE_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     file_pattern: _containers.RepeatedScalarFieldContainer[str]
@@ -82,6 +82,6 @@ class DatasetOptions(_message.Message):
     shuffle_buffer_size: int
     seed: int
     on_corrupt: DatasetOptions.OnCorrupt
-    max_corrupt_share: float
+    max_corrupt_fraction: float
     data_service: str
-    def __init__(self, dataset: _Optional[str] = ..., file_pattern: _Optional[_Iterable[str]] = ..., batch_size: _Optional[int] = ..., crop_size: _Optional[_Iterable[int]] = ..., min_resize_value: _Optional[_Iterable[int]] = ..., max_resize_value: _Optional[_Iterable[int]] = ..., resize_factor: _Optional[int] = ..., augmentations: _Optional[_Union[DatasetOptions.AugmentationOptions, _Mapping]] = ..., sigma: _Optional[float] = ..., increase_small_instance_weights: bool = ..., small_instance_threshold: _Optional[int] = ..., small_instance_weight: _Optional[float] = ..., use_two_frames: bool = ..., decode_groundtruth_label: bool = ..., thing_id_mask_annotations: bool = ..., max_thing_id: _Optional[int] = ..., use_next_frame: bool = ..., cameras_to_use: _Optional[_Iterable[str]] = ..., shuffle_buffer_size: _Optional[int] = ..., seed: _Optional[int] = ..., on_corrupt: _Optional[_Union[DatasetOptions.OnCorrupt, str]] = ..., max_corrupt_share: _Optional[float] = ..., data_service: _Optional[str] = ...) -> None: ...
+    def __init__(self, dataset: _Optional[str] = ..., file_pattern: _Optional[_Iterable[str]] = ..., batch_size: _Optional[int] = ..., crop_size: _Optional[_Iterable[int]] = ..., min_resize_value: _Optional[_Iterable[int]] = ..., max_resize_value: _Optional[_Iterable[int]] = ..., resize_factor: _Optional[int] = ..., augmentations: _Optional[_Union[DatasetOptions.AugmentationOptions, _Mapping]] = ..., sigma: _Optional[float] = ..., increase_small_instance_weights: bool = ..., small_instance_threshold: _Optional[int] = ..., small_instance_weight: _Optional[float] = ..., use_two_frames: bool = ..., decode_groundtruth_label: bool = ..., thing_id_mask_annotations: bool = ..., max_thing_id: _Optional[int] = ..., use_next_frame: bool = ..., cameras_to_use: _Optional[_Iterable[str]] = ..., shuffle_buffer_size: _Optional[int] = ..., seed: _Optional[int] = ..., on_corrupt: _Optional[_Union[DatasetOptions.OnCorrupt, str]] = ..., max_corrupt_fraction: _Optional[float] = ..., data_service: _Optional[str] = ...) -> None: ...

@@ -1,4 +1,5 @@
 """The configuration of one experiment, with the place in the file that each value is from."""
+
 from collections.abc import Mapping
 import dataclasses
 import re
@@ -23,6 +24,7 @@ class Config:
     origins: where each field that is set comes from: path of the field -> 'file:line', '--set' or
       the default of a dataset.
   """
+
   options: config_pb2.ExperimentOptions
   path: str
   text: str
@@ -61,8 +63,10 @@ class Config:
       placeholder = _PLACEHOLDER.search(text)
       if placeholder:
         raise self.error(
-            field_path, f'the environment variable {placeholder[1]} is not set; export it, or '
-            f'give the value by --set {field_path}=...')
+          field_path,
+          f'the environment variable {placeholder[1]} is not set; export it, or '
+          f'give the value by --set {field_path}=...',
+        )
     return value
 
   def unresolved(self) -> dict[str, str]:
@@ -96,6 +100,7 @@ class Config:
 
 def substitute(message, environment: Mapping[str, str]) -> None:
   """Replaces `${VAR}` in every text of `message` by its value, where `environment` has one."""
+
   def replace(text):
     return _PLACEHOLDER.sub(lambda match: environment.get(match[1], match[0]), text)
 

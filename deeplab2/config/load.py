@@ -1,4 +1,5 @@
 """Reads the configuration of an experiment: the one way from a textproto to checked options."""
+
 from collections.abc import Iterable
 import os
 
@@ -19,30 +20,35 @@ from deeplab2.config.experiment import substitute
 # What DeepLab2 derives from the name of the dataset. Pixel decoder stages below the stride of the
 # masks are left out. A dataset without a row has that of COCO.
 _COMMON = """
-  pixel_decoder_stages { filters: 512 num_blocks: 1 kind: AXIAL }
-  pixel_decoder_stages { filters: 256 num_blocks: 5 kind: AXIAL }
-  pixel_decoder_stages { filters: 128 num_blocks: 1 kind: BOTTLENECK }
-  pixel_decoder_stages { filters: 64 num_blocks: 1 kind: BOTTLENECK }
-  pixel_decoder_stages { filters: 32 num_blocks: 1 kind: BOTTLENECK }
+  pixel_decoder_stages { filters: 512 num_blocks: 1 type: AXIAL }
+  pixel_decoder_stages { filters: 256 num_blocks: 5 type: AXIAL }
+  pixel_decoder_stages { filters: 128 num_blocks: 1 type: BOTTLENECK }
+  pixel_decoder_stages { filters: 64 num_blocks: 1 type: BOTTLENECK }
+  pixel_decoder_stages { filters: 32 num_blocks: 1 type: BOTTLENECK }
   decoder_layers: [2, 2, 2]
   cluster_channels: 256
   feed_forward_channels: 2048
 """
-_COCO = _COMMON + """
+_COCO = (
+  _COMMON
+  + """
   high_resolution_stride: 4
   num_mask_slots: 128
   semantic_decoder: true
   decoder_drop_path_keep_prob: 0.8
 """
+)
 KMAX_DEFAULTS = {
-    'coco_panoptic': _COCO,
-    'cityscapes_panoptic': _COMMON + """
+  'coco_panoptic': _COCO,
+  'cityscapes_panoptic': _COMMON
+  + """
         high_resolution_stride: 2
         num_mask_slots: 256
         semantic_decoder: false
         decoder_drop_path_keep_prob: 0.8
     """,
-    'ade20k_panoptic': _COMMON + """
+  'ade20k_panoptic': _COMMON
+  + """
         high_resolution_stride: 4
         num_mask_slots: 128
         semantic_decoder: true
@@ -53,10 +59,15 @@ KMAX_DEFAULTS = {
 
 # Every option that is a path, or a pattern of paths.
 PATHS = (
-    'model_options.initial_checkpoint', 'model_options.backbone.pretrained_weights',
-    *(f'{dataset}.{name}' for dataset in ('train_dataset_options', 'eval_dataset_options')
-      for name in ('file_pattern', 'dataset')),
-    'evaluator_options.override_save_dir')
+  'model_options.initial_checkpoint',
+  'model_options.backbone.pretrained_weights',
+  *(
+    f'{dataset}.{name}'
+    for dataset in ('train_dataset_options', 'eval_dataset_options')
+    for name in ('file_pattern', 'dataset')
+  ),
+  'evaluator_options.override_save_dir',
+)
 
 
 def load(path: str, overrides: Iterable[str] = ()) -> Config:
@@ -64,7 +75,7 @@ def load(path: str, overrides: Iterable[str] = ()) -> Config:
 
   In order: parse the file, apply `overrides`, put environment variables in for `${VAR}`, fill in
   model_options.kmax, refuse what cannot be honoured, check values and fields against one another.
-  What depends on the use that is made of it is checked by `checks.check_mode` and
+  What depends on how it is used is checked by `checks.check_mode` and
   `checks.check_batch`.
 
   Args:
@@ -128,12 +139,18 @@ def _fill_kmax(config):
   _fill_drop_path(config, options, origins)
   dataset = options.train_dataset_options.dataset or options.eval_dataset_options.dataset
   defaults = text_format.Parse(KMAX_DEFAULTS.get(dataset, _COCO), model_pb2.KMaXOptions())
-  source = f'the default of {dataset}' if dataset in KMAX_DEFAULTS else (
-      f'the default (of COCO; {dataset!r} has none of its own)' if dataset else
-      'the default (of COCO; no dataset is named)')
+  source = (
+    f'the default of {dataset}'
+    if dataset in KMAX_DEFAULTS
+    else (
+      f'the default (of COCO; {dataset!r} has none of its own)'
+      if dataset
+      else 'the default (of COCO; no dataset is named)'
+    )
+  )
   kmax = options.model_options.kmax
   stride = (kmax if kmax.HasField('high_resolution_stride') else defaults).high_resolution_stride
-  del defaults.pixel_decoder_stages[{4: 4, 2: 5}.get(stride, 5):]
+  del defaults.pixel_decoder_stages[{4: 4, 2: 5}.get(stride, 5) :]
 
   given = {field.name for field, _ in kmax.ListFields()}
   for field, _ in defaults.ListFields():
@@ -143,8 +160,12 @@ def _fill_kmax(config):
       origins[f'model_options.kmax.{field.name}'] = f'{config.path} ({source})'
   kmax.MergeFrom(defaults)
   if defaults.ListFields():
-    logging.info('%s: model_options.kmax takes %s: %s', config.path, source,
-                 text_format.MessageToString(defaults, as_one_line=True))
+    logging.info(
+      '%s: model_options.kmax takes %s: %s',
+      config.path,
+      source,
+      text_format.MessageToString(defaults, as_one_line=True),
+    )
   return Config(options, config.path, config.text, origins)
 
 
@@ -160,5 +181,8 @@ def _fill_drop_path(config, options, origins):
     kmax.decoder_drop_path_keep_prob = given
     origins[new_path] = config.origin(old_path)
   elif kmax.decoder_drop_path_keep_prob != given:
-    raise config.error(old_path, f'{new_path} says {kmax.decoder_drop_path_keep_prob:.7g}; '
-                       'they mean the same, so give one of them.')
+    raise config.error(
+      old_path,
+      f'{new_path} says {kmax.decoder_drop_path_keep_prob:.7g}; '
+      'they mean the same, so give one of them.',
+    )

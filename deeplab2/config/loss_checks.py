@@ -1,4 +1,5 @@
 """Checks of loss_options: the terms, and how ReMaX relaxes them."""
+
 from deeplab2.config import experiment
 from deeplab2.config import values
 
@@ -22,8 +23,9 @@ def check(config: experiment.Config) -> None:
   values.probability(config, f'{_LOSSES}.reclass.eta')
   mask_id = f'{_LOSSES}.mask_id_cross_entropy_loss.top_k_percent'
   if losses.mask_loss_activation == losses.SIGMOID and config.value(mask_id) != 1.0:
-    raise config.error(mask_id, 'must be 1 with mask_loss_activation SIGMOID, which scores all '
-                       'pixels.')
+    raise config.error(
+      mask_id, 'must be 1 with mask_loss_activation SIGMOID, which scores all pixels.'
+    )
   if losses.remask.enable:
     _check_remask(config, losses.remask)
 
@@ -35,9 +37,13 @@ def _check_term(config, path):
 
 def _check_remask(config, remask):
   layers = sum(config.value(_DECODER))
-  values.require(config, f'{_REMASK}.num_relaxed_layers', lambda number: 0 <= number <= layers,
-                 f'between 0 and {layers}, the number of decoder layers ({_DECODER} = '
-                 f'{list(config.value(_DECODER))})')
+  values.require(
+    config,
+    f'{_REMASK}.num_relaxed_layers',
+    lambda number: 0 <= number <= layers,
+    f'between 0 and {layers}, the number of decoder layers ({_DECODER} = '
+    f'{list(config.value(_DECODER))})',
+  )
   _check_term(config, f'{_REMASK}.semantic_loss')
   if remask.semantic_loss.name:
     values.one_of(config, f'{_REMASK}.semantic_loss.name', SEMANTIC_LOSSES)

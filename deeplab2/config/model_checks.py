@@ -1,4 +1,5 @@
 """Checks of model_options: the heads, the k-means decoder and the semantic branch."""
+
 from deeplab2 import structures
 from deeplab2.config import experiment
 from deeplab2.config import values
@@ -42,27 +43,34 @@ def _check_kmax(config):
   for name in ('num_mask_slots', 'feed_forward_channels'):
     values.positive(config, f'{_KMAX}.{name}')
   values.require(
-      config, f'{_KMAX}.cluster_channels', lambda number: number > 0 and number % 16 == 0,
-      'a multiple of 16: keys of half the width go to 8 attention heads')
+    config,
+    f'{_KMAX}.cluster_channels',
+    lambda number: number > 0 and number % 16 == 0,
+    'a multiple of 16: keys of half the width go to 8 attention heads',
+  )
   values.positive_probability(config, f'{_KMAX}.decoder_drop_path_keep_prob')
   if kmax.high_resolution_stride not in (2, 4):
     raise config.error(f'{_KMAX}.high_resolution_stride', 'must be 4 or 2.')
   if len(kmax.decoder_layers) != 3 or sum(kmax.decoder_layers) < 1:
-    raise config.error(f'{_KMAX}.decoder_layers',
-                       'must be three numbers, the layers at strides 32, 16 and 8, not all 0.')
+    raise config.error(
+      f'{_KMAX}.decoder_layers',
+      'must be three numbers, the layers at strides 32, 16 and 8, not all 0.',
+    )
   values.not_negative(config, f'{_KMAX}.decoder_layers')
   wanted = {4: 4, 2: 5}[kmax.high_resolution_stride]
   if len(kmax.pixel_decoder_stages) != wanted:
     raise config.error(
-        f'{_KMAX}.pixel_decoder_stages', f'there are {len(kmax.pixel_decoder_stages)}; '
-        f'high_resolution_stride {kmax.high_resolution_stride} takes {wanted}, from stride 32 on.')
+      f'{_KMAX}.pixel_decoder_stages',
+      f'there are {len(kmax.pixel_decoder_stages)}; '
+      f'high_resolution_stride {kmax.high_resolution_stride} takes {wanted}, from stride 32 on.',
+    )
   for index, stage in enumerate(kmax.pixel_decoder_stages):
     path = f'{_KMAX}.pixel_decoder_stages[{index}]'
     values.positive(config, f'{path}.filters')
     values.positive(config, f'{path}.num_blocks')
-    if not stage.HasField('kind'):
-      raise config.error(f'{path}.kind', 'is missing; give AXIAL or BOTTLENECK.')
-    if stage.kind == stage.AXIAL and stage.filters % 8:
+    if not stage.HasField('type'):
+      raise config.error(f'{path}.type', 'is missing; give AXIAL or BOTTLENECK.')
+    if stage.type == stage.AXIAL and stage.filters % 8:
       raise config.error(f'{path}.filters', 'must be a multiple of the 8 attention heads.')
 
 
@@ -73,9 +81,11 @@ def _check_semantic_branch(config):
   head = f'{_MAX_DEEPLAB}.auxiliary_semantic_head'
   has_decoder = config.value(f'{_KMAX}.semantic_decoder')
   if max_deeplab.semantic_sample_k and not has_decoder:
-    raise config.error(f'{_MAX_DEEPLAB}.semantic_sample_k',
-                       f'needs {_KMAX}.semantic_decoder: pixels are sampled on the grid of the '
-                       'masks; take 0 for all pixels.')
+    raise config.error(
+      f'{_MAX_DEEPLAB}.semantic_sample_k',
+      f'needs {_KMAX}.semantic_decoder: pixels are sampled on the grid of the '
+      'masks; take 0 for all pixels.',
+    )
   if not max_deeplab.HasField('auxiliary_semantic_head'):
     loss = f'{_LOSSES}.semantic_loss'
     if config.value(_LOSSES).HasField('semantic_loss') and config.value(loss).weight:
@@ -85,14 +95,18 @@ def _check_semantic_branch(config):
   if not has_decoder:
     return
   if decoder.feature_key != _DECODED:
-    raise config.error(f'{decoder_path}.feature_key',
-                       f'must be "{_DECODED}": {_KMAX}.semantic_decoder reads no other.')
+    raise config.error(
+      f'{decoder_path}.feature_key',
+      f'must be "{_DECODED}": {_KMAX}.semantic_decoder reads no other.',
+    )
   values.positive(config, f'{decoder_path}.decoder_channels')
   values.positive(config, f'{decoder_path}.aspp_channels')
   values.one_of(config, f'{decoder_path}.decoder_conv_type', _CONV_TYPES)
   if not decoder.aspp_use_only_1x1_proj_conv and len(decoder.atrous_rates) != 3:
-    raise config.error(f'{decoder_path}.atrous_rates',
-                       'must be three numbers, unless aspp_use_only_1x1_proj_conv is true.')
+    raise config.error(
+      f'{decoder_path}.atrous_rates',
+      'must be three numbers, unless aspp_use_only_1x1_proj_conv is true.',
+    )
   values.positive(config, f'{decoder_path}.atrous_rates')
   stride = 5
   for index, level in enumerate(max_deeplab.auxiliary_low_level):
@@ -101,5 +115,7 @@ def _check_semantic_branch(config):
     values.one_of(config, f'{low_level}.feature_key', structures.Pyramid._fields)
     before, stride = stride, int(level.feature_key[-1])
     if stride > before:
-      raise config.error(f'{low_level}.feature_key', f'is coarser than the feature before, at '
-                         f'stride {2**before}; must go from coarse to fine.')
+      raise config.error(
+        f'{low_level}.feature_key',
+        f'is coarser than the feature before, at stride {2**before}; must go from coarse to fine.',
+      )

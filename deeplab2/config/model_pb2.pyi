@@ -63,20 +63,20 @@ class InstanceOptions(_message.Message):
 class KMaXOptions(_message.Message):
     __slots__ = ("num_mask_slots", "pixel_decoder_stages", "decoder_layers", "decoder_drop_path_keep_prob", "high_resolution_stride", "semantic_decoder", "cluster_channels", "feed_forward_channels")
     class PixelDecoderStage(_message.Message):
-        __slots__ = ("filters", "num_blocks", "kind")
-        class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ("filters", "num_blocks", "type")
+        class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
             __slots__ = ()
-            AXIAL: _ClassVar[KMaXOptions.PixelDecoderStage.Kind]
-            BOTTLENECK: _ClassVar[KMaXOptions.PixelDecoderStage.Kind]
-        AXIAL: KMaXOptions.PixelDecoderStage.Kind
-        BOTTLENECK: KMaXOptions.PixelDecoderStage.Kind
+            AXIAL: _ClassVar[KMaXOptions.PixelDecoderStage.Type]
+            BOTTLENECK: _ClassVar[KMaXOptions.PixelDecoderStage.Type]
+        AXIAL: KMaXOptions.PixelDecoderStage.Type
+        BOTTLENECK: KMaXOptions.PixelDecoderStage.Type
         FILTERS_FIELD_NUMBER: _ClassVar[int]
         NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
-        KIND_FIELD_NUMBER: _ClassVar[int]
+        TYPE_FIELD_NUMBER: _ClassVar[int]
         filters: int
         num_blocks: int
-        kind: KMaXOptions.PixelDecoderStage.Kind
-        def __init__(self, filters: _Optional[int] = ..., num_blocks: _Optional[int] = ..., kind: _Optional[_Union[KMaXOptions.PixelDecoderStage.Kind, str]] = ...) -> None: ...
+        type: KMaXOptions.PixelDecoderStage.Type
+        def __init__(self, filters: _Optional[int] = ..., num_blocks: _Optional[int] = ..., type: _Optional[_Union[KMaXOptions.PixelDecoderStage.Type, str]] = ...) -> None: ...
     NUM_MASK_SLOTS_FIELD_NUMBER: _ClassVar[int]
     PIXEL_DECODER_STAGES_FIELD_NUMBER: _ClassVar[int]
     DECODER_LAYERS_FIELD_NUMBER: _ClassVar[int]

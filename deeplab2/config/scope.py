@@ -3,6 +3,7 @@
 Options that are in neither table are honoured. A scalar counts as set if it differs from its
 default, so configs may spell defaults out.
 """
+
 from collections.abc import Iterator
 
 from absl import logging
@@ -14,29 +15,39 @@ _KMAX_ONLY = 'only kMaX-DeepLab is built here: max_deeplab with a backbone named
 BACKBONE_PREFIX = 'kmax_'
 _NO_VIDEO = 'video is not supported; remove it.'
 _NO_LOSS = 'kMaX-DeepLab has no such loss; remove it.'
-_ONE_SCALE = 'pictures are evaluated as they are, at one scale; remove it.'
+_ONE_SCALE = 'images are evaluated as they are, at one scale; remove it.'
 
 REFUSED = {
-    'BackboneOptions': {'output_stride': 'kMaX backbones have output stride 32; remove it.'},
-    'LossOptions': dict.fromkeys(
-        ('center_loss', 'regression_loss', 'motion_loss', 'next_regression_loss', 'depth_loss'),
-        _NO_LOSS),
-    'DatasetOptions': dict.fromkeys(
-        ('use_two_frames', 'use_next_frame', 'cameras_to_use'), _NO_VIDEO),
-    'EvaluatorOptions': dict.fromkeys(('add_flipped_images', 'eval_scales'), _ONE_SCALE),
+  'BackboneOptions': {'output_stride': 'kMaX backbones have output stride 32; remove it.'},
+  'LossOptions': dict.fromkeys(
+    ('center_loss', 'regression_loss', 'motion_loss', 'next_regression_loss', 'depth_loss'),
+    _NO_LOSS,
+  ),
+  'DatasetOptions': dict.fromkeys(
+    ('use_two_frames', 'use_next_frame', 'cameras_to_use'), _NO_VIDEO
+  ),
+  'EvaluatorOptions': dict.fromkeys(('add_flipped_images', 'eval_scales'), _ONE_SCALE),
 }
 
 IGNORED = {
-    'ModelOptions': ('restore_instance_last_layer_from_initial_checkpoint',),
-    'BackboneOptions': (
-        'drop_path_schedule', 'use_squeeze_and_excite', 'stem_width_multiplier',
-        'backbone_width_multiplier', 'backbone_layer_multiplier', 'use_sac_beyond_stride'),
-    'HeadOptions': ('max_value_after_activation', 'min_value_after_activation'),
-    'SolverOptions': ('weight_decay',),
-    'DatasetOptions': ('sigma',),
-    'EvaluatorOptions': (
-        'center_score_threshold', 'nms_kernel', 'keep_k_centers',
-        'merge_semantic_and_instance_with_tf_op'),
+  'ModelOptions': ('restore_instance_last_layer_from_initial_checkpoint',),
+  'BackboneOptions': (
+    'drop_path_schedule',
+    'use_squeeze_and_excite',
+    'stem_width_multiplier',
+    'backbone_width_multiplier',
+    'backbone_layer_multiplier',
+    'use_sac_beyond_stride',
+  ),
+  'HeadOptions': ('max_value_after_activation', 'min_value_after_activation'),
+  'SolverOptions': ('weight_decay',),
+  'DatasetOptions': ('sigma',),
+  'EvaluatorOptions': (
+    'center_score_threshold',
+    'nms_kernel',
+    'keep_k_centers',
+    'merge_semantic_and_instance_with_tf_op',
+  ),
 }
 
 
@@ -64,11 +75,14 @@ def _check_meta_architecture(config):
   if meta is None:
     raise config.error('model_options.max_deeplab', f'is missing; {_KMAX_ONLY}')
   if meta != 'max_deeplab':
-    raise config.error(f'model_options.{meta}',
-                       f'meta architecture {meta} is not supported; {_KMAX_ONLY}')
+    raise config.error(
+      f'model_options.{meta}', f'meta architecture {meta} is not supported; {_KMAX_ONLY}'
+    )
   if not model.backbone.name.startswith(BACKBONE_PREFIX):
-    raise config.error('model_options.backbone.name', 'meta architecture max_deeplab without '
-                       f'k-means is not supported; {_KMAX_ONLY}')
+    raise config.error(
+      'model_options.backbone.name',
+      f'meta architecture max_deeplab without k-means is not supported; {_KMAX_ONLY}',
+    )
 
 
 def _set_options(message, prefix) -> Iterator[tuple]:

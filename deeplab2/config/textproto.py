@@ -3,22 +3,31 @@
 A field is named by its path from the top: `model_options.backbone.name`. Entries of repeated
 messages are counted: `model_options.kmax.pixel_decoder_stages[1].filters`.
 """
+
 import difflib
 import re
 from typing import Any, NamedTuple
 
+from absl import logging
 from google.protobuf import text_format
 
 from deeplab2 import errors
 
 _TOKEN = re.compile(
-    r'\s+|\#[^\n]*|(?P<token>"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|[{}<>\[\]:;,]'
-    r'|[^\s{}<>\[\]:;,\#"\']+|["\'])')
+  r'\s+|\#[^\n]*|(?P<token>"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|[{}<>\[\]:;,]'
+  r'|[^\s{}<>\[\]:;,\#"\']+|["\'])'
+)
+# (Message, name of a field in version 0.1) -> its name now. Old names are read with a warning.
+_RENAMED = {
+  ('PixelDecoderStage', 'kind'): 'type',
+  ('DatasetOptions', 'max_corrupt_share'): 'max_corrupt_fraction',
+}
 _CLOSING = {'{': '}', '<': '>'}
 
 
 class Field(NamedTuple):
   """One mention of a field in a text."""
+
   path: str
   value: str  # As written; empty for messages and lists.
   line: int  # From 1.
@@ -49,13 +58,13 @@ def meaning(field) -> str:
   if field.cpp_type == field.CPPTYPE_ENUM:
     return 'one of ' + ', '.join(value.name for value in field.enum_type.values)
   meanings = {
-      field.CPPTYPE_BOOL: 'true or false',
-      field.CPPTYPE_STRING: 'text in quotes',
-      field.CPPTYPE_FLOAT: 'a number',
-      field.CPPTYPE_DOUBLE: 'a number',
-      field.CPPTYPE_MESSAGE: 'a block in braces',
+    field.CPPTYPE_BOOL: 'true or false',
+    field.CPPTYPE_STRING: 'text in quotes',
+    field.CPPTYPE_FLOAT: 'a number',
+    field.CPPTYPE_DOUBLE: 'a number',
+    field.CPPTYPE_MESSAGE: 'a block in braces',
   }
-  return meanings.get(field.cpp_type, 'a whole number')
+  return meanings.get(field.cpp_type, 'an integer')
 
 
 def suggestion(name: str, descriptor) -> str:
@@ -65,13 +74,29 @@ def suggestion(name: str, descriptor) -> str:
   return f'did you mean {near[0]}?' if near else f'{descriptor.name} has {", ".join(known)}.'
 
 
-def fields(text: str, descriptor, prefix: str = '') -> list[Field]:
+def current_name(name: str, descriptor) -> str:
+  """Returns the name of a field of `descriptor`, after a warning if `name` is an older one."""
+  current = _RENAMED.get((descriptor.name, name), name)
+  if current != name:
+    logging.warning(
+      '%s of %s is called %s now; the old name will be refused in the next version.',
+      name,
+      descriptor.name,
+      current,
+    )
+  return current
+
+
+def fields(text: str, descriptor, prefix: str = '') -> tuple[list[Field], str]:
   """Lists the fields that `text` mentions, in order.
 
   Args:
     text: a message in text form.
     descriptor: Descriptor of the message.
     prefix: path that is put before every field.
+
+  Returns:
+    The fields, and the text with the current names of fields.
 
   Raises:
     UnknownField: at the first field that its message does not have.
@@ -80,7 +105,9 @@ def fields(text: str, descriptor, prefix: str = '') -> list[Field]:
   """
   scanner = _Scanner(text)
   scanner.message(descriptor, prefix, '')
-  return scanner.found
+  for start, old, new in reversed(scanner.renamed):
+    text = text[:start] + new + text[start + len(old) :]
+  return scanner.found, text
 
 
 def first_word(text: str) -> str:
@@ -102,7 +129,7 @@ def parse(text: str, message, name: str, prefix: str = '') -> list[Field]:
     UserError: with line, field, value and what would be right.
   """
   try:
-    found = fields(text, message.DESCRIPTOR, prefix)
+    found, text = fields(text, message.DESCRIPTOR, prefix)
   except UnknownField as error:
     raise errors.UserError(f'{name}:{error.field.line}: {error}') from error
   try:
@@ -161,7 +188,7 @@ def _explain(error, found, descriptor, name, prefix):
   if line is None:
     return f'{name}: {reason}.'
   before = [field for field in found if (field.line, field.column) <= (line, column)]
-  # Where braces do not match, reading stops on another line than the one to mend.
+  # Where braces do not match, reading stops on another line than the one to correct.
   if not before or before[-1].line != line:
     return f'{name}:{line}: {reason}.'
   path = before[-1].path.removeprefix(prefix).lstrip('.')
@@ -173,6 +200,7 @@ def _explain(error, found, descriptor, name, prefix):
 
 class _Token(NamedTuple):
   text: str
+  start: int  # Offset in the text.
   line: int
   column: int
 
@@ -183,7 +211,7 @@ def _tokens(text):
   line, line_start = 1, 0
   for match in _TOKEN.finditer(text):
     if match['token']:
-      tokens.append(_Token(match['token'], line, match.start() - line_start + 1))
+      tokens.append(_Token(match['token'], match.start(), line, match.start() - line_start + 1))
     newlines = match[0].count('\n')
     if newlines:
       line += newlines
@@ -196,6 +224,7 @@ class _Scanner:
 
   def __init__(self, text: str):
     self.found: list[Field] = []
+    self.renamed: list[tuple[int, str, str]] = []  # Offset, old name, new name.
     self._tokens = _tokens(text)
     self._counts: dict[str, int] = {}
 
@@ -209,8 +238,11 @@ class _Scanner:
         continue
       if not re.fullmatch(r'[A-Za-z_]\w*', token.text):
         return False
-      path = f'{prefix}.{token.text}' if prefix else token.text
-      field = descriptor.fields_by_name.get(token.text)
+      name = current_name(token.text, descriptor)
+      if name != token.text:
+        self.renamed.append((token.start, token.text, name))
+      path = f'{prefix}.{name}' if prefix else name
+      field = descriptor.fields_by_name.get(name)
       self._skip(':')
       if field is None:
         raise UnknownField(Field(path, self._scalar(), token.line, token.column), descriptor)
@@ -224,7 +256,8 @@ class _Scanner:
       while self._tokens and not self._skip(']'):
         # A list holds no lists.
         if self._tokens[-1].text == '[' or (
-            not self._skip(',') and not self._value(field, path, self._tokens[-1])):
+          not self._skip(',') and not self._value(field, path, self._tokens[-1])
+        ):
           return False
       return True
     if field.message_type is not None and is_repeated(field):

@@ -1,4 +1,5 @@
 """Checks of single values. Each raises a UserError that names the field and what it must be."""
+
 from collections.abc import Callable, Collection
 import math
 
@@ -6,7 +7,8 @@ from deeplab2.config import experiment
 
 
 def require(
-    config: experiment.Config, path: str, holds: Callable[[float], bool], what: str) -> None:
+  config: experiment.Config, path: str, holds: Callable[[float], bool], what: str
+) -> None:
   """Raises unless every number of a field is finite and `holds`."""
   value = config.value(path)
   for number in [value] if isinstance(value, (int, float)) else value:

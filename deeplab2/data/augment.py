@@ -1,11 +1,12 @@
-"""Random scale, colours, place in the crop and mirror image: what training does to a picture.
+"""Random scale, colours, place in the crop and mirror image: what training does to an image.
 
-The order of steps is DeepLab2's: resize to range, random scale, AutoAugment (on the whole picture,
-before any padding), pad, crop, flip. Copy-paste comes after all that was done to both pictures.
+The order of steps is DeepLab2's: resize to range, random scale, AutoAugment (on the whole image,
+before any padding), pad, crop, flip. Copy-paste comes after all that was done to both images.
 
-Everything random is drawn first, from a seed of the picture alone, and then applied: the same seed
-gives the same picture whatever the number of threads, and tests can choose the draw.
+Everything random is drawn first, from a seed of the image alone, and then applied: the same seed
+gives the same image whatever the number of threads, and tests can choose the draw.
 """
+
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,8 @@ from deeplab2.data import geometry
 
 
 class RandomScale(NamedTuple):
-  """Factors to scale a picture by, each equally likely."""
+  """Factors to scale an image by, each equally likely."""
+
   minimum: float = 1.0
   maximum: float = 1.0
   step: float = 0.25  # 0 for any number in [minimum, maximum).
@@ -27,7 +29,8 @@ class RandomScale(NamedTuple):
 
 
 class Draw(NamedTuple):
-  """What was drawn for one picture. Scalars but for the last."""
+  """What was drawn for one image. Scalars but for the last."""
+
   scale: tf.Tensor  # float32
   top: tf.Tensor  # float32 in [0, 1), from the first possible offset to the last
   left: tf.Tensor  # the same for columns
@@ -55,14 +58,15 @@ def scale_candidates(scale: RandomScale) -> np.ndarray:
 
 
 def draw(seed: tf.Tensor, scale: RandomScale) -> Draw:
-  """Draws for one picture; `seed` [2] int64 is the run's seed and the picture's running number."""
+  """Draws for one image; `seed` [2] int64 is the run's seed and the image's running number."""
   uniform = tf.random.stateless_uniform([7], seed)
   if scale.step == 0 and scale.maximum > scale.minimum:
     factor = scale.minimum + uniform[0] * (scale.maximum - scale.minimum)
   else:
     factor = _pick(tf.constant(scale_candidates(scale)), uniform[0])
-  return Draw(factor, top=uniform[1], left=uniform[2], flip=uniform[3] <= 0.5,
-              photometric=uniform[4:])
+  return Draw(
+    factor, top=uniform[1], left=uniform[2], flip=uniform[3] <= 0.5, photometric=uniform[4:]
+  )
 
 
 def _pick(candidates, uniform):
@@ -74,19 +78,26 @@ def _below(uniform, count):
   return tf.cast(uniform * tf.cast(count, tf.float32), tf.int32)
 
 
-def augment(image: tf.Tensor, label: tf.Tensor, chosen: Draw, *, crop_size: tuple[int, int],
-            resize: geometry.Resize, void_id: int,
-            policy: autoaugment.Policy | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-  """Brings a picture and its label map to the crop.
+def augment(
+  image: tf.Tensor,
+  label: tf.Tensor,
+  chosen: Draw,
+  *,
+  crop_size: tuple[int, int],
+  resize: geometry.Resize,
+  void_id: int,
+  policy: autoaugment.Policy | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Brings an image and its label map to the crop.
 
   Args:
     image: [H0, W0, 3] uint8.
     label: [H0, W0] int32 panoptic ids.
-    chosen: what was drawn for this picture.
+    chosen: what was drawn for this image.
     crop_size: (H, W).
     resize: range of sizes before scaling.
     void_id: panoptic id of padding.
-    policy: of AutoAugment. With one, pixels are whole numbers even where nothing is done.
+    policy: of AutoAugment. With one, pixels are integers even where nothing is done.
 
   Returns:
     [H, W, 3] float32 and [H, W] int32.
@@ -99,8 +110,9 @@ def augment(image: tf.Tensor, label: tf.Tensor, chosen: Draw, *, crop_size: tupl
   top_left = (chosen.top, chosen.left)
   image = _place(image, top_left, crop_size, geometry.PAD_VALUE, tf.float32)
   label = _place(label, top_left, crop_size, void_id)
-  return tf.cond(chosen.flip, lambda: (geometry.flip(image), geometry.flip(label)),
-                 lambda: (image, label))
+  return tf.cond(
+    chosen.flip, lambda: (geometry.flip(image), geometry.flip(label)), lambda: (image, label)
+  )
 
 
 def _resize(image, label, size):
@@ -109,7 +121,7 @@ def _resize(image, label, size):
 
 def _place(image, uniform, crop_size, value, dtype=tf.int32):
   """Crops the sides that are longer than the crop, casts, and pads those that are shorter."""
-  # Along one axis a picture is either cropped or padded, so one draw serves both. Cropping first
+  # Along one axis an image is either cropped or padded, so one draw serves both. Cropping first
   # gives the same as padding first, and moves fewer pixels.
   shape = tf.shape(image)
   kept, pad_offset, crop_offset = [], [], []
@@ -117,7 +129,7 @@ def _place(image, uniform, crop_size, value, dtype=tf.int32):
     excess = shape[i] - crop_size[i]
     kept.append(tf.minimum(shape[i], crop_size[i]))
     crop_offset.append(_below(uniform[i], tf.maximum(excess, 0) + 1))
-    # As in DeepLab2, a shorter picture never touches the bottom or right of the crop.
+    # As in DeepLab2, a shorter image never touches the bottom or right of the crop.
     pad_offset.append(_below(uniform[i], tf.maximum(-excess, 1)))
   cropped = tf.cast(geometry.crop(image, crop_offset, kept), dtype)
   return geometry.pad(cropped, pad_offset, crop_size, value)

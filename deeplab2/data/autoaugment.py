@@ -1,8 +1,9 @@
-"""AutoAugment (Cubuk et al. 2019): photometric operations by a policy, on uint8 pictures.
+"""AutoAugment (Cubuk et al. 2019): photometric operations by a policy, on uint8 images.
 
 Policies and operations are those that DeepLab2 trains with, its departures from the paper included:
 without them published results are not reproduced. Labels never change.
 """
+
 from collections.abc import Callable
 import functools
 from typing import NamedTuple
@@ -14,6 +15,7 @@ Operation = Callable[[tf.Tensor, float], tf.Tensor]
 
 class Step(NamedTuple):
   """One operation of a policy."""
+
   operation: Operation
   probability: float
   level: float  # 0..10, from which the operation takes its strength.
@@ -24,7 +26,7 @@ Policy = tuple[tuple[Step, Step], ...]
 
 
 def apply(image: tf.Tensor, policy: Policy, uniform: tf.Tensor) -> tf.Tensor:
-  """Changes a picture by one sub-policy.
+  """Changes an image by one sub-policy.
 
   Args:
     image: [h, w, 3] uint8.
@@ -42,9 +44,11 @@ def apply(image: tf.Tensor, policy: Policy, uniform: tf.Tensor) -> tf.Tensor:
 def _apply(image, steps, uniform):
   for index, step in enumerate(steps):
     if step.probability > 0:
-      image = tf.cond(uniform[index] + step.probability >= 1.0,
-                      functools.partial(step.operation, image, step.level),
-                      functools.partial(tf.identity, image))
+      image = tf.cond(
+        uniform[index] + step.probability >= 1.0,
+        functools.partial(step.operation, image, step.level),
+        functools.partial(tf.identity, image),
+      )
   return image
 
 
@@ -54,7 +58,7 @@ def brightness(image: tf.Tensor, level: float) -> tf.Tensor:
 
 
 def color(image: tf.Tensor, level: float) -> tf.Tensor:
-  """Blends with the grey picture."""
+  """Blends with the grey image."""
   red, green, blue = tf.unstack(tf.cast(image, tf.float32) * (1.0 / 255.0), axis=-1)
   luma = 0.2989 * red + 0.587 * green + 0.114 * blue
   grey = tf.cast(tf.minimum(luma * 255.5, 255.0), tf.uint8)
@@ -72,7 +76,7 @@ def contrast(image: tf.Tensor, level: float) -> tf.Tensor:
 
 
 def sharpness(image: tf.Tensor, level: float) -> tf.Tensor:
-  """Blends with the smoothed picture, whose outermost pixels stay as they are."""
+  """Blends with the smoothed image, whose outermost pixels stay as they are."""
   has_inside = tf.reduce_min(tf.shape(image)[:2]) > 2
   return tf.cond(has_inside, lambda: _sharpened(image, _factor(level)), lambda: image)
 
@@ -127,8 +131,9 @@ def invert(image: tf.Tensor, level: float) -> tf.Tensor:
 def auto_contrast(image: tf.Tensor, level: float) -> tf.Tensor:
   """Spreads each channel over 0..255, if it has more than one value."""
   del level
-  low, high = (tf.cast(reduce(image, axis=[0, 1]), tf.float32)
-               for reduce in (tf.reduce_min, tf.reduce_max))
+  low, high = (
+    tf.cast(reduce(image, axis=[0, 1]), tf.float32) for reduce in (tf.reduce_min, tf.reduce_max)
+  )
   scale = tf.where(high > low, 255.0 / tf.maximum(high - low, 1.0), 1.0)
   offset = tf.where(high > low, -low * scale, 0.0)
   spread = tf.cast(image, tf.float32) * scale + offset
@@ -150,7 +155,7 @@ def equalize(image: tf.Tensor, level: float) -> tf.Tensor:
 
 
 def _factor(level):
-  """Returns how much of the picture itself a blend has; more than 1 goes away from the other."""
+  """Returns how much of the image itself a blend has; more than 1 goes away from the other."""
   return level / 10 * 1.8 + 0.1
 
 
@@ -164,18 +169,23 @@ def _blend(other, image, factor):
 
 
 def _classification_policy(magnitude: float) -> Policy:
-  return tuple(tuple(Step(operation, probability, level * magnitude)
-                     for operation, probability, level in steps) for steps in (
+  return tuple(
+    tuple(
+      Step(operation, probability, level * magnitude) for operation, probability, level in steps
+    )
+    for steps in (
       ((sharpness, 0.4, 7), (brightness, 0.2, 10)),
       ((equalize, 0.0, 9), (contrast, 0.2, 10)),
       ((sharpness, 0.2, 9), (color, 0.2, 9)),
       ((solarize, 0.2, 7), (equalize, 0.6, 9)),
-      ((sharpness, 0.2, 1), (equalize, 0.2, 7))))
+      ((sharpness, 0.2, 1), (equalize, 0.2, 7)),
+    )
+  )
 
 
-# By DeepLab2's names. The second is no milder: it turns pictures dark, blurred and grey, and
+# By DeepLab2's names. The second is no milder: it turns images dark, blurred and grey, and
 # inverts nearly everything when it solarizes. It is what Cityscapes models were trained with.
 POLICIES = {
-    'simple_classification_policy': _classification_policy(1.0),
-    'simple_classification_policy_magnitude_scale_0.2': _classification_policy(0.2),
+  'simple_classification_policy': _classification_policy(1.0),
+  'simple_classification_policy_magnitude_scale_0.2': _classification_policy(0.2),
 }

@@ -2,6 +2,7 @@
 
 (https://cocodataset.org/#format-data, section 1)
 """
+
 from collections.abc import Sequence
 import math
 from typing import Any, NamedTuple
@@ -17,8 +18,9 @@ from deeplab2.data import stretched
 _NEEDED = 'must be polygons [[x, y, x, y, x, y, ...], ...], or run lengths {size, counts}'
 
 
-class Painted(NamedTuple):
-  """The instances of a picture as a label map."""
+class Drawn(NamedTuple):
+  """The instances of an image as a label map."""
+
   label: np.ndarray  # [H, W] int32 panoptic ids.
   left_out: list[str]  # What is wrong with each annotation that was left out.
   empty: list[str]  # Annotations without a single pixel.
@@ -33,9 +35,15 @@ class _Instance(NamedTuple):
   area: int
 
 
-def label_of_instances(annotations: Sequence[dict[str, Any]], size: tuple[int, int],
-                       info: datasets.DatasetInfo, where: str, *, skip: bool = False) -> Painted:
-  """Paints the instances of a picture into a panoptic label map.
+def label_of_instances(
+  annotations: Sequence[dict[str, Any]],
+  size: tuple[int, int],
+  info: datasets.DatasetInfo,
+  where: str,
+  *,
+  skip: bool = False,
+) -> Drawn:
+  """Draws the instances of an image into a panoptic label map.
 
   Where instances overlap, the smaller one is on top; crowds lie below all others. Instances are
   numbered from 1 per class, the largest first.
@@ -43,9 +51,9 @@ def label_of_instances(annotations: Sequence[dict[str, Any]], size: tuple[int, i
   Args:
     annotations: entries of a COCO instances JSON: category_id, segmentation (polygons or RLE),
       iscrowd.
-    size: (height, width) of the picture.
+    size: (height, width) of the image.
     info: the dataset. Pixels of no instance become void.
-    where: file and picture, for error messages.
+    where: file and image, for error messages.
     skip: leave out annotations that are wrong.
 
   Raises:
@@ -63,31 +71,33 @@ def label_of_instances(annotations: Sequence[dict[str, Any]], size: tuple[int, i
       left_out.append(str(error))
   label = np.full(size, space.void_id, np.int32)
   counts: dict[int, int] = {}
-  painted: dict[str, int] = {}
+  drawn: dict[str, int] = {}
   empty = []
   for instance in sorted(instances, key=lambda entry: (not entry.is_crowd, -entry.area)):
     number = 0
     if not instance.is_crowd:
       number = counts[instance.class_id] = counts.get(instance.class_id, 0) + 1
       if number >= space.label_divisor:
-        raise errors.UserError(f'{where}: {number} instances of class {instance.class_id}; the '
-                               f'label divisor {space.label_divisor} allows fewer.')
+        raise errors.UserError(
+          f'{where}: {number} instances of class {instance.class_id}; the '
+          f'label divisor {space.label_divisor} allows fewer.'
+        )
     if instance.area == 0:
       empty.append(instance.where)
       continue
-    # One mask at a time: those of a hundred instances of a large picture would fill the memory.
+    # One mask at a time: those of a hundred instances of a large image would fill the memory.
     panoptic_id = instance.class_id * space.label_divisor + number
     label[coco_mask.decode(instance.encoded).view(bool)] = panoptic_id
-    painted[instance.where] = panoptic_id
+    drawn[instance.where] = panoptic_id
   present = set(stretched.unstretched(label).ids().tolist())
-  covered = [at for at, panoptic_id in painted.items() if panoptic_id not in present]
-  return Painted(label, left_out, empty, covered)
+  covered = [at for at, panoptic_id in drawn.items() if panoptic_id not in present]
+  return Drawn(label, left_out, empty, covered)
 
 
 def _instance(annotation, size, info, where):
   """Reads one annotation; UserError naming it if it is wrong."""
   at = f'{where}, annotation {annotation.get("id", "without id")}'
-  category = coco_panoptic.field(annotation, 'category_id', at, 'whole number')
+  category = coco_panoptic.field(annotation, 'category_id', at, 'integer')
   class_id = info.dataset_ids.get(category)
   if class_id not in info.label_space.thing_ids:
     raise errors.UserError(f'{at}: category_id {category} is not a thing of {info.name}.')
@@ -102,8 +112,9 @@ def _instance(annotation, size, info, where):
       encoded = coco_mask.merge(coco_mask.frPyObjects(_polygons(segmentation, size), *size))
     return _Instance(at, class_id, is_crowd, encoded, int(coco_mask.area(encoded)))
   except (ValueError, OverflowError) as error:
-    raise errors.UserError(f'{at}: the segmentation is neither polygons nor RLE '
-                           f'({error}).') from error
+    raise errors.UserError(
+      f'{at}: the segmentation is neither polygons nor RLE ({error}).'
+    ) from error
 
 
 def _polygons(segmentation, size):
@@ -122,13 +133,15 @@ def _polygons(segmentation, size):
       if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f'a coordinate is {value!r:.60}; must be a number')
       if not -farthest <= value <= farthest:
-        raise ValueError(f'a coordinate is {value:.6g}, far outside of the image of {size[0]}x'
-                         f'{size[1]} (height x width)')
+        raise ValueError(
+          f'a coordinate is {value:.6g}, far outside of the image of {size[0]}x'
+          f'{size[1]} (height x width)'
+        )
   return polygons
 
 
 def _encoded_runs(segmentation, size):
-  """Returns run lengths as pycocotools takes them; ValueError unless they fill the picture.
+  """Returns run lengths as pycocotools takes them; ValueError unless they fill the image.
 
   It reads beyond its memory where they do not.
   """
@@ -136,13 +149,14 @@ def _encoded_runs(segmentation, size):
   if not isinstance(counts, str | list):
     raise ValueError(f'counts is {counts!r:.60}; {_NEEDED}')
   if stated != list(size):
-    raise ValueError(f'it is of size {stated!r:.60}, its picture {list(size)} (height, width); '
-                     'must be equal')
+    raise ValueError(
+      f'it is of size {stated!r:.60}, its image {list(size)} (height, width); must be equal'
+    )
   runs = _runs(counts) if isinstance(counts, str) else counts
   if not all(isinstance(run, int) and not isinstance(run, bool) and run >= 0 for run in runs):
-    raise ValueError('a run length is not a whole number from 0')
+    raise ValueError('a run length is not an integer from 0')
   if sum(runs) != size[0] * size[1]:
-    raise ValueError(f'its runs cover {sum(runs)} pixels, the picture has {size[0] * size[1]}')
+    raise ValueError(f'its runs cover {sum(runs)} pixels, the image has {size[0] * size[1]}')
   return coco_mask.frPyObjects({'size': list(size), 'counts': runs}, *size)
 
 

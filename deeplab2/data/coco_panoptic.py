@@ -1,9 +1,10 @@
-"""COCO's panoptic format, in and out: one JSON for a set, one RGB PNG of segment ids a picture.
+"""COCO's panoptic format, in and out: one JSON for a set, one RGB PNG of segment ids an image.
 
 A pixel's segment id is R + 256 G + 65536 B; id 0 belongs to no segment. The JSON lists the
-segments of each picture with their category in the dataset's original numbering.
+segments of each image with their category in the dataset's original numbering.
 (https://cocodataset.org/#format-data, section 4; https://github.com/cocodataset/panopticapi)
 """
+
 from collections.abc import Collection, Mapping, Sequence
 import json
 import os
@@ -19,17 +20,26 @@ from deeplab2.data import images
 from deeplab2.data import labels
 from deeplab2.data import stretched
 
-# A field that tells the kind of a COCO file that is no panoptic one.
-_OTHER_KINDS = {
-    'keypoints': 'keypoints', 'caption': 'captions', 'segmentation': 'instances or stuff',
-    'question': 'questions'}
+# A field that tells the type of a COCO file that is no panoptic one.
+_OTHER_TYPES = {
+  'keypoints': 'keypoints',
+  'caption': 'captions',
+  'segmentation': 'instances or stuff',
+  'question': 'questions',
+}
 # What a field of a JSON may be.
-_KINDS = {'whole number': int, 'number': (int, float), 'text': str, 'list': list,
-          'whole number or text': (int, str)}
+_FIELD_TYPES = {
+  'integer': int,
+  'number': (int, float),
+  'text': str,
+  'list': list,
+  'integer or text': (int, str),
+}
 
 
 class Annotation(NamedTuple):
   """The annotation of one image."""
+
   image_id: Any  # int or str, as in the file.
   file_name: str  # Of the PNG, without directory.
   segments: tuple[labels.Segment, ...]  # In the order of the file, with dataset ids.
@@ -38,6 +48,7 @@ class Annotation(NamedTuple):
 
 class AnnotatedSet(NamedTuple):
   """The content of a panoptic JSON."""
+
   annotations: list[Annotation]
   image_names: dict[Any, str]  # Image id -> file name, by the list `images`, as far as it goes.
 
@@ -55,22 +66,23 @@ def read_annotations(path: str, info: datasets.DatasetInfo) -> dict[str, Annotat
   for annotation in annotated.annotations:
     if annotation.problem:
       raise errors.UserError(annotation.problem)
-  return {os.path.splitext(annotation.file_name)[0]: annotation
-          for annotation in annotated.annotations}
+  return {
+    os.path.splitext(annotation.file_name)[0]: annotation for annotation in annotated.annotations
+  }
 
 
 def read_set(path: str, info: datasets.DatasetInfo) -> AnnotatedSet:
   """Reads a panoptic JSON; what is wrong with the segments of an image is said in its annotation.
 
   Raises:
-    errors.UserError: the file is missing, no JSON, another kind of COCO file, or incomplete; an
+    errors.UserError: the file is missing, no JSON, another type of COCO file, or incomplete; an
       image is annotated or listed twice.
   """
   content = read_json(path)
   annotations: list[Annotation] = []
   image_ids, stems = set(), {}
   for number, entry in enumerate(content['annotations']):
-    image_id = field(entry, 'image_id', f'{path}, annotations[{number}]', 'whole number or text')
+    image_id = field(entry, 'image_id', f'{path}, annotations[{number}]', 'integer or text')
     where = f'{path}, image {image_id}'
     if image_id in image_ids:
       raise errors.UserError(f'{where}: annotated twice.')
@@ -78,8 +90,7 @@ def read_set(path: str, info: datasets.DatasetInfo) -> AnnotatedSet:
     file_name = os.path.basename(field(entry, 'file_name', where, 'text'))
     stem = os.path.splitext(file_name)[0]
     if stem in stems:
-      raise errors.UserError(f'{where}: file_name {file_name} is also that of image '
-                             f'{stems[stem]}.')
+      raise errors.UserError(f'{where}: file_name {file_name} is also that of image {stems[stem]}.')
     stems[stem] = image_id
     annotations.append(_annotation(entry, image_id, file_name, info, where))
   return AnnotatedSet(annotations, image_names(content, path))
@@ -87,8 +98,9 @@ def read_set(path: str, info: datasets.DatasetInfo) -> AnnotatedSet:
 
 def _annotation(entry, image_id, file_name, info, where):
   try:
-    segments = tuple(_segment(segment, info, where)
-                     for segment in field(entry, 'segments_info', where, 'list'))
+    segments = tuple(
+      _segment(segment, info, where) for segment in field(entry, 'segments_info', where, 'list')
+    )
   except errors.UserError as error:
     return Annotation(image_id, file_name, (), str(error))
   return Annotation(image_id, file_name, segments)
@@ -108,21 +120,25 @@ def image_names(content: Mapping[str, Any], where: str) -> dict[Any, str]:
   ids: dict[str, Any] = {}
   listed = content.get('images')
   for entry in listed if isinstance(listed, list) else ():
-    image_id, name = (entry.get(key) if isinstance(entry, dict) else None
-                      for key in ('id', 'file_name'))
+    image_id, name = (
+      entry.get(key) if isinstance(entry, dict) else None for key in ('id', 'file_name')
+    )
     if not isinstance(image_id, int | str) or not isinstance(name, str):
       continue
     if image_id in names:
       raise errors.UserError(f"{where}: the list 'images' has image {image_id} twice.")
     if name in ids:
-      raise errors.UserError(f"{where}: the list 'images' has the file name {name} for image "
-                             f'{ids[name]} and for image {image_id}.')
+      raise errors.UserError(
+        f"{where}: the list 'images' has the file name {name} for image "
+        f'{ids[name]} and for image {image_id}.'
+      )
     names[image_id], ids[name] = name, image_id
   return names
 
 
-def pair(annotated: Sequence[tuple[Any, str]], names: Mapping[Any, str],
-         stems: Collection[str]) -> list[str | None]:
+def pair(
+  annotated: Sequence[tuple[Any, str]], names: Mapping[Any, str], stems: Collection[str]
+) -> list[str | None]:
   """Finds the image of each annotation.
 
   Args:
@@ -138,10 +154,13 @@ def pair(annotated: Sequence[tuple[Any, str]], names: Mapping[Any, str],
   by_list = [_stem(names[image_id]) if image_id in names else None for image_id, _ in annotated]
   taken = {stem for stem in by_list if stem in stems}
   return [
-      listed if listed in taken else next(
-          (stem for stem in (_stem(png), str(image_id)) if stem in stems and stem not in taken),
-          None)
-      for (image_id, png), listed in zip(annotated, by_list, strict=True)]
+    listed
+    if listed in taken
+    else next(
+      (stem for stem in (_stem(png), str(image_id)) if stem in stems and stem not in taken), None
+    )
+    for (image_id, png), listed in zip(annotated, by_list, strict=True)
+  ]
 
 
 def _stem(name):
@@ -150,15 +169,17 @@ def _stem(name):
 
 def _segment(content, info, where):
   """Converts an entry of segments_info."""
-  segment_id = field(content, 'id', where, 'whole number')
+  segment_id = field(content, 'id', where, 'integer')
   where = f'{where}, segment {segment_id}'
   if not 0 < segment_id < 2**24:
     raise errors.UserError(f'{where}: must be 1 to 2**24 - 1; 0 stands for pixels of no segment.')
-  category = field(content, 'category_id', where, 'whole number')
+  category = field(content, 'category_id', where, 'integer')
   if category not in info.dataset_ids:
     known = sorted(info.dataset_ids) or ['none']
-    raise errors.UserError(f'{where}: category_id {category} is not a class of {info.name} '
-                           f'({len(info.dataset_ids)} ids between {known[0]} and {known[-1]}).')
+    raise errors.UserError(
+      f'{where}: category_id {category} is not a class of {info.name} '
+      f'({len(info.dataset_ids)} ids between {known[0]} and {known[-1]}).'
+    )
   area = field(content, 'area', where, 'number')
   return labels.Segment(segment_id, info.dataset_ids[category], area, is_crowd(content, where))
 
@@ -168,35 +189,44 @@ def read_json(path: str) -> dict[str, Any]:
   content = files.read_json(path)
   entries = content.get('annotations') if isinstance(content, dict) else None
   if not isinstance(entries, list):
-    raise errors.UserError(f"{path}: has no list 'annotations'; a COCO panoptic JSON is needed "
-                           '(panoptic_*.json), not an image list or predictions.')
+    raise errors.UserError(
+      f"{path}: has no list 'annotations'; a COCO panoptic JSON is needed "
+      '(panoptic_*.json), not an image list or predictions.'
+    )
   for entry in entries[:1]:
     if not isinstance(entry, dict) or 'segments_info' not in entry:
-      found = [kind for field, kind in _OTHER_KINDS.items()
-               if isinstance(entry, dict) and field in entry]
-      kind = f'a COCO {found[0]} file' if found else 'of an unknown kind'
-      raise errors.UserError(f"{path}: is {kind}; a COCO panoptic JSON is needed (panoptic_*.json, "
-                             "whose annotations have 'segments_info').")
+      found = [
+        name for field, name in _OTHER_TYPES.items() if isinstance(entry, dict) and field in entry
+      ]
+      file_type = f'a COCO {found[0]} file' if found else 'of an unknown type'
+      raise errors.UserError(
+        f'{path}: is {file_type}; a COCO panoptic JSON is needed '
+        '(panoptic_*.json, '
+        "whose annotations have 'segments_info')."
+      )
   return content
 
 
-def field(content: Any, key: str, where: str, kind: str) -> Any:
+def field(content: Any, key: str, where: str, field_type: str) -> Any:
   """Returns `content[key]` of a JSON.
 
   Args:
     content: what should be an object.
     key: of its field.
     where: file and entry, for error messages.
-    kind: a key of _KINDS.
+    field_type: a key of _FIELD_TYPES.
 
   Raises:
-    errors.UserError: the field is missing or of another kind.
+    errors.UserError: the field is missing or of another type.
   """
   if not isinstance(content, dict) or key not in content:
     raise errors.UserError(f'{where}: field {key!r} is missing.')
   value = content[key]
-  if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
-    raise errors.UserError(f'{where}: field {key!r} is {json.dumps(value):.60}; must be a {kind}.')
+  if not isinstance(value, _FIELD_TYPES[field_type]) or isinstance(value, bool):
+    article = 'an' if field_type.startswith('integer') else 'a'
+    raise errors.UserError(
+      f'{where}: field {key!r} is {json.dumps(value):.60}; must be {article} {field_type}.'
+    )
   return value
 
 
@@ -209,7 +239,7 @@ def is_crowd(content: dict[str, Any], where: str) -> bool:
 
 
 def read_segment_ids(path: str) -> np.ndarray:
-  """Reads the PNG of a picture; returns segment ids, [H, W] int32.
+  """Reads the PNG of an image; returns segment ids, [H, W] int32.
 
   Raises:
     errors.UserError: the file is missing, cannot be decoded or is not RGB.
@@ -222,20 +252,26 @@ def read_segment_ids(path: str) -> np.ndarray:
   return ids
 
 
-def read_label(path: str, annotation: Annotation, info: datasets.DatasetInfo, *,
-               treat_crowd_as_ignore: bool) -> np.ndarray:
+def read_label(
+  path: str, annotation: Annotation, info: datasets.DatasetInfo, *, treat_crowd_as_ignore: bool
+) -> np.ndarray:
   """Returns the panoptic label map, [H, W] int32, of PNG `path` with its annotation.
 
   Raises:
     errors.UserError: see `read_segment_ids` and `labels.from_segments`.
   """
   return labels.from_segments(
-      read_segment_ids(path), annotation.segments, info.label_space,
-      treat_crowd_as_ignore=treat_crowd_as_ignore, where=f'{path}, image {annotation.image_id}')
+    read_segment_ids(path),
+    annotation.segments,
+    info.label_space,
+    treat_crowd_as_ignore=treat_crowd_as_ignore,
+    where=f'{path}, image {annotation.image_id}',
+  )
 
 
 class Encoding(NamedTuple):
   """How a label map is written in COCO's panoptic format."""
+
   segments_info: list[dict[str, Any]]  # {id, category_id, area, bbox [x, y, w, h], iscrowd} each,
   # category ids in the dataset's original numbering.
   ids: np.ndarray  # [n] the panoptic ids of the map, ascending.
@@ -246,8 +282,9 @@ class Encoding(NamedTuple):
     return self.colors[np.searchsorted(self.ids, panoptic)]
 
 
-def encode(panoptic: np.ndarray,
-           info: datasets.DatasetInfo) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def encode(
+  panoptic: np.ndarray, info: datasets.DatasetInfo
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
   """Converts a label map [H, W] to COCO's panoptic format.
 
   Returns:
@@ -283,9 +320,15 @@ def encoding(panoptic: stretched.StretchedMap, info: datasets.DatasetInfo) -> En
   crowd = labels.crowd_mask(ids, space)
   areas, bounds = panoptic.measure(ids)
   segments = [
-      {'id': int(segment_ids[i]), 'category_id': int(originals[class_ids[i]]),
-       'area': int(areas[i]), 'bbox': bounds[i], 'iscrowd': int(crowd[i])}
-      for i in np.flatnonzero(~is_void)]
+    {
+      'id': int(segment_ids[i]),
+      'category_id': int(originals[class_ids[i]]),
+      'area': int(areas[i]),
+      'bbox': bounds[i],
+      'iscrowd': int(crowd[i]),
+    }
+    for i in np.flatnonzero(~is_void)
+  ]
   colors = np.stack([segment_ids % 256, segment_ids // 256 % 256, segment_ids // 65536], -1)
   return Encoding(segments, ids, colors.astype(np.uint8))
 

@@ -8,13 +8,14 @@ form (`load`):
   ignore_label            dataset id of pixels without a label; may lie beyond num_classes
   panoptic_label_divisor  panoptic id = dataset id * divisor + instance
   original_ignore_id      what the ignore label is called in the dataset's own numbering
-  splits                  {name of the split: number of its pictures}; may be empty
+  splits                  {name of the split: number of its images}; may be empty
   categories              for each dataset id, ascending: {id, original_id, name, isthing, color};
                           original_id null: annotations never hold this class
   image_id_suffix         optional: ending of the names of images that is no part of their ids
                           (Cityscapes: "_leftImg8bit"). Without this field, that of the built-in
                           dataset of the same name, else none
 """
+
 from collections.abc import Mapping, Sequence
 import colorsys
 import functools
@@ -35,6 +36,7 @@ DATASETS = ('ade20k_panoptic', 'cityscapes_panoptic', 'coco_panoptic', 'shapes')
 
 class DatasetInfo(NamedTuple):
   """Describes a dataset. Sequences are indexed by dataset id and num_classes long."""
+
   name: str
   label_space: structures.LabelSpace
   class_names: tuple[str, ...]
@@ -60,8 +62,10 @@ def get(name: str) -> DatasetInfo:
   if name.endswith('.json'):
     return load(name)
   if name not in DATASETS:
-    raise errors.UserError(f'dataset {name!r} is unknown; choose from {", ".join(DATASETS)}, or '
-                           'give the path of a JSON file that describes your own.')
+    raise errors.UserError(
+      f'dataset {name!r} is unknown; choose from {", ".join(DATASETS)}, or '
+      'give the path of a JSON file that describes your own.'
+    )
   file = importlib.resources.files('deeplab2.data') / 'classes' / f'{name}.json'
   with importlib.resources.as_file(file) as path:
     return load(str(path))
@@ -80,33 +84,50 @@ def load(path: str) -> DatasetInfo:
     raise errors.UserError(f'{path}: nested too deeply.') from error
 
 
-def describe(name: str, categories: Sequence[Mapping[str, Any]], label_divisor: int,
-             where: str) -> DatasetInfo:
+def describe(
+  name: str, categories: Sequence[Mapping[str, Any]], label_divisor: int, where: str
+) -> DatasetInfo:
   """Describes a dataset by the categories of a COCO JSON; void becomes dataset id 0.
 
   Args:
     name: of the dataset.
     categories: {id, name} each; isthing is 1 and color any where they are missing.
-    label_divisor: must exceed the instances of a class in a picture.
+    label_divisor: must exceed the instances of a class in an image.
     where: the file, for error messages.
 
   Raises:
     errors.UserError: a field is missing or has a wrong value.
   """
   listed: list[dict[str, Any]] = [
-      {'id': 0, 'original_id': None, 'name': 'void', 'isthing': 0, 'color': [0, 0, 0]}]
+    {'id': 0, 'original_id': None, 'name': 'void', 'isthing': 0, 'color': [0, 0, 0]}
+  ]
   for index, content in enumerate(categories, 1):
     category = _Fields(content, f'{where}, categories[{index - 1}]')
     # Hues that are far apart, whatever the number of classes: the golden section of a circle.
     color = [round(255 * part) for part in colorsys.hsv_to_rgb(index * 0.618034 % 1.0, 0.65, 0.9)]
-    listed.append({
-        'id': index, 'original_id': category.take('id', int, 'a whole number'),
+    listed.append(
+      {
+        'id': index,
+        'original_id': category.take('id', int, 'an integer'),
         'name': category.take('name', str, 'a name', bool),
-        'isthing': content.get('isthing', 1), 'color': content.get('color', color)})
-  return _from_json(_Fields({
-      'dataset': name, 'num_classes': len(listed), 'ignore_label': 0,
-      'panoptic_label_divisor': label_divisor, 'original_ignore_id': 0, 'splits': {},
-      'categories': listed}, where))
+        'isthing': content.get('isthing', 1),
+        'color': content.get('color', color),
+      }
+    )
+  return _from_json(
+    _Fields(
+      {
+        'dataset': name,
+        'num_classes': len(listed),
+        'ignore_label': 0,
+        'panoptic_label_divisor': label_divisor,
+        'original_ignore_id': 0,
+        'splits': {},
+        'categories': listed,
+      },
+      where,
+    )
+  )
 
 
 def to_json(info: DatasetInfo) -> str:
@@ -114,16 +135,33 @@ def to_json(info: DatasetInfo) -> str:
   space = info.label_space
   used = set(info.dataset_ids.values())
   categories = [
-      json.dumps({'id': index, 'original_id': info.original_ids[index] if index in used else None,
-                  'name': info.class_names[index], 'isthing': int(index in space.thing_ids),
-                  'color': list(info.colors[index])}, ensure_ascii=False)
-      for index in range(space.num_classes)]
+    json.dumps(
+      {
+        'id': index,
+        'original_id': info.original_ids[index] if index in used else None,
+        'name': info.class_names[index],
+        'isthing': int(index in space.thing_ids),
+        'color': list(info.colors[index]),
+      },
+      ensure_ascii=False,
+    )
+    for index in range(space.num_classes)
+  ]
   suffix = info.image_id_suffix
   optional = {} if suffix == _suffix_of(info.name) else {'image_id_suffix': suffix}
-  head = json.dumps({
-      'dataset': info.name, 'num_classes': space.num_classes, 'ignore_label': space.ignore_label,
-      'panoptic_label_divisor': space.label_divisor, 'original_ignore_id': info.original_ignore_id,
-      'splits': dict(info.split_sizes), **optional}, indent=2, ensure_ascii=False)
+  head = json.dumps(
+    {
+      'dataset': info.name,
+      'num_classes': space.num_classes,
+      'ignore_label': space.ignore_label,
+      'panoptic_label_divisor': space.label_divisor,
+      'original_ignore_id': info.original_ignore_id,
+      'splits': dict(info.split_sizes),
+      **optional,
+    },
+    indent=2,
+    ensure_ascii=False,
+  )
   return head[:-2] + ',\n  "categories": [\n    ' + ',\n    '.join(categories) + '\n  ]\n}\n'
 
 
@@ -141,7 +179,7 @@ def original_id_table(info: DatasetInfo) -> np.ndarray:
   """Returns int32 [max(256, ids)]: dataset id -> original id; the ignore id where there is none."""
   size = max(256, info.label_space.num_classes, info.label_space.ignore_label + 1)
   table = np.full(size, info.original_ignore_id, np.int32)
-  table[:info.label_space.num_classes] = info.original_ids
+  table[: info.label_space.num_classes] = info.original_ids
   if info.label_space.ignore_label >= 0:
     table[info.label_space.ignore_label] = info.original_ignore_id
   return table
@@ -156,15 +194,15 @@ class _Fields:
     self._content = content
     self.where = where
 
-  def take(self, key, kind, says, valid=lambda value: True, default=None):
-    """Returns field `key`, or `default`; UserError unless it is of type `kind` and `valid`."""
+  def take(self, key, value_type, says, valid=lambda value: True, default=None):
+    """Returns field `key`, or `default`; UserError unless it is of `value_type` and `valid`."""
     if key not in self._content and default is not None:
       return default
     if key not in self._content:
       raise errors.UserError(f'{self.where}: field {key!r} is missing; it must be {says}.')
     value = self._content[key]
-    is_bool = isinstance(value, bool) and kind is not bool and isinstance(1, kind)
-    if not isinstance(value, kind) or is_bool or not valid(value):
+    is_bool = isinstance(value, bool) and value_type is not bool and isinstance(1, value_type)
+    if not isinstance(value, value_type) or is_bool or not valid(value):
       raise errors.UserError(f'{self.where}: {key} is {value!r}; must be {says}.')
     return value
 
@@ -172,24 +210,35 @@ class _Fields:
 def _from_json(fields: _Fields) -> DatasetInfo:
   """Checks and converts the content of a file."""
   name = fields.take('dataset', str, 'a name', bool)
-  num_classes = fields.take('num_classes', int, 'a whole number from 1', lambda n: n > 0)
-  divisor = fields.take('panoptic_label_divisor', int, 'a whole number from 2', lambda n: n > 1)
+  num_classes = fields.take('num_classes', int, 'an integer from 1', lambda n: n > 0)
+  divisor = fields.take('panoptic_label_divisor', int, 'an integer from 2', lambda n: n > 1)
   # The largest panoptic id + 1 must fit the 24 bits of a COCO panoptic PNG, which is also below
   # the 2**31 of int32 label maps.
   ignore_label = fields.take(
-      'ignore_label', int, f'a whole number from 0 with (ignore_label + 1) * {divisor} < 2**24',
-      lambda n: 0 <= n and (n + 1) * divisor < 2**24)
+    'ignore_label',
+    int,
+    f'an integer from 0 with (ignore_label + 1) * {divisor} < 2**24',
+    lambda n: 0 <= n and (n + 1) * divisor < 2**24,
+  )
   if num_classes * divisor >= 2**24:
-    raise errors.UserError(f'{fields.where}: num_classes * panoptic_label_divisor is '
-                           f'{num_classes * divisor}; must be below 2**24 = {2**24}.')
-  original_ignore_id = fields.take('original_ignore_id', int, 'a whole number')
+    raise errors.UserError(
+      f'{fields.where}: num_classes * panoptic_label_divisor is '
+      f'{num_classes * divisor}; must be below 2**24 = {2**24}.'
+    )
+  original_ignore_id = fields.take('original_ignore_id', int, 'an integer')
   splits = fields.take(
-      'splits', dict, 'an object {split: number of pictures}',
-      lambda value: all(isinstance(n, int) for n in value.values()))
+    'splits',
+    dict,
+    'an object {split: number of images}',
+    lambda value: all(isinstance(n, int) for n in value.values()),
+  )
   suffix = fields.take('image_id_suffix', str, 'a text', default=_suffix_of(name))
   categories = fields.take(
-      'categories', list, f'a list of {num_classes} categories (num_classes)',
-      lambda value: len(value) == num_classes)
+    'categories',
+    list,
+    f'a list of {num_classes} categories (num_classes)',
+    lambda value: len(value) == num_classes,
+  )
 
   names, colors, originals, things = [], [], [], []
   dataset_ids: dict[int, int] = {}
@@ -197,22 +246,42 @@ def _from_json(fields: _Fields) -> DatasetInfo:
     category = _Fields(content, f'{fields.where}, categories[{index}]')
     category.take('id', int, f'{index} (ids ascend from 0 without gaps)', lambda n, i=index: n == i)
     names.append(category.take('name', str, 'a name', bool))
-    colors.append(tuple(category.take(
-        'color', list, '[red, green, blue] of 0..255',
-        lambda c: len(c) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in c))))
+    colors.append(
+      tuple(
+        category.take(
+          'color',
+          list,
+          '[red, green, blue] of 0..255',
+          lambda c: len(c) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in c),
+        )
+      )
+    )
     if category.take('isthing', int, '0 or 1', lambda n: n in (0, 1)):
       things.append(index)
-    original = category.take('original_id', (int, type(None)), 'a whole number or null')
+    original = category.take('original_id', (int, type(None)), 'an integer or null')
     originals.append(original_ignore_id if original is None else original)
     if original is not None and dataset_ids.setdefault(original, index) != index:
-      raise errors.UserError(f'{category.where}: original_id {original} is also that of category '
-                             f'{dataset_ids[original]}; must be unique.')
+      raise errors.UserError(
+        f'{category.where}: original_id {original} is also that of category '
+        f'{dataset_ids[original]}; must be unique.'
+      )
   if ignore_label in things:
-    raise errors.UserError(f'{fields.where}: ignore_label {ignore_label} is a thing class; must be '
-                           'void (isthing 0) or beyond the classes.')
+    raise errors.UserError(
+      f'{fields.where}: ignore_label {ignore_label} is a thing class; must be '
+      'void (isthing 0) or beyond the classes.'
+    )
   space = structures.LabelSpace(num_classes, ignore_label, divisor, tuple(things))
-  return DatasetInfo(name, space, tuple(names), tuple(colors), tuple(originals),
-                     original_ignore_id, dataset_ids, splits, suffix)
+  return DatasetInfo(
+    name,
+    space,
+    tuple(names),
+    tuple(colors),
+    tuple(originals),
+    original_ignore_id,
+    dataset_ids,
+    splits,
+    suffix,
+  )
 
 
 @functools.cache

@@ -5,6 +5,7 @@ a checksum of the content (4 bytes). TensorFlow's reader believes a length whose
 and asks for that much memory at once: a length beyond the file, which no writer makes, would end
 the process. So files are looked through before they are given to it.
 """
+
 from collections.abc import Iterator, Sequence
 import concurrent.futures
 import os
@@ -38,8 +39,9 @@ def positions(path: str) -> Iterator[int]:
       length, checksum = _HEADER.unpack(header)
       if length > size + _FAR_BEYOND and checksum == _masked_crc(header[:8]):
         raise errors.UserError(
-            f'{path}, record {number}: claims to have {length} bytes, but the whole file has '
-            f'{size}; it is corrupt from here on. Build or copy it again.')
+          f'{path}, record {number}: claims to have {length} bytes, but the whole file has '
+          f'{size}; it is corrupt from here on. Build or copy it again.'
+        )
       end = position + _HEADER.size + length + _FOOTER_BYTES
       if end > size:
         return
@@ -59,10 +61,10 @@ def count(paths: Sequence[str]) -> int:
 
 def _masked_crc(data):
   """Returns TFRecord's checksum of some bytes: CRC-32C, rotated by 15 bits, plus a constant."""
-  crc = 0xffffffff
+  crc = 0xFFFFFFFF
   for byte in data:
     crc ^= byte
     for _ in range(8):
-      crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
-  crc ^= 0xffffffff
-  return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff
+      crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+  crc ^= 0xFFFFFFFF
+  return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

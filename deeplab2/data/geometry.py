@@ -1,9 +1,10 @@
-"""Fits a picture into the crop, and brings maps of the crop back to the picture's own size.
+"""Fits an image into the crop, and brings maps of the crop back to the image's own size.
 
-All functions take one picture or map without a batch axis, of any size known only when run, and
+All functions take one image or map without a batch axis, of any size known only when run, and
 work in tf.data, in tf.function and in a SavedModel. Sampling is corner-aligned (`resampling`), so
 that a map at crop size and features at a stride of it see the same points.
 """
+
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,19 +12,21 @@ import tensorflow as tf
 
 from deeplab2 import structures
 
-# Padding of pictures: the middle of 0..255, which is 0 after the model's normalisation.
+# Padding of images: the middle of 0..255, which is 0 after the model's normalisation.
 PAD_VALUE = 127.5
 
 
 class Resize(NamedTuple):
-  """The range of sizes that pictures are resized into; all None leaves them as they are."""
-  min_size: tuple[int, int] | None = None  # The picture is scaled to just cover this...
+  """The range of sizes that images are resized into; all None leaves them as they are."""
+
+  min_size: tuple[int, int] | None = None  # The image is scaled to just cover this...
   max_size: tuple[int, int] | None = None  # ...then shrunk, if need be, to fit into this...
   factor: int | None = None  # ...then each side is raised to the form factor * n + 1.
 
   @classmethod
-  def from_lists(cls, min_size: Sequence[int] = (), max_size: Sequence[int] = (),
-                 factor: int = 0) -> 'Resize':
+  def from_lists(
+    cls, min_size: Sequence[int] = (), max_size: Sequence[int] = (), factor: int = 0
+  ) -> 'Resize':
     """Reads the short form: one number stands for both sides; none, or a zero, for no limit."""
     return cls(_both_sides(min_size), _both_sides(max_size), factor or None)
 
@@ -38,7 +41,7 @@ def _both_sides(sizes):
 
 
 def resized_size(size: tf.Tensor, resize: Resize) -> tf.Tensor:
-  """Returns the size [2] int32 that `resize` gives a picture of `size` [2] int32.
+  """Returns the size [2] int32 that `resize` gives an image of `size` [2] int32.
 
   The ratio of sides is kept up to rounding down. Scales are float32 and sizes are their floor, as
   DeepLab2 computes them: now and then a side that should meet the limit is one pixel short of it.
@@ -65,12 +68,13 @@ def scaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
   return tf.maximum(tf.cast(tf.cast(size, tf.float32) * scale, tf.int32), 1)
 
 
-def fit_picture(picture: tf.Tensor, crop_size: tuple[int, int],
-                resize: Resize) -> tuple[tf.Tensor, structures.Placement]:
-  """Resizes a picture into the crop and pads it at the bottom and right.
+def fit_image(
+  image: tf.Tensor, crop_size: tuple[int, int], resize: Resize
+) -> tuple[tf.Tensor, structures.Placement]:
+  """Resizes an image into the crop and pads it at the bottom and right.
 
   Args:
-    picture: [H0, W0, 3] uint8 or float32.
+    image: [H0, W0, 3] uint8 or float32.
     crop_size: (H, W).
     resize: range of sizes. Without a max_size, it is the crop.
 
@@ -81,24 +85,25 @@ def fit_picture(picture: tf.Tensor, crop_size: tuple[int, int],
     ValueError: max_size exceeds the crop.
   """
   resize = _within(resize, crop_size)
-  raw_size = tf.shape(picture)[:2]
+  raw_size = tf.shape(image)[:2]
   size = resized_size(raw_size, resize)
-  image = pad(resize_image(picture, size), (0, 0), crop_size, PAD_VALUE)
-  return image, structures.Placement(raw_size=raw_size, resized_size=size)
+  fitted = pad(resize_image(image, size), (0, 0), crop_size, PAD_VALUE)
+  return fitted, structures.Placement(raw_size=raw_size, resized_size=size)
 
 
-def fit_label(label: tf.Tensor, placement: structures.Placement, crop_size: tuple[int, int],
-              void_id: int) -> tf.Tensor:
-  """Puts the label map [H0, W0] of a picture where `fit_picture` put the picture: [H, W]."""
+def fit_label(
+  label: tf.Tensor, placement: structures.Placement, crop_size: tuple[int, int], void_id: int
+) -> tf.Tensor:
+  """Puts the label map [H0, W0] of an image where `fit_image` put the image: [H, W]."""
   return pad(resize_label(label, placement.resized_size), (0, 0), crop_size, void_id)
 
 
 def restore(label_map: tf.Tensor, placement: structures.Placement) -> tf.Tensor:
-  """Undoes `fit_picture` for a map of the crop: cuts the padding off, resizes to the picture.
+  """Undoes `fit_image` for a map of the crop: cuts the padding off, resizes to the image.
 
   Args:
     label_map: [H, W, ...] of any type; values are copied, never mixed.
-    placement: of that picture, without batch axis. Not of a filler, which has no size.
+    placement: of that image, without batch axis. Not of a padding example, which has no size.
 
   Returns:
     [H0, W0, ...] of the same type.
@@ -112,8 +117,9 @@ def restore_indices(placement: structures.Placement) -> tuple[tf.Tensor, tf.Tens
   Args:
     placement: as of `restore`.
   """
-  rows, columns = (nearest_index(placement.resized_size[i], placement.raw_size[i])
-                   for i in range(2))
+  rows, columns = (
+    nearest_index(placement.resized_size[i], placement.raw_size[i]) for i in range(2)
+  )
   return rows, columns
 
 
@@ -122,15 +128,16 @@ def _within(resize, crop_size):
   if resize.max_size is None:
     return resize._replace(max_size=tuple(crop_size))
   if resize.max_size[0] > crop_size[0] or resize.max_size[1] > crop_size[1]:
-    raise ValueError(f'Pictures resized up to {resize.max_size} do not fit into a crop of '
-                     f'{tuple(crop_size)} (height, width).')
+    raise ValueError(
+      f'Images resized up to {resize.max_size} do not fit into a crop of '
+      f'{tuple(crop_size)} (height, width).'
+    )
   return resize
 
 
 def resize_image(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
   """Resizes [h, w, 3] to float32 [h', w', 3], bilinear; its own size leaves every bit as it is."""
-  return tf.raw_ops.ResizeBilinear(
-      images=image[tf.newaxis], size=size, align_corners=True)[0]
+  return tf.raw_ops.ResizeBilinear(images=image[tf.newaxis], size=size, align_corners=True)[0]
 
 
 def resize_label(label: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
@@ -156,7 +163,7 @@ def nearest_index(size: tf.Tensor, new_size: tf.Tensor) -> tf.Tensor:
 def pad(image: tf.Tensor, offset: Sequence[int], size: tuple[int, int], value) -> tf.Tensor:
   """Puts [h, w, ...] at `offset` (top, left) into a plane of `size` (H, W) full of `value`.
 
-  The picture must lie inside the plane.
+  The image must lie inside the plane.
   """
   shape = tf.shape(image)
   around = [[offset[i], size[i] - shape[i] - offset[i]] for i in range(2)]
@@ -167,7 +174,7 @@ def pad(image: tf.Tensor, offset: Sequence[int], size: tuple[int, int], value) -
 def crop(image: tf.Tensor, offset: Sequence[int], size: Sequence[int]) -> tf.Tensor:
   """Cuts `size` (h', w') at `offset` (top, left) out of [h, w, ...]."""
   top, left = offset[0], offset[1]
-  return image[top:top + size[0], left:left + size[1]]
+  return image[top : top + size[0], left : left + size[1]]
 
 
 def flip(image: tf.Tensor) -> tf.Tensor:

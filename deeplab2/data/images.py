@@ -4,6 +4,7 @@ One decoder decides: `decode`, which training uses. JPEG and PNG files go throug
 will from the record, so what is accepted here can be trained on. Pillow decodes the other formats,
 which a record holds as PNG. Metadata that is damaged never matters.
 """
+
 from collections.abc import Sequence
 import io
 import os
@@ -21,17 +22,64 @@ from deeplab2 import errors
 from deeplab2 import files
 from deeplab2.data import orientation as orientations
 
-ENDINGS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.apng', '.webp', '.bmp', '.dib',
-           '.gif', '.tif', '.tiff')
+ENDINGS = (
+  '.jpg',
+  '.jpeg',
+  '.jpe',
+  '.jfif',
+  '.mpo',
+  '.png',
+  '.apng',
+  '.webp',
+  '.bmp',
+  '.dib',
+  '.gif',
+  '.tif',
+  '.tiff',
+)
 _OTHER_ENDINGS = (
-    '.heic', '.heif', '.hif', '.avif', '.jp2', '.j2k', '.jpx', '.jxl', '.ppm', '.pgm', '.pbm',
-    '.pnm', '.tga', '.psd', '.svg', '.ico', '.exr', '.hdr', '.dng', '.cr2', '.cr3', '.nef', '.arw',
-    '.orf', '.rw2', '.raf', '.pcx', '.dds', '.xcf')
+  '.heic',
+  '.heif',
+  '.hif',
+  '.avif',
+  '.jp2',
+  '.j2k',
+  '.jpx',
+  '.jxl',
+  '.ppm',
+  '.pgm',
+  '.pbm',
+  '.pnm',
+  '.tga',
+  '.psd',
+  '.svg',
+  '.ico',
+  '.exr',
+  '.hdr',
+  '.dng',
+  '.cr2',
+  '.cr3',
+  '.nef',
+  '.arw',
+  '.orf',
+  '.rw2',
+  '.raf',
+  '.pcx',
+  '.dds',
+  '.xcf',
+)
 FORMATS = 'JPEG, PNG, WebP, BMP, TIFF or GIF'
 
 # The first bytes of the formats that Pillow decodes.
-_BEGINNINGS = {b'GIF87a': 'GIF', b'GIF89a': 'GIF', b'BM': 'BMP', b'II*\0': 'TIFF', b'MM\0*': 'TIFF',
-               b'II+\0': 'TIFF', b'MM\0+': 'TIFF'}
+_BEGINNINGS = {
+  b'GIF87a': 'GIF',
+  b'GIF89a': 'GIF',
+  b'BM': 'BMP',
+  b'II*\0': 'TIFF',
+  b'MM\0*': 'TIFF',
+  b'II+\0': 'TIFF',
+  b'MM\0+': 'TIFF',
+}
 _PNG_BEGINNING = b'\x89PNG\r\n\x1a\n'
 _PNG_COLORS = {0: 'L', 2: 'RGB', 3: 'P', 4: 'LA', 6: 'RGBA'}
 # TensorFlow decodes no JPEG of more bytes in RGB.
@@ -43,6 +91,7 @@ _MOST_SCANNED_PIXELS = 2**34
 
 class Encoded(NamedTuple):
   """An encoded RGB image."""
+
   data: bytes
   format: str  # 'jpeg' or 'png'
   height: int
@@ -51,6 +100,7 @@ class Encoded(NamedTuple):
 
 class Image(NamedTuple):
   """A decoded image file."""
+
   pixels: np.ndarray  # uint8 [H, W, 3], RGB, upright
   orientation: int  # By EXIF, 1 to 8; `pixels` have been turned by it.
   format: str  # Of the record, 'jpeg' or 'png'.
@@ -132,8 +182,9 @@ def _read_file(path):
     if not stat.S_ISREG(status.st_mode):  # Reading a pipe would never end.
       raise errors.UserError(f'{path}: is no file; must be an image.')
     if status.st_size > _MOST_FILE_BYTES:
-      raise errors.UserError(f'{path}: has {status.st_size} bytes; an image may have at most '
-                             f'{_MOST_FILE_BYTES}.')
+      raise errors.UserError(
+        f'{path}: has {status.st_size} bytes; an image may have at most {_MOST_FILE_BYTES}.'
+      )
     with open(path, 'rb') as file:
       data = file.read()
   except FileNotFoundError as error:
@@ -152,9 +203,11 @@ def _undecodable(path, error):
 def _check_size(path, height, width):
   """Bounds memory before anything is decoded: a few bytes may claim to be any size."""
   if height * width > _MOST_PIXELS:
-    raise errors.UserError(f'{path}: is {height}x{width} (height x width), '
-                           f'{height * width / 1e6:.0f} million pixels; at most '
-                           f'{_MOST_PIXELS / 1e6:.0f} million are read.')
+    raise errors.UserError(
+      f'{path}: is {height}x{width} (height x width), '
+      f'{height * width / 1e6:.0f} million pixels; at most '
+      f'{_MOST_PIXELS / 1e6:.0f} million are read.'
+    )
 
 
 def _load_jpeg(data, path):
@@ -162,8 +215,10 @@ def _load_jpeg(data, path):
   _check_size(path, height, width)
   scans = data.count(b'\xff\xda')
   if scans * height * width > _MOST_SCANNED_PIXELS:
-    raise errors.UserError(f'{path}: the JPEG goes over its {height}x{width} pixels {scans} times, '
-                           'which no camera or program writes; it would take minutes to decode.')
+    raise errors.UserError(
+      f'{path}: the JPEG goes over its {height}x{width} pixels {scans} times, '
+      'which no camera or program writes; it would take minutes to decode.'
+    )
   orientation = orientations.of_jpeg(data)
   pixels = orientations.turn(decode(data).numpy(), orientation)
   is_kept = orientation == 1 and channels == 3
@@ -175,8 +230,8 @@ def _load_png(data, path):
   _check_size(path, height, width)
   orientation = orientations.of_png(data)
   pixels = orientations.turn(decode(data).numpy(), orientation)
-  for kind, content in orientations.chunks(data):
-    if kind == b'acTL' and len(content) == 8:
+  for chunk, content in orientations.chunks(data):
+    if chunk == b'acTL' and len(content) == 8:
       _warn_of_frames(path, struct.unpack_from('>I', content)[0])
   is_kept = orientation == 1 and color == 'RGB'
   return Image(pixels, orientation, 'png', data if is_kept else None)
@@ -191,8 +246,9 @@ def _png_header(data):
 
 def _load_other(data, path):
   """Decodes an image by Pillow."""
-  image_format = next((name for beginning, name in _BEGINNINGS.items()
-                       if data.startswith(beginning)), None)
+  image_format = next(
+    (name for beginning, name in _BEGINNINGS.items() if data.startswith(beginning)), None
+  )
   if data[:4] == b'RIFF' and data[8:12] == b'WEBP':
     image_format = 'WEBP'
   if image_format is None:
@@ -213,8 +269,9 @@ def _load_other(data, path):
           orientation = orientations.of_tiff(exif.removeprefix(b'Exif\0\0')) or 1
           pixels = orientations.turn(pixels, orientation)
     except PIL.Image.DecompressionBombError as error:
-      raise errors.UserError(f'{path}: has more pixels than the {_MOST_PIXELS / 1e6:.0f} million '
-                             'that are read.') from error
+      raise errors.UserError(
+        f'{path}: has more pixels than the {_MOST_PIXELS / 1e6:.0f} million that are read.'
+      ) from error
     except errors.UserError:
       raise
     except Exception as error:  # What Pillow raises on damaged files is not documented.
@@ -313,5 +370,10 @@ def warn_of_left_out(directory: str, names: Sequence[str]) -> None:
   """Names the image files of a directory that are not read."""
   if names:
     more = f', ... ({len(names)} files)' if len(names) > 10 else ''
-    logging.warning('%s: left out, as only %s are read, and no hidden files: %s%s.', directory,
-                    FORMATS.replace(' or ', ' and '), ', '.join(map(repr, names[:10])), more)
+    logging.warning(
+      '%s: left out, as only %s are read, and no hidden files: %s%s.',
+      directory,
+      FORMATS.replace(' or ', ' and '),
+      ', '.join(map(repr, names[:10])),
+      more,
+    )

@@ -1,4 +1,5 @@
 """Panoptic label maps in NumPy: ids <-> class and instance, and segments -> label map."""
+
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,12 +12,15 @@ from deeplab2 import structures
 _PIXELS_AT_A_TIME = 2**22
 # Beyond this, a map is a photograph or noise; panoptic sets have a few hundred ids an image.
 _MOST_REGIONS = 2**16
-EXCHANGED = ('with red and blue exchanged all ids agree: OpenCV writes blue first, so exchange the '
-             'channels before cv2.imwrite, or in the PNGs')
+EXCHANGED = (
+  'with red and blue exchanged all ids agree: OpenCV writes blue first, so exchange the '
+  'channels before cv2.imwrite, or in the PNGs'
+)
 
 
 class Segment(NamedTuple):
-  """One annotated segment of a picture."""
+  """One annotated segment of an image."""
+
   id: int  # The value of its pixels in the map of segment ids.
   class_id: int  # Dataset id.
   area: int | None  # Annotated number of pixels; None if not to be checked.
@@ -26,6 +30,7 @@ class Segment(NamedTuple):
 
 class Region(NamedTuple):
   """The pixels of a value in a map."""
+
   area: int
   box: list[int]  # x, y, width, height
   pixel: tuple[int, int]  # (row, column) of the first, row by row.
@@ -36,8 +41,9 @@ def split(panoptic: np.ndarray, space: structures.LabelSpace) -> tuple[np.ndarra
   return np.divmod(panoptic, space.label_divisor)
 
 
-def join(class_ids: np.ndarray, instance_ids: np.ndarray,
-         space: structures.LabelSpace) -> np.ndarray:
+def join(
+  class_ids: np.ndarray, instance_ids: np.ndarray, space: structures.LabelSpace
+) -> np.ndarray:
   """Returns the int32 panoptic ids of class and instance ids, the inverse of `split`."""
   return np.asarray(class_ids * space.label_divisor + instance_ids, np.int32)
 
@@ -63,7 +69,7 @@ def regions(values: np.ndarray) -> dict[int, Region]:
   found: dict[int, Region] = {}
   rows = max(1, _PIXELS_AT_A_TIME // max(1, width))
   for top in range(0, height, rows):
-    for value, region in _regions_of_rows(values[top:top + rows], top):
+    for value, region in _regions_of_rows(values[top : top + rows], top):
       found[value] = _union(found[value], region) if value in found else region
     _refuse_noise(found)
   return dict(sorted(found.items()))
@@ -75,8 +81,7 @@ def _refuse_noise(ids):
 
 
 def _regions_of_rows(values, top):
-  """Yields (value, Region) of some rows: all that is done, is done once for a run of equal pixels.
-  """
+  """Yields (value, Region) of some rows; all work is done once for a run of equal pixels."""
   width = values.shape[1]
   flat = values.ravel()
   starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
@@ -92,26 +97,36 @@ def _regions_of_rows(values, top):
   for low, position in zip(lows, (np.where(wraps, 0, starts % width), top_row), strict=True):
     np.minimum.at(low, index, position)
   for high, position in zip(
-      highs, (np.where(wraps, width - 1, ends % width), bottom_row), strict=True):
+    highs, (np.where(wraps, width - 1, ends % width), bottom_row), strict=True
+  ):
     np.maximum.at(high, index, position)
   for value, area, place, left, upper, right, lower in zip(
-      *(column.tolist() for column in (present, areas, starts[first], *lows, *highs)), strict=True):
+    *(column.tolist() for column in (present, areas, starts[first], *lows, *highs)), strict=True
+  ):
     row, column = divmod(place, width)
-    yield value, Region(area, [left, top + upper, right - left + 1, lower - upper + 1],
-                        (top + row, column))
+    yield (
+      value,
+      Region(area, [left, top + upper, right - left + 1, lower - upper + 1], (top + row, column)),
+    )
 
 
 def _union(one, other):
   """Returns the region of two, of which `one` comes first."""
   left, top = (min(a, b) for a, b in zip(one.box[:2], other.box[:2], strict=True))
-  right, bottom = (max(one.box[i] + one.box[i + 2], other.box[i] + other.box[i + 2])
-                   for i in range(2))
+  right, bottom = (
+    max(one.box[i] + one.box[i + 2], other.box[i] + other.box[i + 2]) for i in range(2)
+  )
   return Region(one.area + other.area, [left, top, right - left, bottom - top], one.pixel)
 
 
-def from_segments(segment_ids: np.ndarray, segments: Sequence[Segment],
-                  space: structures.LabelSpace, *, treat_crowd_as_ignore: bool,
-                  where: str) -> np.ndarray:
+def from_segments(
+  segment_ids: np.ndarray,
+  segments: Sequence[Segment],
+  space: structures.LabelSpace,
+  *,
+  treat_crowd_as_ignore: bool,
+  where: str,
+) -> np.ndarray:
   """Builds a panoptic label map from a map of segment ids and the list of segments.
 
   Instances of a thing class are numbered from 1 in the order of `segments`. Stuff has instance 0.
@@ -143,12 +158,16 @@ def from_segments(segment_ids: np.ndarray, segments: Sequence[Segment],
   for segment in segments:
     area = found[segment.id].area if segment.id in found else 0
     if segment.area is not None and segment.area != area:
-      raise errors.UserError(f'{where}, segment {segment.id}: covers {area} pixels, but its '
-                             f'annotated area is {segment.area}.')
+      raise errors.UserError(
+        f'{where}, segment {segment.id}: covers {area} pixels, but its '
+        f'annotated area is {segment.area}.'
+      )
   listed = [value for value in ids.values() if value != space.void_id]
   if listed and not any(ids.get(value, space.void_id) != space.void_id for value in found):
-    raise errors.UserError(f'{where}: the label map is all void, but {len(listed)} segments are '
-                           'listed; is this the PNG of another image, or an empty one?')
+    raise errors.UserError(
+      f'{where}: the label map is all void, but {len(listed)} segments are '
+      'listed; is this the PNG of another image, or an empty one?'
+    )
   # A table of all ids is read fastest; its pages take memory only where they are not 0.
   table = np.zeros(max(found) + 1, np.int32)
   for value in found:
@@ -166,20 +185,23 @@ def _panoptic_ids(segments, space, treat_crowd_as_ignore, where):
   for segment in segments:
     at = f'{where}, segment {segment.id}'
     if segment.id in ids:
-      raise errors.UserError(f'{at}: listed twice; segment ids must be unique in a picture.')
+      raise errors.UserError(f'{at}: listed twice; segment ids must be unique in an image.')
     instance = 0
     if segment.class_id in things and not segment.is_crowd:
       instance = instances[segment.class_id] = instances.get(segment.class_id, 0) + 1
       if instance >= space.label_divisor:
         raise errors.UserError(
-            f'{at}: instance {instance} of class {segment.class_id}; the label divisor '
-            f'{space.label_divisor} allows at most {space.label_divisor - 1} in one picture.')
+          f'{at}: instance {instance} of class {segment.class_id}; the label divisor '
+          f'{space.label_divisor} allows at most {space.label_divisor - 1} in one image.'
+        )
     elif segment.is_crowd and segment.class_id not in things:
-      raise errors.UserError(f'{at}: crowd of class {segment.class_id}, which is stuff; only '
-                             'things can be crowds.')
+      raise errors.UserError(
+        f'{at}: crowd of class {segment.class_id}, which is stuff; only things can be crowds.'
+      )
     ignored = segment.is_crowd and treat_crowd_as_ignore
     ids[segment.id] = (
-        space.void_id if ignored else segment.class_id * space.label_divisor + instance)
+      space.void_id if ignored else segment.class_id * space.label_divisor + instance
+    )
   return ids
 
 
@@ -195,19 +217,23 @@ def compare_ids(found: Mapping[int, Region], segments: Sequence[Segment]) -> str
   """
   listed = {segment.id for segment in segments}
   surplus = sorted(set(found) - listed - {0})
-  missing = [segment.id for segment in segments
-             if segment.id not in found and not segment.may_be_hidden]
+  missing = [
+    segment.id for segment in segments if segment.id not in found and not segment.may_be_hidden
+  ]
   if not surplus and not missing:
     return None
   problems = []
   if surplus:
     area, _, (row, column) = found[surplus[0]]
-    problems.append(f'covers {area} pixels from (row {row}, column {column}) on, but is not listed'
-                    + _more(surplus, 'painted ids are not listed'))
+    problems.append(
+      f'covers {area} pixels from (row {row}, column {column}) on, but is not listed'
+      + _more(surplus, 'ids of the map are not listed')
+    )
   if missing:
     subject = f'segment {missing[0]} ' if surplus else ''
-    problems.append(f'{subject}is listed, but has no pixel'
-                    + _more(missing, 'listed segments have none'))
+    problems.append(
+      f'{subject}is listed, but has no pixel' + _more(missing, 'listed segments have none')
+    )
   required = {segment.id for segment in segments if not segment.may_be_hidden}
   if agree_exchanged(found, required, listed):
     problems.append(EXCHANGED)
@@ -239,8 +265,10 @@ def find_problem(panoptic: np.ndarray, space: structures.LabelSpace) -> str | No
     if class_id == space.ignore_label:
       continue
     if not 0 <= class_id < space.num_classes:
-      return (f'{at}; classes must be below {space.num_classes} or the ignore label '
-              f'{space.ignore_label}, ids class * {space.label_divisor} + instance.')
+      return (
+        f'{at}; classes must be below {space.num_classes} or the ignore label '
+        f'{space.ignore_label}, ids class * {space.label_divisor} + instance.'
+      )
     if instance and class_id not in space.thing_ids:
       return f'{at}, but class {class_id} is stuff; only things have instances.'
   return None

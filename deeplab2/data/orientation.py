@@ -4,6 +4,7 @@ Cameras store pixels as the sensor lies and note how to turn them: orientation 1
 are mirrored or turned, 5 to 8 exchange height and width. Metadata that is damaged says nothing:
 the image counts as upright.
 """
+
 from collections.abc import Iterator
 import re
 import struct
@@ -28,13 +29,15 @@ _BARE_MARKERS = {0xD8, 0x01, *range(0xD0, 0xD8)}
 def of_jpeg(data: bytes) -> int:
   """Returns the orientation, 1 to 8, that a JPEG asks for."""
   return _first(
-      of_tiff(content[6:]) if content.startswith(b'Exif\0\0') else _of_xmp(content)
-      for marker, content in _segments(data) if marker == 0xE1)
+    of_tiff(content[6:]) if content.startswith(b'Exif\0\0') else _of_xmp(content)
+    for marker, content in _segments(data)
+    if marker == 0xE1
+  )
 
 
 def of_png(data: bytes) -> int:
   """Returns the orientation, 1 to 8, that a PNG asks for."""
-  return _first(_of_chunk(kind, content) for kind, content in chunks(data))
+  return _first(_of_chunk(chunk, content) for chunk, content in chunks(data))
 
 
 def of_tiff(data: bytes) -> int | None:
@@ -46,9 +49,9 @@ def of_tiff(data: bytes) -> int | None:
     (start,) = struct.unpack_from(f'{order}I', data, 4)
     (count,) = struct.unpack_from(f'{order}H', data, start)
     for entry in range(start + 2, start + 2 + 12 * count, 12):
-      tag, kind = struct.unpack_from(f'{order}HH', data, entry)
-      if tag == _ORIENTATION_TAG and kind in _INTEGERS:
-        (value,) = struct.unpack_from(f'{order}{_INTEGERS[kind]}', data, entry + 8)
+      tag, value_type = struct.unpack_from(f'{order}HH', data, entry)
+      if tag == _ORIENTATION_TAG and value_type in _INTEGERS:
+        (value,) = struct.unpack_from(f'{order}{_INTEGERS[value_type]}', data, entry + 8)
         return value if 1 <= value <= 8 else None
   except struct.error:  # The data ends before: damaged.
     pass
@@ -64,18 +67,21 @@ def _of_xmp(content):
   return int(found[1]) if found else None
 
 
-def _of_chunk(kind, content):
+def _of_chunk(chunk, content):
   """Returns the orientation by a chunk of a PNG, None if it says nothing about it."""
-  if kind == b'eXIf':
+  if chunk == b'eXIf':
     return of_tiff(content.removeprefix(b'Exif\0\0'))
   keyword, _, rest = content.partition(b'\0')
-  if kind == b'iTXt' and keyword == b'XML:com.adobe.xmp':
+  if chunk == b'iTXt' and keyword == b'XML:com.adobe.xmp':
     return _of_xmp(rest)
   # ImageMagick wrote EXIF as text, in hexadecimal after three lines, before PNG had a chunk for it.
-  if kind in (b'tEXt', b'zTXt') and keyword == b'Raw profile type exif':
+  if chunk in (b'tEXt', b'zTXt') and keyword == b'Raw profile type exif':
     try:
-      text = rest if kind == b'tEXt' else zlib.decompressobj().decompress(
-          rest[1:], _MOST_METADATA_BYTES)
+      text = (
+        rest
+        if chunk == b'tEXt'
+        else zlib.decompressobj().decompress(rest[1:], _MOST_METADATA_BYTES)
+      )
       profile = bytes.fromhex(b''.join(text.split(b'\n')[3:]).decode('ascii'))
     except (ValueError, zlib.error):
       return None
@@ -96,7 +102,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
       at += 1
     else:
       (length,) = struct.unpack_from('>H', data, at + 2)
-      yield marker, data[at + 4:at + 2 + length]
+      yield marker, data[at + 4 : at + 2 + length]
       at += 2 + max(2, length)
 
 
@@ -104,12 +110,13 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
   """Yields (type, content) of the undamaged ancillary chunks of a PNG."""
   at = 8
   while at + 12 <= len(data):
-    length, kind = struct.unpack_from('>I4s', data, at)
-    if kind[0] & 0x20:  # A small letter: pixels do not depend on it.
-      content = data[at + 8:at + 8 + length]
-      if data[at + 8 + length:at + 12 + length] == struct.pack(
-          '>I', zlib.crc32(content, zlib.crc32(kind))):
-        yield kind, content
+    length, chunk = struct.unpack_from('>I4s', data, at)
+    if chunk[0] & 0x20:  # A small letter: pixels do not depend on it.
+      content = data[at + 8 : at + 8 + length]
+      if data[at + 8 + length : at + 12 + length] == struct.pack(
+        '>I', zlib.crc32(content, zlib.crc32(chunk))
+      ):
+        yield chunk, content
     at += 12 + length
 
 
@@ -118,13 +125,28 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
   if orientation >= 5:
     pixels = pixels.swapaxes(0, 1)
   # The steps by which rows and columns are then read, -1 from the end.
-  rows, columns = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1),
-                   7: (-1, -1), 8: (-1, 1)}[orientation]
+  rows, columns = {
+    1: (1, 1),
+    2: (1, -1),
+    3: (-1, -1),
+    4: (-1, 1),
+    5: (1, 1),
+    6: (1, -1),
+    7: (-1, -1),
+    8: (-1, 1),
+  }[orientation]
   return pixels[::rows, ::columns]
 
 
-def align(mask: np.ndarray, image_size: tuple[int, int], orientation: int, drawn_on: str | None, *,
-          mask_path: str, image_path: str) -> np.ndarray:
+def align(
+  mask: np.ndarray,
+  image_size: tuple[int, int],
+  orientation: int,
+  drawn_on: str | None,
+  *,
+  mask_path: str,
+  image_path: str,
+) -> np.ndarray:
   """Returns a mask as it lies on the upright image.
 
   Args:
@@ -141,17 +163,24 @@ def align(mask: np.ndarray, image_size: tuple[int, int], orientation: int, drawn
   stored_size = image_size if orientation < 5 else image_size[::-1]
   fits = {'upright': mask.shape == image_size, 'stored': mask.shape == stored_size}
   if not fits.get(drawn_on, any(fits.values())):
-    stored = '' if orientation == 1 else (
+    stored = (
+      ''
+      if orientation == 1
+      else (
         f' upright and {_text(stored_size)} as stored (EXIF orientation {orientation}'
-        f'{drawn_on and f", --mask_orientation={drawn_on}" or ""})')
+        f'{drawn_on and f", --mask_orientation={drawn_on}" or ""})'
+      )
+    )
     raise errors.UserError(
-        f'{mask_path}: is {_text(mask.shape)} (height x width), but its picture {image_path} is '
-        f'{_text(image_size)}{stored}; must be equal.')
+      f'{mask_path}: is {_text(mask.shape)} (height x width), but its image {image_path} is '
+      f'{_text(image_size)}{stored}; must be equal.'
+    )
   if orientation != 1 and drawn_on is None and all(fits.values()):
     raise errors.UserError(
-        f'{mask_path}: its image {image_path} is turned by EXIF (orientation {orientation}), and '
-        'sizes cannot tell whether the mask is drawn on the upright or on the stored pixels; give '
-        '--mask_orientation=upright or --mask_orientation=stored.')
+      f'{mask_path}: its image {image_path} is turned by EXIF (orientation {orientation}), and '
+      'sizes cannot tell whether the mask is drawn on the upright or on the stored pixels; give '
+      '--mask_orientation=upright or --mask_orientation=stored.'
+    )
   is_stored = drawn_on == 'stored' if drawn_on else not fits['upright']
   return turn(mask, orientation) if is_stored and orientation != 1 else mask
 

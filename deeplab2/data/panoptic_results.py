@@ -6,10 +6,11 @@ For `OUT/NAME.json`, which lists all maps in COCO's panoptic format:
   OUT/NAME.index.jsonl     first line: what the maps are of; then one line for each finished image
   OUT/NAME.lock            while a process writes here
 
-Every image adds its PNG, whole or not at all, and then its line of the index. The JSON is made of
-the index: written anew, whole, every few seconds and on every way out. A process that is killed
-loses the image that it was at.
+Every image adds its PNG, whole or not at all, and then its line of the index. The JSON is written
+from the index, as a whole, every few seconds and at the end, however the process ends. A process
+that is killed loses the image that it was working on.
 """
+
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import json
@@ -39,6 +40,7 @@ _ADVICE = 'Write elsewhere, or give --restart to start over.'
 
 class _Line(NamedTuple):
   """What the index holds of an image."""
+
   stamp: Any  # Of the input: the image is made again if it is another.
   size: tuple[int, int]  # (height, width)
   segments_info: str  # JSON.
@@ -49,8 +51,14 @@ class _Line(NamedTuple):
 class Results:
   """The maps of a directory; made by `open_results`."""
 
-  def __init__(self, path: str, info: datasets.DatasetInfo, of: Mapping[str, str],
-               images: Mapping[str, Mapping[str, Any]], restart: bool):
+  def __init__(
+    self,
+    path: str,
+    info: datasets.DatasetInfo,
+    of: Mapping[str, str],
+    images: Mapping[str, Mapping[str, Any]],
+    restart: bool,
+  ):
     """Reads the index, or starts one; see `open_results`."""
     self._path = path
     self._directory = os.path.dirname(path)
@@ -64,8 +72,9 @@ class Results:
     if os.path.lexists(self._index_path):
       self._lines = self._read_index(restart)
     elif not restart and (os.path.lexists(path) or _holds_png(self._stem)):
-      raise errors.UserError(f'{path}: holds results without {self._index_path}, which says what '
-                             f'they are of. {_ADVICE}')
+      raise errors.UserError(
+        f'{path}: holds results without {self._index_path}, which says what they are of. {_ADVICE}'
+      )
     for line in self._lines.values() if restart else ():
       self._remove_files(line)
     if restart:
@@ -81,9 +90,13 @@ class Results:
       stamp: of the input as it is now.
     """
     line = self._lines.get(name)
-    if line is None or line.stamp != stamp or not all(
-        _size_of(os.path.join(self._directory, file)) == size
-        for file, size in line.files.items()):
+    if (
+      line is None
+      or line.stamp != stamp
+      or not all(
+        _size_of(os.path.join(self._directory, file)) == size for file, size in line.files.items()
+      )
+    ):
       return None
     return line.notes
 
@@ -94,16 +107,22 @@ class Results:
       self._remove_files(line)
       self._start_index()
 
-  def add(self, name: str, panoptic: stretched.StretchedMap, stamp: Any, *,
-          beside: Sequence[str] = (), notes: Mapping[str, Any] | None = None
-          ) -> list[dict[str, Any]]:
+  def add(
+    self,
+    name: str,
+    panoptic: stretched.StretchedMap,
+    stamp: Any,
+    *,
+    other_files: Sequence[str] = (),
+    notes: Mapping[str, Any] | None = None,
+  ) -> list[dict[str, Any]]:
     """Keeps the map of an image.
 
     Args:
       name: of the image, one of those that the results were opened with.
       panoptic: ids of the dataset.
-      stamp: JSON of what the map was made of.
-      beside: further files of this image, which are there already, in the directory of the JSON.
+      stamp: JSON that identifies the inputs of the map.
+      other_files: further files of this image, which exist already, in the directory of the JSON.
       notes: kept with it.
 
     Returns:
@@ -116,10 +135,13 @@ class Results:
     encoded = coco_panoptic.encoding(panoptic, self._info)
     png = os.path.join(self._stem, f'{name}.png')
     files.write_whole(png, lambda place: coco_panoptic.write_png(place, panoptic, encoded))
-    written = {os.path.relpath(file, self._directory or '.'): os.stat(file).st_size
-               for file in (png, *beside)}
-    line = _Line(stamp, panoptic.shape, json.dumps(encoded.segments_info), written,
-                 dict(notes or {}))
+    written = {
+      os.path.relpath(file, self._directory or '.'): os.stat(file).st_size
+      for file in (png, *other_files)
+    }
+    line = _Line(
+      stamp, panoptic.shape, json.dumps(encoded.segments_info), written, dict(notes or {})
+    )
     self._append(_to_text(name, line))
     self._lines[name] = line
     when, seconds = self._written
@@ -137,8 +159,11 @@ class Results:
     """Removes the half files of processes that were killed."""
     for path in (self._path, self._index_path):
       files.remove_half_written(self._directory or '.', os.path.basename(path))
-    beside = {os.path.dirname(file) for line in self._lines.values() for file in line.files}
-    for directory in {self._stem, *(os.path.join(self._directory, part) for part in beside)}:
+    subdirectories = {os.path.dirname(file) for line in self._lines.values() for file in line.files}
+    for directory in {
+      self._stem,
+      *(os.path.join(self._directory, part) for part in subdirectories),
+    }:
       files.remove_half_written(directory)
 
   def __len__(self):
@@ -156,12 +181,17 @@ class Results:
 
     def annotations():
       for name in finished:
-        yield _with_segments({'image_id': self._images[name]['id'], 'file_name': f'{name}.png'},
-                             self._lines[name].segments_info)
+        yield _with_segments(
+          {'image_id': self._images[name]['id'], 'file_name': f'{name}.png'},
+          self._lines[name].segments_info,
+        )
 
     with open(place, 'w', encoding='utf-8') as file:
-      for key, entries in (('images', images()), ('annotations', annotations()),
-                           ('categories', map(json.dumps, _categories(self._info)))):
+      for key, entries in (
+        ('images', images()),
+        ('annotations', annotations()),
+        ('categories', map(json.dumps, _categories(self._info))),
+      ):
         file.write(f'{"{" if key == "images" else ","}"{key}": [')
         for number, entry in enumerate(entries):
           file.write(f'{"," if number else ""}\n{entry}')
@@ -175,23 +205,29 @@ class Results:
         texts = file.read().split('\n')
     except OSError as error:
       raise errors.UserError(
-          f'{self._index_path}: cannot be read ({files.reason(error)}).') from error
+        f'{self._index_path}: cannot be read ({files.reason(error)}).'
+      ) from error
     # The last is empty, or torn: the process was killed while it wrote.
     head, lines = _parsed(texts[0]), [_from_text(text) for text in texts[1:-1]]
     found = {name: line for name, line in filter(None, lines)}
     if restart:
       return found
     if head is None or len(texts) == 1:
-      raise errors.UserError(f'{self._index_path}: the index of these results is damaged. '
-                             f'{_ADVICE}')
+      raise errors.UserError(
+        f'{self._index_path}: the index of these results is damaged. {_ADVICE}'
+      )
     for key in [*self._of, *head]:
       if head.get(key) != self._of.get(key):
-        raise errors.UserError(f'{self._path}: holds results of something else ({key} '
-                               f'{head.get(key)}, now {self._of.get(key)}). {_ADVICE}')
+        raise errors.UserError(
+          f'{self._path}: holds results of something else ({key} '
+          f'{head.get(key)}, now {self._of.get(key)}). {_ADVICE}'
+        )
     foreign = [name for name in found if name not in self._images]
     if foreign:
-      raise errors.UserError(f'{self._path}: holds results of {len(foreign)} images that are not '
-                             f'in the input, first {foreign[0]}. {_ADVICE}')
+      raise errors.UserError(
+        f'{self._path}: holds results of {len(foreign)} images that are not '
+        f'in the input, first {foreign[0]}. {_ADVICE}'
+      )
     return found
 
   def _start_index(self):
@@ -213,7 +249,8 @@ class Results:
           raise
     except OSError as error:
       raise errors.UserError(
-          f'{self._index_path}: cannot be written ({files.reason(error)}).') from error
+        f'{self._index_path}: cannot be written ({files.reason(error)}).'
+      ) from error
 
   def _remove_files(self, line):
     for file in line.files:
@@ -221,9 +258,14 @@ class Results:
 
 
 @contextlib.contextmanager
-def open_results(path: str, info: datasets.DatasetInfo, *, of: Mapping[str, str],
-                 images: Mapping[str, Mapping[str, Any]], restart: bool = False
-                 ) -> Iterator[Results]:
+def open_results(
+  path: str,
+  info: datasets.DatasetInfo,
+  *,
+  of: Mapping[str, str],
+  images: Mapping[str, Mapping[str, Any]],
+  restart: bool = False,
+) -> Iterator[Results]:
   """Opens the results of a command, to go on with them, for as long as the context lasts.
 
   Whatever ends it (an error, Ctrl-C, being told to terminate), the JSON is written last.
@@ -255,8 +297,11 @@ def open_results(path: str, info: datasets.DatasetInfo, *, of: Mapping[str, str]
         try:
           results.write_json()
         except errors.UserError as error:
-          logging.warning('%s The same command, once it can write again, adds the images that are '
-                          'finished but missing there.', error)
+          logging.warning(
+            '%s The same command, once it can write again, adds the images that are '
+            'finished but missing there.',
+            error,
+          )
         raise
       results.write_json()
       results.remove_half_written()
@@ -265,6 +310,7 @@ def open_results(path: str, info: datasets.DatasetInfo, *, of: Mapping[str, str]
 @contextlib.contextmanager
 def _terminated_like_interrupted():
   """Ends the process by an exception, as Ctrl-C does, when it is told to terminate."""
+
   def leave(number, _):
     raise SystemExit(128 + number)
 
@@ -272,8 +318,11 @@ def _terminated_like_interrupted():
     yield
     return
   # nohup has SIGHUP ignored, which is to stay.
-  signals = [number for number in (signal.SIGTERM, signal.SIGHUP)
-             if signal.getsignal(number) is signal.SIG_DFL]
+  signals = [
+    number
+    for number in (signal.SIGTERM, signal.SIGHUP)
+    if signal.getsignal(number) is signal.SIG_DFL
+  ]
   for number in signals:
     signal.signal(number, leave)
   try:
@@ -304,15 +353,29 @@ def file_stamp(path: str) -> list[int]:
 def _categories(info):
   """Returns the categories of a dataset as a panoptic JSON lists them."""
   used = sorted(info.dataset_ids.items(), key=lambda item: item[1])
-  return [{'id': original, 'name': info.class_names[index],
-           'isthing': int(index in info.label_space.thing_ids),
-           'color': list(info.colors[index])}
-          for original, index in used if index != info.label_space.ignore_label]
+  return [
+    {
+      'id': original,
+      'name': info.class_names[index],
+      'isthing': int(index in info.label_space.thing_ids),
+      'color': list(info.colors[index]),
+    }
+    for original, index in used
+    if index != info.label_space.ignore_label
+  ]
 
 
 def _to_text(name, line):
-  return _with_segments({'name': name, 'stamp': line.stamp, 'size': line.size,
-                         'files': line.files, 'notes': line.notes}, line.segments_info)
+  return _with_segments(
+    {
+      'name': name,
+      'stamp': line.stamp,
+      'size': line.size,
+      'files': line.files,
+      'notes': line.notes,
+    },
+    line.segments_info,
+  )
 
 
 def _with_segments(content, segments_info):
@@ -338,8 +401,13 @@ def _from_text(text):
     # They are removed when the image is made again.
     if any(os.path.isabs(file) or file.split(os.sep)[0] == os.pardir for file in sizes):
       return None
-    line = _Line(content['stamp'], (int(height), int(width)),
-                 json.dumps(list(content['segments_info'])), sizes, dict(content['notes']))
+    line = _Line(
+      content['stamp'],
+      (int(height), int(width)),
+      json.dumps(list(content['segments_info'])),
+      sizes,
+      dict(content['notes']),
+    )
     return str(content['name']), line
   except (AttributeError, KeyError, TypeError, ValueError):
     return None
@@ -355,7 +423,6 @@ def _size_of(path):
 
 def _holds_png(directory):
   try:
-    return any(name.endswith('.png') and not name.startswith('.')
-               for name in os.listdir(directory))
+    return any(name.endswith('.png') and not name.startswith('.') for name in os.listdir(directory))
   except OSError:
     return False

@@ -1,4 +1,5 @@
-"""Many pictures over the cores of this machine: results in order, and how far they are."""
+"""Many images over the cores of this machine: results in order, and how far they are."""
+
 import collections
 from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
@@ -22,9 +23,12 @@ Task = TypeVar('Task')
 Result = TypeVar('Result')
 
 
-def in_order(function: Callable[[Task], Result], tasks: Iterable[Task],
-             num_workers: int, num_bytes: Callable[[Result], int] = lambda result: 0
-             ) -> Iterator[Result]:
+def in_order(
+  function: Callable[[Task], Result],
+  tasks: Iterable[Task],
+  num_workers: int,
+  num_bytes: Callable[[Result], int] = lambda result: 0,
+) -> Iterator[Result]:
   """Yields function(task) for each task in order, computed by `num_workers` processes.
 
   Only a few results are kept waiting, however slowly they are consumed: at most four for a worker,
@@ -44,7 +48,8 @@ def in_order(function: Callable[[Task], Result], tasks: Iterable[Task],
   parent = os.getpid() if context.get_start_method() == 'fork' else None
   # The parent alone answers to Ctrl-C, and takes the workers down with it.
   with concurrent.futures.ProcessPoolExecutor(
-      num_workers, context, initializer=_start_worker, initargs=(parent,)) as pool:
+    num_workers, context, initializer=_start_worker, initargs=(parent,)
+  ) as pool:
     waiting, most = collections.deque(), 4 * num_workers
     try:
       for task in tasks:
@@ -52,14 +57,15 @@ def in_order(function: Callable[[Task], Result], tasks: Iterable[Task],
         while len(waiting) >= most:
           result = waiting.popleft().result()
           # Its neighbours are taken to be as large.
-          most = min(4 * num_workers,
-                     max(num_workers, _WAITING_BYTES // max(1, num_bytes(result))))
+          most = min(4 * num_workers, max(num_workers, _WAITING_BYTES // max(1, num_bytes(result))))
           yield result
       while waiting:
         yield waiting.popleft().result()
     except concurrent.futures.process.BrokenProcessPool as error:
-      raise errors.UserError('a worker process was killed, probably for lack of memory; try fewer '
-                             f'than --num_workers={num_workers}.') from error
+      raise errors.UserError(
+        'a worker process was killed, probably for lack of memory; try fewer '
+        f'than --num_workers={num_workers}.'
+      ) from error
     finally:
       pool.shutdown(cancel_futures=True)
 
@@ -107,7 +113,7 @@ def _start_worker(parent):
 def with_progress(items: Iterable[Result], total: int, title: str) -> Iterator[Result]:
   """Yields `items`, showing a bar on a terminal and a line every 10 seconds elsewhere."""
   if sys.stderr.isatty():
-    yield from tqdm.tqdm(items, total=total, desc=title, unit='picture')
+    yield from tqdm.tqdm(items, total=total, desc=title, unit='image')
     return
   started = shown = time.monotonic()
   for done, item in enumerate(items, 1):
@@ -116,8 +122,11 @@ def with_progress(items: Iterable[Result], total: int, title: str) -> Iterator[R
     if now - shown >= 10:
       shown = now
       rate = done / (now - started)
-      print(f'{title}: {done}/{total} pictures, {rate:.1f}/s, {(total - done) / rate:.0f} s left',
-            file=sys.stderr, flush=True)
+      print(
+        f'{title}: {done}/{total} images, {rate:.1f}/s, {(total - done) / rate:.0f} s left',
+        file=sys.stderr,
+        flush=True,
+      )
 
 
 def usable_cores() -> int:

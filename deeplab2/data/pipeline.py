@@ -1,8 +1,9 @@
 """TFRecord files -> batches of Sample.
 
-Only serialized records are shuffled, so the shuffle buffer holds compressed pictures. Everything
+Only serialized records are shuffled, so the shuffle buffer holds compressed images. Everything
 runs inside tf.data.
 """
+
 from collections.abc import Sequence
 import random
 import re
@@ -25,13 +26,14 @@ from deeplab2.data import targets
 from deeplab2.data import tfrecord
 
 _INTERLEAVED_FILES = 32
-# Added to the seed for what is drawn of the picture that is pasted, and for what is pasted of it.
+# Added to the seed for what is drawn of the image that is pasted, and for what is pasted of it.
 _OTHER, _PASTE = 1, 2
 _SEEDS = 3  # Of one host.
 
 
-class Share(NamedTuple):
-  """Which part of the input one pipeline makes, where several hosts or replicas share it."""
+class Shard(NamedTuple):
+  """Which part of the input one pipeline makes, where several hosts or replicas divide it."""
+
   host: int = 0
   hosts: int = 1
   replicas: int = 1  # Of the host.
@@ -46,25 +48,36 @@ class Share(NamedTuple):
       return list(files)
     files = [file for file in files if tf.io.gfile.stat(file).length]
     if len(files) < self.hosts:
-      raise errors.UserError(f'{len(files)} files with records cannot be shared by {self.hosts} '
-                             'hosts; write more shards, a multiple of the hosts.')
-    return files[self.host::self.hosts]
+      raise errors.UserError(
+        f'{len(files)} files with records cannot be shared by {self.hosts} '
+        'hosts; write more shards, a multiple of the hosts.'
+      )
+    return files[self.host :: self.hosts]
 
   def batch_size(self, global_size: int) -> int:
     """Returns the size of one replica's part of a batch."""
     return global_size // (self.hosts * self.replicas)
 
 
-def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
-             crop_size: tuple[int, int], batch_size: int, resize: geometry.Resize,
-             scale: augment.RandomScale, target_options: targets.TargetOptions,
-             shuffle_buffer_size: int = 1000, seed: int | None = None,
-             policy: autoaugment.Policy | None = None,
-             paste: copy_paste.CopyPaste | None = None,
-             reader: reading.Fail | reading.Skip = reading.Fail(),  # noqa: B008
-             share: Share = Share(),  # noqa: B008
-             data_service: str | None = None, first_step: int = 0) -> tf.data.Dataset:
-  """Endless batches of augmented pictures with targets, every epoch in a new order.
+def training(
+  patterns: Sequence[str],
+  *,
+  label_space: structures.LabelSpace,
+  crop_size: tuple[int, int],
+  batch_size: int,
+  resize: geometry.Resize,
+  scale: augment.RandomScale,
+  target_options: targets.TargetOptions,
+  shuffle_buffer_size: int = 1000,
+  seed: int | None = None,
+  policy: autoaugment.Policy | None = None,
+  paste: copy_paste.CopyPaste | None = None,
+  reader: reading.Fail | reading.Skip = reading.Fail(),  # noqa: B008
+  shard: Shard = Shard(),  # noqa: B008
+  data_service: str | None = None,
+  first_step: int = 0,
+) -> tf.data.Dataset:
+  """Endless batches of augmented images with targets, every epoch in a new order.
 
   Args:
     patterns: TFRecord files or globs of them; a file matched twice is read once.
@@ -79,9 +92,9 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
     seed: makes the stream of batches the same in every run; None draws one. Not with
       `data_service`.
     policy: of AutoAugment.
-    paste: copy-paste from another picture, which is drawn independently from the same files.
+    paste: copy-paste from another image, which is drawn independently from the same files.
     reader: what becomes of records that cannot be read.
-    share: the part of the input that this pipeline makes: of every hosts-th file, batches for one
+    shard: the part of the input that this pipeline makes: of every hosts-th file, batches for one
       replica.
     data_service: dispatcher of the tf.data service that makes the batches, see service.py.
     first_step: number of global batches that an earlier run has taken of the stream of this seed:
@@ -95,8 +108,8 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
     UserError: no file matches a pattern, all files are empty or they are fewer than the hosts, or
       the data service cannot be reached.
   """
-  files = share.files(find_files(patterns))
-  taken = 0 if seed is None else first_step * (batch_size // share.hosts)
+  files = shard.files(find_files(patterns))
+  taken = 0 if seed is None else first_step * (batch_size // shard.hosts)
   epoch, taken_of_epoch = divmod(taken, count_records(files)) if taken else (0, 0)
 
   def read(seed):
@@ -105,9 +118,15 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
     return records.filter(lambda record: ~reading.is_blank(record))
 
   def crop(record, seed, random_scale, void_id):
-    return augment.augment(record.image, tf.squeeze(record.label, 2),
-                           augment.draw(seed, random_scale), policy=policy,
-                           crop_size=crop_size, resize=resize, void_id=void_id)
+    return augment.augment(
+      record.image,
+      tf.squeeze(record.label, 2),
+      augment.draw(seed, random_scale),
+      policy=policy,
+      crop_size=crop_size,
+      resize=resize,
+      void_id=void_id,
+    )
 
   def batches(seed):
     def sample(number, records):
@@ -116,44 +135,68 @@ def training(patterns: Sequence[str], *, label_space: structures.LabelSpace,
 
       image, label = crop(records[0], of(seed), scale, label_space.void_id)
       if paste is not None:
-        other = crop(records[1], of(seed + _OTHER), scale.times(paste.scale),
-                     copy_paste.padding_id(label_space))
-        image, label = copy_paste.paste(image, label, *other, name=records[0].name,
-                                        space=label_space, settings=paste, seed=of(seed + _PASTE))
+        other = crop(
+          records[1],
+          of(seed + _OTHER),
+          scale.times(paste.scale),
+          copy_paste.padding_id(label_space),
+        )
+        image, label = copy_paste.paste(
+          image,
+          label,
+          *other,
+          name=records[0].name,
+          space=label_space,
+          settings=paste,
+          seed=of(seed + _PASTE),
+        )
       return structures.Sample(
-          image, targets.make_targets(label, records[0].name, label_space, target_options))
+        image, targets.make_targets(label, records[0].name, label_space, target_options)
+      )
 
     seeds = [seed] if paste is None else [seed, seed + _OTHER]
     dataset = tf.data.Dataset.zip(tuple(read(one) for one in seeds)).enumerate(taken)
     dataset = dataset.map(sample, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.batch(share.batch_size(batch_size), drop_remainder=True)
+    return dataset.batch(shard.batch_size(batch_size), drop_remainder=True)
 
   if data_service is not None:
     return _finish(service.distribute(batches, data_service), deterministic=False)
   is_seeded = seed is not None
   if not is_seeded:
     seed = random.SystemRandom().getrandbits(31)
-  return _finish(batches(seed + _SEEDS * share.host), deterministic=is_seeded)
+  return _finish(batches(seed + _SEEDS * shard.host), deterministic=is_seeded)
 
 
-def shuffled(files: Sequence[str], reader: reading.Fail | reading.Skip, buffer_size: int,
-             seed: int | tf.Tensor, first_epoch: int = 0) -> tf.data.Dataset:
+def shuffled(
+  files: Sequence[str],
+  reader: reading.Fail | reading.Skip,
+  buffer_size: int,
+  seed: int | tf.Tensor,
+  first_epoch: int = 0,
+) -> tf.data.Dataset:
   """Returns stored records of all files in random order, endlessly, as `reader.decode` takes them.
 
   Every epoch holds every record once, in an order that seed and number of the epoch alone decide:
   so a run can go on in the middle of its input, and it is known whose sample is whose
   (inspect_data.py).
   """
+
   def epoch(number):
     # Of this function's graph alone: orders do not depend on the seed of the model.
     tf.random.set_seed(1)
-    file_seed, record_seed = tf.unstack(tf.random.stateless_uniform(
-        [2], tf.stack([tf.cast(seed, tf.int64), number]), 1, tf.int64.max, tf.int64))
+    file_seed, record_seed = tf.unstack(
+      tf.random.stateless_uniform(
+        [2], tf.stack([tf.cast(seed, tf.int64), number]), 1, tf.int64.max, tf.int64
+      )
+    )
     dataset = reader.sources(files).shuffle(
-        len(files), seed=file_seed, reshuffle_each_iteration=False)
+      len(files), seed=file_seed, reshuffle_each_iteration=False
+    )
     dataset = dataset.interleave(
-        reader.read, cycle_length=min(len(files), _INTERLEAVED_FILES),
-        num_parallel_calls=tf.data.AUTOTUNE)
+      reader.read,
+      cycle_length=min(len(files), _INTERLEAVED_FILES),
+      num_parallel_calls=tf.data.AUTOTUNE,
+    )
     return dataset.shuffle(buffer_size, seed=record_seed, reshuffle_each_iteration=False)
 
   return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch)
@@ -165,8 +208,9 @@ def count_records(files: Sequence[str]) -> int:
   Raises:
     UserError: naming a file that is corrupt.
   """
-  logging.info('Counting the records of %d files, to go on with the input where the run stopped.',
-               len(files))
+  logging.info(
+    'Counting the records of %d files, to go on with the input where the run stopped.', len(files)
+  )
   if not any('://' in file for file in files):
     return framing.count(files)
   records = tf.data.TFRecordDataset(files, num_parallel_reads=min(len(files), _INTERLEAVED_FILES))
@@ -176,25 +220,31 @@ def count_records(files: Sequence[str]) -> int:
     raise explain(error, files) from error
 
 
-def evaluation(patterns: Sequence[str], *, label_space: structures.LabelSpace,
-               crop_size: tuple[int, int], batch_size: int, resize: geometry.Resize,
-               target_options: targets.TargetOptions, decode_labels: bool = True,
-               skip: int = 0,
-               reader: reading.Fail | reading.Skip = reading.Fail(),  # noqa: B008
-               ) -> tf.data.Dataset:
-  """Every picture once, in the order of files and records, as batches of fixed size.
+def evaluation(
+  patterns: Sequence[str],
+  *,
+  label_space: structures.LabelSpace,
+  crop_size: tuple[int, int],
+  batch_size: int,
+  resize: geometry.Resize,
+  target_options: targets.TargetOptions,
+  decode_labels: bool = True,
+  skip: int = 0,
+  reader: reading.Fail | reading.Skip = reading.Fail(),  # noqa: B008
+) -> tf.data.Dataset:
+  """Every image once, in the order of files and records, as batches of fixed size.
 
-  The last batch is filled up with fillers: their `placement.raw_size` is (0, 0) and their label
-  maps are void; whoever counts pictures leaves them out. So is a record that `reader` skips; its
-  name is its place, while that of other fillers is empty.
+  The last batch is filled up with padding examples: their `placement.raw_size` is (0, 0), their
+  label maps are void. They do not count as images. A record that `reader` skips becomes one too;
+  its name is its place, while that of other padding examples is empty.
 
-  Several hosts share the batches, not the files (see trainer/runtime.py): so all get equally many,
-  and no picture comes twice.
+  Several hosts divide the batches, not the files (see trainer/runtime.py): so all get equally many,
+  and no image comes twice.
 
   Args:
     patterns: TFRecord files or globs of them; a file matched twice is read once.
     label_space: how panoptic ids are numbered.
-    crop_size: (H, W). Pictures are shrunk to fit into it.
+    crop_size: (H, W). Images are shrunk to fit into it.
     batch_size: global batch size.
     resize: range of sizes.
     target_options: what targets hold.
@@ -213,31 +263,35 @@ def evaluation(patterns: Sequence[str], *, label_space: structures.LabelSpace,
   void_id = label_space.void_id
 
   def sample(record):
-    image, placement = geometry.fit_picture(record.image, crop_size, resize)
-    is_picture = tf.cast(~reading.is_blank(record), tf.int32)
-    placement = structures.Placement(*(size * is_picture for size in placement))
+    image, placement = geometry.fit_image(record.image, crop_size, resize)
+    is_image = tf.cast(~reading.is_blank(record), tf.int32)
+    placement = structures.Placement(*(size * is_image for size in placement))
     unlabelled = structures.Sample(image, placement=placement, name=record.name)
     if not decode_labels:
       return unlabelled
     raw = tf.squeeze(record.label, 2)
     label = geometry.fit_label(raw, placement, crop_size, void_id)
     return unlabelled._replace(
-        targets=targets.make_targets(label, record.name, label_space, target_options),
-        panoptic=label, panoptic_raw=raw)
+      targets=targets.make_targets(label, record.name, label_space, target_options),
+      panoptic=label,
+      panoptic_raw=raw,
+    )
 
-  def filler(_):
+  def padding_example(_):
     return sample(reading.blank('', with_label=decode_labels, void_id=void_id))
 
   stored = reader.sources(find_files(patterns)).flat_map(reader.read).skip(skip)
   dataset = reader.decode(stored, with_label=decode_labels, void_id=void_id)
   dataset = dataset.map(sample, num_parallel_calls=tf.data.AUTOTUNE)
-  # Always batch_size - 1 fillers: the batch that drop_remainder then drops holds nothing else.
-  dataset = dataset.concatenate(tf.data.Dataset.range(batch_size - 1).map(filler))
+  # Always batch_size - 1 of them: the batch that drop_remainder then drops holds nothing else.
+  dataset = dataset.concatenate(tf.data.Dataset.range(batch_size - 1).map(padding_example))
   if decode_labels:
     padding = tf.nest.map_structure(lambda spec: tf.zeros([], spec.dtype), dataset.element_spec)
     dataset = dataset.padded_batch(
-        batch_size, drop_remainder=True,
-        padding_values=padding._replace(panoptic_raw=tf.constant(void_id)))
+      batch_size,
+      drop_remainder=True,
+      padding_values=padding._replace(panoptic_raw=tf.constant(void_id)),
+    )
   else:
     dataset = dataset.batch(batch_size, drop_remainder=True)
   return _finish(dataset, deterministic=True)
@@ -261,25 +315,33 @@ def find_files(patterns: Sequence[str]) -> list[str]:
   files = set()
   for pattern in patterns:
     if tf.io.gfile.isdir(pattern):
-      raise errors.UserError(f'File pattern {pattern!r} is a folder; write {pattern}/*.tfrecord.')
+      raise errors.UserError(
+        f'File pattern {pattern!r} is a directory; write {pattern}/*.tfrecord.'
+      )
     matches = file_paths.expand_pattern(pattern)
     if not matches:
       raise errors.UserError(f'No file matches the pattern {pattern!r}.')
-    # build_tfrecords.py leaves a manifest beside the shards, and unfinished ones until it is done.
+    # build_tfrecords.py leaves a manifest next to the shards, and unfinished ones until it is done.
     files.update(file for file in matches if not file.endswith(('.json', '.part', '.tmp')))
   if not files:
-    raise errors.UserError(f'Only an unfinished run of build_tfrecords.py matches '
-                           f'{", ".join(patterns)}; run it again.')
+    raise errors.UserError(
+      f'Only an unfinished run of build_tfrecords.py matches {", ".join(patterns)}; run it again.'
+    )
   # Single shards may be empty. If all were, reading them over and over would never end.
   if not any(tf.io.gfile.stat(file).length for file in files):
     raise errors.UserError(
-        f'The {len(files)} files that match {", ".join(patterns)} hold no record.')
+      f'The {len(files)} files that match {", ".join(patterns)} hold no record.'
+    )
   framing.count([file for file in files if '://' not in file])
   return sorted(files)
 
 
-def explain(error: tf.errors.OpError | UnicodeDecodeError, patterns: Sequence[str], *,
-            with_labels: bool = True) -> Exception:
+def explain(
+  error: tf.errors.OpError | UnicodeDecodeError,
+  patterns: Sequence[str],
+  *,
+  with_labels: bool = True,
+) -> Exception:
   """Says in terms of files and records why reading failed, for `raise explain(...) from error`.
 
   Reads through the files to find the place, which takes minutes where the set is large.
@@ -297,7 +359,7 @@ def explain(error: tf.errors.OpError | UnicodeDecodeError, patterns: Sequence[st
   too_many = re.search(r'assertion failed: \[(Corrupt records: .*?\.)\]', message)
   if too_many:
     return errors.UserError(too_many[1])
-  problem = re.search(r'assertion failed: \[(Picture (.*?): .*?\.)\]', message)
+  problem = re.search(r'assertion failed: \[(Image (.*?): .*?\.)\]', message)
   if not problem and 'GetNext' not in message:
     return error
   files = find_files(patterns)
@@ -315,7 +377,7 @@ def explain(error: tf.errors.OpError | UnicodeDecodeError, patterns: Sequence[st
 
 
 def _where_is(name, files):
-  """Returns 'FILE, record NUMBER: ' of the picture, or '' if there is none of that name."""
+  """Returns 'FILE, record NUMBER: ' of the image, or '' if there is none of that name."""
   features = {'image/filename': tf.io.FixedLenFeature([], tf.string)}
   for file in files:
     # There may be corrupt records too, if these are skipped.

@@ -4,6 +4,7 @@ A reader has three parts, for a pipeline to put its shuffling between them: `sou
 of files before they are opened), `read` (one source -> records as stored) and `decode` (those ->
 `tfrecord.Record`). `Fail` ends at the first bad record, `Skip` leaves bad ones out and counts them.
 """
+
 from collections.abc import Sequence
 import concurrent.futures
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from deeplab2.data import tfrecord
 
-# Shares are of at least so many records, or the first bad record would be too many.
+# Fractions are of at least so many records, or the first bad record would be too many.
 _LEAST = 1000
 _STATS_AT_A_TIME = 16  # Remote files take some 50 ms each.
 
@@ -32,10 +33,16 @@ class Fail(NamedTuple):
       tf.errors.InvalidArgumentError: (when run) it is cut within the length of a record, which
         TensorFlow takes for its end.
     """
+
     def check(serialized, number, position, is_end):
-      with tf.control_dependencies([tf.debugging.Assert(
-          ~is_end | (position >= num_bytes),
-          ['File', file, 'is cut in record', number, 'at byte', position])]):
+      with tf.control_dependencies(
+        [
+          tf.debugging.Assert(
+            ~is_end | (position >= num_bytes),
+            ['File', file, 'is cut in record', number, 'at byte', position],
+          )
+        ]
+      ):
         return serialized, tf.identity(is_end)
 
     records = _with_end(tf.data.TFRecordDataset(file)).map(check)
@@ -45,18 +52,21 @@ class Fail(NamedTuple):
   def decode(self, stored: tf.data.Dataset, *, with_label: bool, void_id: int) -> tf.data.Dataset:
     """Returns a dataset of tfrecord.Record from what `read` returns."""
     del void_id
-    return stored.map(lambda serialized: tfrecord.parse_example(serialized, with_label),
-                      num_parallel_calls=tf.data.AUTOTUNE)
+    return stored.map(
+      lambda serialized: tfrecord.parse_example(serialized, with_label),
+      num_parallel_calls=tf.data.AUTOTUNE,
+    )
 
 
 class Skip(NamedTuple):
-  """Replaces bad records by blanks and names each in the log, up to a share of what was read.
+  """Replaces bad records by blanks and names each in the log, up to a fraction of what was read.
 
   Bad is what `tfrecord.parse_example` refuses, and the rest of a file from a wrong checksum or a
   cut on, which counts as one record, as nobody knows how many it held. TensorFlow's reason is in
   the log too, one line before.
   """
-  max_share: float = 0.01  # Of the records read so far; fewer than 1000 count as 1000.
+
+  max_fraction: float = 0.01  # Of the records read so far; fewer than 1000 count as 1000.
 
   def sources(self, files: Sequence[str]) -> tf.data.Dataset:
     """Returns (file, bytes) of the files, in order, as `read` takes them."""
@@ -64,10 +74,18 @@ class Skip(NamedTuple):
 
   def read(self, file: tf.Tensor, num_bytes: tf.Tensor) -> tf.data.Dataset:
     """Returns (serialized record, its place); an empty record stands for what cannot be read."""
+
     def locate(serialized, number, position, is_end):
       place = tf.strings.join([file, ', record ', tf.strings.as_string(number)])
-      lost = tf.strings.join([place, ' to the end: ', tf.strings.as_string(num_bytes - position),
-                              ' bytes of ', tf.strings.as_string(num_bytes)])
+      lost = tf.strings.join(
+        [
+          place,
+          ' to the end: ',
+          tf.strings.as_string(num_bytes - position),
+          ' bytes of ',
+          tf.strings.as_string(num_bytes),
+        ]
+      )
       return serialized, tf.where(is_end, lost, place), ~is_end | (position < num_bytes)
 
     records = _with_end(tf.data.TFRecordDataset(file).ignore_errors(log_warning=True)).map(locate)
@@ -80,15 +98,18 @@ class Skip(NamedTuple):
     A bad record has size (0, 0), one pixel of void, and its place for a name.
 
     Raises:
-      tf.errors.InvalidArgumentError: (when run) more than `max_share` are bad.
+      tf.errors.InvalidArgumentError: (when run) more than `max_fraction` are bad.
     """
+
     def attempt(serialized, place):
       # Where the record is bad, the blank is first.
       record = tf.data.Dataset.from_tensors(serialized).map(
-          lambda serialized: tfrecord.parse_example(serialized, with_label))
+        lambda serialized: tfrecord.parse_example(serialized, with_label)
+      )
       record = record.ignore_errors(log_warning=True)
-      record = record.concatenate(tf.data.Dataset.from_tensors(
-          blank(place, with_label=with_label, void_id=void_id)))
+      record = record.concatenate(
+        tf.data.Dataset.from_tensors(blank(place, with_label=with_label, void_id=void_id))
+      )
       return record.take(1).get_single_element()
 
     start = tf.constant(0, tf.int64), tf.constant(0, tf.int64)
@@ -100,20 +121,34 @@ class Skip(NamedTuple):
     read = state[0] + 1
     skipped = state[1] + tf.cast(is_bad, tf.int64)
     count = [tf.strings.as_string(skipped), ' of ', tf.strings.as_string(read)]
-    limit = self.max_share * tf.cast(tf.maximum(read, _LEAST), tf.float64)
-    message = tf.strings.join([
-        'Corrupt records: ', *count, ' records read cannot be used, more than max_corrupt_share = '
-        f'{self.max_share:.7g} allows; the last is ', record.name, '.'])
+    limit = self.max_fraction * tf.cast(tf.maximum(read, _LEAST), tf.float64)
+    message = tf.strings.join(
+      [
+        'Corrupt records: ',
+        *count,
+        ' records read cannot be used, more than '
+        f'max_corrupt_fraction = {self.max_fraction:.7g} allows; the last is ',
+        record.name,
+        '.',
+      ]
+    )
 
     def report():
-      with tf.control_dependencies([
-          tf.print(tf.strings.join(
-              ['Skipped ', record.name, ': ', *count, ' records read are corrupt']))]):
+      with tf.control_dependencies(
+        [
+          tf.print(
+            tf.strings.join(['Skipped ', record.name, ': ', *count, ' records read are corrupt'])
+          )
+        ]
+      ):
         return tf.constant(True)
 
-    with tf.control_dependencies([
+    with tf.control_dependencies(
+      [
         tf.cond(is_bad, report, lambda: False),
-        tf.debugging.Assert(~is_bad | (tf.cast(skipped, tf.float64) <= limit), [message])]):
+        tf.debugging.Assert(~is_bad | (tf.cast(skipped, tf.float64) <= limit), [message]),
+      ]
+    ):
       return (read, skipped), record._replace(name=tf.identity(record.name))
 
 
@@ -130,6 +165,7 @@ def _with_end(records):
   Returns:
     A dataset of (serialized, number, position, is_end).
   """
+
   def locate(state, element):
     (number, position), (serialized, is_end) = state, element
     size = tf.cast(tf.strings.length(serialized), tf.int64) + tfrecord.FRAME_BYTES
@@ -143,8 +179,9 @@ def _with_end(records):
 def blank(name: tf.Tensor | str, *, with_label: bool, void_id: int) -> tfrecord.Record:
   """Returns a record of one void pixel, marked by the size (0, 0) that it claims."""
   label = tf.fill([1, 1, 1], void_id) if with_label else None
-  return tfrecord.Record(tf.zeros([1, 1, 3], tf.uint8), label, tf.convert_to_tensor(name),
-                         tf.constant(0), tf.constant(0))
+  return tfrecord.Record(
+    tf.zeros([1, 1, 3], tf.uint8), label, tf.convert_to_tensor(name), tf.constant(0), tf.constant(0)
+  )
 
 
 def is_blank(record: tfrecord.Record) -> tf.Tensor:

@@ -1,9 +1,10 @@
 """A synthetic panoptic set: regions of texture (stuff) under overlapping figures (things).
 
 Neither colour nor place tells the class: figures are told by their outline, regions by their
-texture. Figures cover each other, cast light varies, pixels are noisy; a part of the pictures has
-an unlabelled patch (void), a part a swarm of figures too small to count (crowd).
+texture. Figures cover each other, cast light varies, pixels are noisy; a part of the images has
+an unlabelled patch (void), a part a cluster of figures too small to count (crowd).
 """
+
 import colorsys
 from typing import NamedTuple
 import zlib
@@ -15,38 +16,40 @@ from deeplab2 import structures
 
 _SIDES = (112, 160)  # Smallest and largest height and width.
 _REGIONS = (2, 4)
-_SMALLEST_REGION = 0.05  # Share of the picture.
+_SMALLEST_REGION = 0.05  # Fraction of the image.
 _FIGURES = (1, 4)
 _RADII = (15.0, 40.0)
-_VISIBLE = 0.6  # No figure is covered beyond this share of its pixels.
+_VISIBLE = 0.6  # No figure is covered beyond this fraction of its pixels.
 _VOID_RATE = 0.25
 _CROWD_RATE = 0.1
 
 
 class Outline(NamedTuple):
   """A figure with `points` corners at radius 1, and between any two a corner at radius `inner`."""
+
   points: int
   inner: float
-  hole: float = 0.0  # Radius of the hole, as a share of the outer one.
+  hole: float = 0.0  # Radius of the hole, as a fraction of the outer one.
 
 
 # In the order of the thing classes of classes/shapes.json.
 OUTLINES = (
-    Outline(32, np.cos(np.pi / 32)),  # circle
-    Outline(3, 0.5),  # triangle
-    Outline(4, np.cos(np.pi / 4)),  # square
-    Outline(5, 0.42),  # star
-    Outline(32, np.cos(np.pi / 32), hole=0.55),  # ring
+  Outline(32, np.cos(np.pi / 32)),  # circle
+  Outline(3, 0.5),  # triangle
+  Outline(4, np.cos(np.pi / 4)),  # square
+  Outline(5, 0.42),  # star
+  Outline(32, np.cos(np.pi / 32), hole=0.55),  # ring
 )
 
 
-def generate(seed: int, split: str, index: int,
-             space: structures.LabelSpace) -> tuple[np.ndarray, np.ndarray]:
-  """Returns picture `index` of a split; the same arguments always give the same picture.
+def generate(
+  seed: int, split: str, index: int, space: structures.LabelSpace
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns image `index` of a split; the same arguments always give the same image.
 
   Args:
     seed: of the whole set.
-    split: splits of one seed share no pictures.
+    split: splits of one seed share no images.
     index: from 0.
     space: the ids of datasets.get('shapes').
 
@@ -68,7 +71,7 @@ def generate(seed: int, split: str, index: int,
 
 
 def _ground(rng, height, width, space):
-  """Fills the picture with textured regions of different stuff classes; (image, label)."""
+  """Fills the image with textured regions of different stuff classes; (image, label)."""
   count = rng.integers(_REGIONS[0], _REGIONS[1] + 1)
   y, x = np.mgrid[:height, :width]
   # Cells around random points, their borders bent by noise.
@@ -93,8 +96,12 @@ def _add_void(rng, image, label, space):
   height, width = label.shape
   mosaic = rng.uniform(0, 255, (height // 4 + 1, width // 4 + 1, 3))
   mosaic = mosaic.repeat(4, axis=0).repeat(4, axis=1)[:height, :width]
-  mask = figure_alpha(rng, height, width, OUTLINES[0], rng.uniform(10, 22),
-                       rng.uniform(0, 1, 2) * (height, width)) > 0.5
+  mask = (
+    figure_alpha(
+      rng, height, width, OUTLINES[0], rng.uniform(10, 22), rng.uniform(0, 1, 2) * (height, width)
+    )
+    > 0.5
+  )
   image[mask] = mosaic[mask]
   label[mask] = space.void_id
 
@@ -105,14 +112,15 @@ def _add_crowd(rng, image, label, space):
   which = rng.integers(len(space.thing_ids))
   middle = rng.uniform(0.2, 0.8, 2) * (height, width)
   for _ in range(rng.integers(25, 40)):
-    alpha = figure_alpha(rng, height, width, OUTLINES[which], rng.uniform(3, 5),
-                          middle + rng.normal(0, 12, 2))
-    _paint(image, alpha, _color(rng))
+    alpha = figure_alpha(
+      rng, height, width, OUTLINES[which], rng.uniform(3, 5), middle + rng.normal(0, 12, 2)
+    )
+    _draw(image, alpha, _color(rng))
     label[alpha > 0.5] = space.thing_ids[which] * space.label_divisor
 
 
 def _add_figures(rng, image, label, space):
-  """Paints figures from back to front; one that would hide another too far is left out."""
+  """Draws figures from back to front; one that would hide another too far is left out."""
   height, width = label.shape
   instances = {class_id: 0 for class_id in space.thing_ids}
   full_areas = {}
@@ -125,19 +133,21 @@ def _add_figures(rng, image, label, space):
     middle = rng.uniform(0.08, 0.92, 2) * (height, width)
     alpha = figure_alpha(rng, height, width, OUTLINES[which], radius, middle)
     slope = rng.normal(0, 0.3, 2)
-    shade = 1 + np.clip(((y - middle[0]) * slope[0] + (x - middle[1]) * slope[1]) / radius, -.4, .4)
+    shade = 1 + np.clip(
+      ((y - middle[0]) * slope[0] + (x - middle[1]) * slope[1]) / radius, -0.4, 0.4
+    )
     color = _color(rng) * shade[..., np.newaxis]
     mask = alpha > 0.5
     before = dict(zip(*np.unique(label, return_counts=True), strict=True))
     after = dict(zip(*np.unique(label[~mask], return_counts=True), strict=True))
     if mask.sum() < 60 or any(
-        after.get(value, 0) < _VISIBLE * full_areas[value] for value in before
-        if value in full_areas):
+      after.get(value, 0) < _VISIBLE * full_areas[value] for value in before if value in full_areas
+    ):
       continue
     instances[class_id] += 1
     value = class_id * space.label_divisor + instances[class_id]
     full_areas[value] = mask.sum()
-    _paint(image, alpha, color)
+    _draw(image, alpha, color)
     label[mask] = value
 
 
@@ -161,7 +171,7 @@ def figure_alpha(rng, height, width, outline, radius, middle):
   return alpha
 
 
-def _paint(image, alpha, color):
+def _draw(image, alpha, color):
   """Blends `color` over `image` in place."""
   image += alpha[..., np.newaxis] * (color - image)
 

@@ -4,6 +4,7 @@ Until all shards are complete, complete ones wait as `<shard>.part`, and `unfini
 says what they are of and what is in them. The same command then makes only what is missing. At the
 end, the shards get their names and `manifest-<split>.json` says what is in them.
 """
+
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
@@ -23,6 +24,7 @@ from deeplab2.data import tfrecord
 
 class Made(NamedTuple):
   """What became of a task."""
+
   record: bytes | None  # None: it is left out.
   name: str = ''
   reason: str = ''  # Why it is left out.
@@ -40,6 +42,7 @@ class Summary:
     most_segments: the most in one label map.
     notes: by key, [segments, records, name of the first].
   """
+
   records: int = 0
   left_out: list[dict[str, str]] = dataclasses.field(default_factory=list)
   most_segments: int = 0
@@ -50,8 +53,11 @@ class Summary:
     if made.record is None:
       self.left_out.append({'name': made.name, 'reason': made.reason})
     else:
-      self.merge(Summary(1, [], made.segments,
-                         {key: [count, 1, made.name] for key, count in made.notes.items()}))
+      self.merge(
+        Summary(
+          1, [], made.segments, {key: [count, 1, made.name] for key, count in made.notes.items()}
+        )
+      )
 
   def merge(self, other: 'Summary') -> None:
     """Adds what is in later records."""
@@ -69,6 +75,7 @@ Serialize = Callable[[Sequence[Any]], Iterable[Made]]
 
 class Written(NamedTuple):
   """What is on disk."""
+
   files: list[str]
   num_bytes: int
   resumed: int  # Records that an earlier, unfinished run had written.
@@ -80,9 +87,18 @@ class Written(NamedTuple):
     return self.summary.records
 
 
-def write(serialize: Serialize, tasks: Sequence[Any], output_dir: str, split: str,
-          num_shards: int, settings: dict[str, Any], *, identity: str = '',
-          versions: Sequence[Any] | None = None, skip: bool = False) -> Written:
+def write(
+  serialize: Serialize,
+  tasks: Sequence[Any],
+  output_dir: str,
+  split: str,
+  num_shards: int,
+  settings: dict[str, Any],
+  *,
+  identity: str = '',
+  versions: Sequence[Any] | None = None,
+  skip: bool = False,
+) -> Written:
   """Writes `<split>-<i>-of-<n>.tfrecord`.
 
   There are at most as many shards as tasks, of even numbers of tasks; a shard is smaller, or even
@@ -107,8 +123,10 @@ def write(serialize: Serialize, tasks: Sequence[Any], output_dir: str, split: st
     ValueError: `serialize` makes another number of records than there are tasks.
   """
   num_shards = min(num_shards, len(tasks))
-  files = [os.path.join(output_dir, f'{split}-{i:05d}-of-{num_shards:05d}.tfrecord')
-           for i in range(num_shards)]
+  files = [
+    os.path.join(output_dir, f'{split}-{i:05d}-of-{num_shards:05d}.tfrecord')
+    for i in range(num_shards)
+  ]
   _refuse_others(files, output_dir, split, num_shards)
   if any(map(os.path.exists, files)):
     _refuse_other_settings(output_dir, split, settings)
@@ -117,16 +135,25 @@ def write(serialize: Serialize, tasks: Sequence[Any], output_dir: str, split: st
   unfinished = os.path.join(output_dir, f'unfinished-{split}.json')
   disk.make_directory(output_dir)
   try:
-    digests = [_digest((versions or tasks)[low:high])
-               for low, high in itertools.pairwise(bounds)]
-    kept = _kept(files, unfinished, split, digests, _digest(
-        [sorted(settings.items()), num_shards, identity, *tasks]), skip)
+    digests = [_digest((versions or tasks)[low:high]) for low, high in itertools.pairwise(bounds)]
+    kept = _kept(
+      files,
+      unfinished,
+      split,
+      digests,
+      _digest([sorted(settings.items()), num_shards, identity, *tasks]),
+      skip,
+    )
     missing = [i for i in range(num_shards) if i not in kept]
-    made = iter(serialize([task for i in missing for task in tasks[bounds[i]:bounds[i + 1]]]))
+    made = iter(serialize([task for i in missing for task in tasks[bounds[i] : bounds[i + 1]]]))
     try:
       for i in missing:
-        _write_shard(f'{files[i]}.part', made, bounds[i + 1] - bounds[i],
-                     functools.partial(_note, unfinished, i))
+        _write_shard(
+          f'{files[i]}.part',
+          made,
+          bounds[i + 1] - bounds[i],
+          functools.partial(_note, unfinished, i),
+        )
       if next(made, None) is not None:
         raise ValueError(f'More than {len(tasks)} records were made.')
     except BaseException:
@@ -136,17 +163,22 @@ def write(serialize: Serialize, tasks: Sequence[Any], output_dir: str, split: st
     return _finish(files, kept, unfinished, split, settings)
   except (OSError, tf.errors.OpError) as error:
     raise errors.UserError(
-        f'{output_dir}: cannot be written ({disk.reason(error)}); complete shards are kept, and '
-        'the same command goes on from there.') from error
+      f'{output_dir}: cannot be written ({disk.reason(error)}); complete shards are kept, and '
+      'the same command goes on from there.'
+    ) from error
 
 
 def _refuse_others(files, output_dir, split, num_shards):
-  others = {os.path.join(output_dir, name) for name in disk.matching(
-      output_dir, rf'{re.escape(split)}-\d+-of-\d+\.tfrecord')} - set(files)
+  others = {
+    os.path.join(output_dir, name)
+    for name in disk.matching(output_dir, rf'{re.escape(split)}-\d+-of-\d+\.tfrecord')
+  } - set(files)
   if others:
-    raise errors.UserError(f'{output_dir}: holds {min(others)} of an earlier run with another '
-                           f'number of shards than {num_shards}; delete those or choose another '
-                           'folder.')
+    raise errors.UserError(
+      f'{output_dir}: holds {min(others)} of an earlier run with another '
+      f'number of shards than {num_shards}; delete those or choose another '
+      'directory.'
+    )
 
 
 def _refuse_other_settings(output_dir, split, settings):
@@ -154,8 +186,10 @@ def _refuse_other_settings(output_dir, split, settings):
   earlier = _read(path)
   for key, value in settings.items():
     if key in earlier and earlier[key] != value:
-      raise errors.UserError(f'{path}: these shards are of {key} {earlier[key]}, not {value}; '
-                             'delete them or choose another folder.')
+      raise errors.UserError(
+        f'{path}: these shards are of {key} {earlier[key]}, not {value}; '
+        'delete them or choose another directory.'
+      )
 
 
 def _digest(entries):
@@ -173,23 +207,36 @@ def _kept(files, unfinished, split, digests, fingerprint, skip) -> dict[int, Sum
   if earlier.get('fingerprint') == fingerprint:
     for i, (digest, before) in enumerate(zip(digests, earlier['shards'], strict=True)):
       content = earlier.get('complete', {}).get(str(i))
-      if digest == before and content and os.path.exists(f'{files[i]}.part') and (
-          skip or not content['left_out']):
+      if (
+        digest == before
+        and content
+        and os.path.exists(f'{files[i]}.part')
+        and (skip or not content['left_out'])
+      ):
         kept[i] = Summary(**content)
     if kept:
-      logging.info('%s: going on with %d of %d shards.', unfinished, len(files) - len(kept),
-                   len(files))
+      logging.info(
+        '%s: going on with %d of %d shards.', unfinished, len(files) - len(kept), len(files)
+      )
   parts = {os.path.basename(f'{files[i]}.part') for i in kept}
   directory = os.path.dirname(unfinished)
   # Half shards, and half files of this module (files.write_whole), of runs that were killed.
-  for stale in disk.matching(directory, rf'{re.escape(split)}-.*\.tfrecord\.part.*|'
-                             rf'\.writing-\d+-(unfinished|manifest)-{re.escape(split)}\.json'):
+  for stale in disk.matching(
+    directory,
+    rf'{re.escape(split)}-.*\.tfrecord\.part.*|'
+    rf'\.writing-\d+-(unfinished|manifest)-{re.escape(split)}\.json',
+  ):
     if stale not in parts:
       logging.info('%s: of an unfinished run with other settings or files; removed.', stale)
       os.remove(os.path.join(directory, stale))
-  _write_json(unfinished, {
-      'fingerprint': fingerprint, 'shards': digests,
-      'complete': {str(i): dataclasses.asdict(summary) for i, summary in kept.items()}})
+  _write_json(
+    unfinished,
+    {
+      'fingerprint': fingerprint,
+      'shards': digests,
+      'complete': {str(i): dataclasses.asdict(summary) for i, summary in kept.items()},
+    },
+  )
   return kept
 
 
@@ -234,16 +281,27 @@ def _finish(files, kept, unfinished, split, settings):
     for file in files:
       disk.remove_if_exists(f'{file}.part')
     disk.remove_if_exists(unfinished)
-    raise errors.UserError(f'all {len(total.left_out)} images are left out, nothing is written; '
-                           f'first {total.left_out[0]["name"]}: {total.left_out[0]["reason"]}')
+    raise errors.UserError(
+      f'all {len(total.left_out)} images are left out, nothing is written; '
+      f'first {total.left_out[0]["name"]}: {total.left_out[0]["reason"]}'
+    )
   for file in files:
     os.replace(f'{file}.part', file)
   num_bytes = [os.path.getsize(file) for file in files]
-  _write_json(os.path.join(os.path.dirname(unfinished), f'manifest-{split}.json'), {
-      **settings, 'records': total.records, 'bytes': sum(num_bytes),
-      'most_segments': total.most_segments, 'left_out': total.left_out,
-      'shards': [{'file': os.path.basename(file), 'records': shard.records, 'bytes': count}
-                 for file, shard, count in zip(files, shards, num_bytes, strict=True)]})
+  _write_json(
+    os.path.join(os.path.dirname(unfinished), f'manifest-{split}.json'),
+    {
+      **settings,
+      'records': total.records,
+      'bytes': sum(num_bytes),
+      'most_segments': total.most_segments,
+      'left_out': total.left_out,
+      'shards': [
+        {'file': os.path.basename(file), 'records': shard.records, 'bytes': count}
+        for file, shard, count in zip(files, shards, num_bytes, strict=True)
+      ],
+    },
+  )
   os.remove(unfinished)
   return Written(files, sum(num_bytes), sum(summary.records for summary in kept.values()), total)
 

@@ -4,6 +4,7 @@ A map that is brought from the crop to the size of its image only repeats rows a
 image of 100 million pixels, the map of the crop and the lists of which row and column stands where
 take a thousandth of what the map itself takes.
 """
+
 from collections.abc import Iterator
 
 import numpy as np
@@ -50,11 +51,17 @@ class StretchedMap:
 
   def reduced(self, largest_side: int) -> np.ndarray:
     """Returns the map by nearest pixels so that no side exceeds `largest_side`, [H', W']."""
-    scale = min(1., largest_side / max(self.shape))
+    scale = min(1.0, largest_side / max(self.shape))
     rows, columns = (
-        part[((np.arange(max(1, round(part.size * scale))) + 0.5) * part.size
-              / max(1, round(part.size * scale))).astype(int)]
-        for part in (self._rows, self._columns))
+      part[
+        (
+          (np.arange(max(1, round(part.size * scale))) + 0.5)
+          * part.size
+          / max(1, round(part.size * scale))
+        ).astype(int)
+      ]
+      for part in (self._rows, self._columns)
+    )
     return self._values[rows][:, columns]
 
   def ids(self) -> np.ndarray:
@@ -91,7 +98,7 @@ class StretchedMap:
   def _value_strips(self):
     step = _rows_of_a_strip(self._values.shape[1])
     for top in range(0, self._values.shape[0], step):
-      yield top, self._values[top:top + step]
+      yield top, self._values[top : top + step]
 
 
 def unstretched(panoptic: np.ndarray) -> StretchedMap:

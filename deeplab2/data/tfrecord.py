@@ -1,13 +1,14 @@
-"""The tf.Example schema of DeepLab2, both ways: one picture and its panoptic label map a record.
+"""The tf.Example schema of DeepLab2, both ways: one image and its panoptic label map a record.
 
-  image/encoded, image/format    JPEG or PNG, three channels; `jpeg` or `png`
-  image/filename                 file stem without extension, the picture's name
-  image/height, width, channels  int64
-  image/segmentation/class/encoded, format   the label map, absent without labels:
-    `raw`   int32, little-endian, row-major: what DeepLab2 writes and reads
-    `zlib`  the same bytes compressed (about a fiftieth of the size); DeepLab2 cannot read it
-    `png`   a PNG of classes alone, which is written for other programs and not read here
+image/encoded, image/format    JPEG or PNG, three channels; `jpeg` or `png`
+image/filename                 file stem without extension, the image's name
+image/height, width, channels  int64
+image/segmentation/class/encoded, format   the label map, absent without labels:
+  `raw`   int32, little-endian, row-major: what DeepLab2 writes and reads
+  `zlib`  the same bytes compressed (about a fiftieth of the size); DeepLab2 cannot read it
+  `png`   a PNG of classes alone, which is written for other programs and not read here
 """
+
 from collections.abc import Sequence
 from typing import NamedTuple
 import zlib
@@ -36,6 +37,7 @@ FRAME_BYTES = 16  # Around each record of a file: its length and two checksums.
 
 class Record(NamedTuple):
   """One decoded record."""
+
   image: tf.Tensor  # [h, w, 3] uint8 RGB
   label: tf.Tensor | None  # [h, w, 1] int32 panoptic ids, None where none were asked for
   name: tf.Tensor  # [] string, file stem
@@ -53,8 +55,8 @@ def parse_example(serialized: tf.Tensor, with_label: bool) -> Record:
     with_label: whether the label map is wanted; a record without one is then an error.
 
   Raises:
-    tf.errors.InvalidArgumentError: (when run) a feature is missing, the picture cannot be decoded,
-      or picture, label map and recorded size disagree; the latter names the picture.
+    tf.errors.InvalidArgumentError: (when run) a feature is missing, the image cannot be decoded,
+      or image, label map and recorded size disagree; the latter names the image.
   """
   scalar = {_IMAGE: tf.string, _NAME: tf.string, _HEIGHT: tf.int64, _WIDTH: tf.int64}
   features = {key: tf.io.FixedLenFeature([], dtype) for key, dtype in scalar.items()}
@@ -68,16 +70,21 @@ def parse_example(serialized: tf.Tensor, with_label: bool) -> Record:
 
   image = images.decode(parsed[_IMAGE])
   size = tf.shape(image)[:2]
-  with tf.control_dependencies([tf.debugging.Assert(
-      tf.reduce_all(size == tf.stack([height, width])),
-      ['Picture', name, 'is of size (height, width)', size, 'but its record says', height,
-       width])]):
+  with tf.control_dependencies(
+    [
+      tf.debugging.Assert(
+        tf.reduce_all(size == tf.stack([height, width])),
+        ['Image', name, 'is of size (height, width)', size, 'but its record says', height, width],
+      )
+    ]
+  ):
     image = tf.identity(image)
   label = None
   if with_label:
     # The size that the image has, not only the one that the record claims.
     label = _decode_label(
-        parsed[_LABEL], parsed[_LABEL_FORMAT], name, *tf.unstack(tf.shape(image)[:2]))
+      parsed[_LABEL], parsed[_LABEL_FORMAT], name, *tf.unstack(tf.shape(image)[:2])
+    )
   return Record(image, label, name, height, width)
 
 
@@ -89,54 +96,93 @@ def _most_compressed_bytes(height, width):
 def _decode_label(encoded, label_format, name, height, width):
   """Decodes a label map to [height, width, 1] int32, after checking its format and length."""
   is_zlib = label_format == 'zlib'
-  with tf.control_dependencies([
+  with tf.control_dependencies(
+    [
       tf.debugging.Assert(
-          is_zlib | (label_format == 'raw'),
-          ['The label map of picture', name, 'has format', label_format,
-           'but must be raw or zlib (panoptic ids; semantic PNGs are not supported)']),
+        is_zlib | (label_format == 'raw'),
+        [
+          'The label map of image',
+          name,
+          'has format',
+          label_format,
+          'but must be raw or zlib (panoptic ids; semantic PNGs are not supported)',
+        ],
+      ),
       # Compressed data that is larger than the map might unpack to anything.
       tf.debugging.Assert(
-          ~is_zlib | (tf.strings.length(encoded) <= _most_compressed_bytes(height, width)),
-          ['The label map of picture', name, 'has', tf.strings.length(encoded), 'bytes compressed, '
-           'more than a map of its size', height, width])]):
+        ~is_zlib | (tf.strings.length(encoded) <= _most_compressed_bytes(height, width)),
+        [
+          'The label map of image',
+          name,
+          'has',
+          tf.strings.length(encoded),
+          'bytes compressed, more than a map of its size',
+          height,
+          width,
+        ],
+      ),
+    ]
+  ):
     encoded = tf.identity(encoded)
   raw = tf.cond(is_zlib, lambda: tf.io.decode_compressed(encoded, 'ZLIB'), lambda: encoded)
-  with tf.control_dependencies([tf.debugging.Assert(
-      tf.strings.length(raw) == 4 * height * width,
-      ['The label map of picture', name, 'has', tf.strings.length(raw), 'bytes, but its size',
-       height, width, 'needs 4 * height * width'])]):
+  with tf.control_dependencies(
+    [
+      tf.debugging.Assert(
+        tf.strings.length(raw) == 4 * height * width,
+        [
+          'The label map of image',
+          name,
+          'has',
+          tf.strings.length(raw),
+          'bytes, but its size',
+          height,
+          width,
+          'needs 4 * height * width',
+        ],
+      )
+    ]
+  ):
     raw = tf.identity(raw)
   return tf.reshape(tf.io.decode_raw(raw, tf.int32, little_endian=True), [height, width, 1])
 
 
-def encode_example(picture: images.Encoded, name: str, label: np.ndarray | bytes | None = None,
-                   label_format: str = 'raw') -> bytes:
+def encode_example(
+  image: images.Encoded,
+  name: str,
+  label: np.ndarray | bytes | None = None,
+  label_format: str = 'raw',
+) -> bytes:
   """Serializes one record.
 
   Args:
-    picture: the encoded picture, three channels, upright (`images.encode_for_record`).
+    image: the encoded image, three channels, upright (`images.encode_for_record`).
     name: file stem.
-    label: [h, w] panoptic ids of the picture's size, the bytes of a PNG of its classes, or None.
+    label: [h, w] panoptic ids of the image's size, the bytes of a PNG of its classes, or None.
     label_format: of panoptic ids, one of LABEL_FORMATS.
 
   Raises:
-    ValueError: the picture's or label's format is unknown, or the label is of another size.
+    ValueError: the image's or label's format is unknown, or the label is of another size.
   """
-  if picture.format not in ('jpeg', 'png'):
-    raise ValueError(f'Records hold jpeg or png pictures, not {picture.format!r}.')
+  if image.format not in ('jpeg', 'png'):
+    raise ValueError(f'Records hold jpeg or png images, not {image.format!r}.')
   features = {
-      _IMAGE: _bytes(picture.data), _IMAGE_FORMAT: _bytes(picture.format.encode()),
-      _NAME: _bytes(name.encode()), _HEIGHT: _int64(picture.height),
-      _WIDTH: _int64(picture.width), _CHANNELS: _int64(3)}
+    _IMAGE: _bytes(image.data),
+    _IMAGE_FORMAT: _bytes(image.format.encode()),
+    _NAME: _bytes(name.encode()),
+    _HEIGHT: _int64(image.height),
+    _WIDTH: _int64(image.width),
+    _CHANNELS: _int64(3),
+  }
   if isinstance(label, bytes):
     features[_LABEL] = _bytes(label)
     features[_LABEL_FORMAT] = _bytes(b'png')
   elif label is not None:
     if label_format not in LABEL_FORMATS:
       raise ValueError(f'{label_format!r} is no label format; choose from {LABEL_FORMATS}.')
-    if label.shape != (picture.height, picture.width):
-      raise ValueError(f'Label map of shape {label.shape} for picture {name!r} of '
-                       f'{picture.height}x{picture.width}.')
+    if label.shape != (image.height, image.width):
+      raise ValueError(
+        f'Label map of shape {label.shape} for image {name!r} of {image.height}x{image.width}.'
+      )
     raw = np.ascontiguousarray(label, '<i4').tobytes()
     features[_LABEL] = _bytes(raw if label_format == 'raw' else zlib.compress(raw, 6))
     features[_LABEL_FORMAT] = _bytes(label_format.encode())
@@ -144,8 +190,9 @@ def encode_example(picture: images.Encoded, name: str, label: np.ndarray | bytes
   return example.SerializeToString(deterministic=True)
 
 
-def scan(paths: Sequence[str], *, with_label: bool = True,
-         label_space: structures.LabelSpace | None = None) -> int:
+def scan(
+  paths: Sequence[str], *, with_label: bool = True, label_space: structures.LabelSpace | None = None
+) -> int:
   """Reads every record of `paths` in order and says exactly what is wrong with the first bad one.
 
   Slower than the input pipeline; meant to explain an error of it, or to check a set once.
@@ -159,7 +206,7 @@ def scan(paths: Sequence[str], *, with_label: bool = True,
     The number of records.
 
   Raises:
-    errors.UserError: names file, record (counted from 0), picture, and what is wrong with it.
+    errors.UserError: names file, record (counted from 0), image, and what is wrong with it.
   """
   total = 0
   for file in paths:
@@ -172,22 +219,26 @@ def scan(paths: Sequence[str], *, with_label: bool = True,
         position += len(serialized.numpy()) + FRAME_BYTES
     except tf.errors.DataLossError as error:
       raise errors.UserError(
-          f'{file}, record {index}: the file is truncated or corrupt from here on '
-          f'({files.reason(error)}); build or copy it again.') from error
+        f'{file}, record {index}: the file is truncated or corrupt from here on '
+        f'({files.reason(error)}); build or copy it again.'
+      ) from error
     except tf.errors.NotFoundError as error:
       raise errors.UserError(f'{file}: no such file.') from error
     # TensorFlow takes a file that is cut within the length of a record for one that ends there.
     if position < num_bytes:
-      raise errors.UserError(f'{file}, record {index}: the file is truncated, '
-                             f'{num_bytes - position} bytes into the record; build or copy it '
-                             'again.')
+      raise errors.UserError(
+        f'{file}, record {index}: the file is truncated, '
+        f'{num_bytes - position} bytes into the record; build or copy it '
+        'again.'
+      )
     total += index
   return total
 
 
-def check_record(serialized: tf.Tensor, where: str, with_label: bool,
-                 label_space: structures.LabelSpace | None) -> None:
-  """Raises UserError, naming `where` and the picture, if a record cannot be used.
+def check_record(
+  serialized: tf.Tensor, where: str, with_label: bool, label_space: structures.LabelSpace | None
+) -> None:
+  """Raises UserError, naming `where` and the image, if a record cannot be used.
 
   Args:
     serialized: [] string.
@@ -198,21 +249,23 @@ def check_record(serialized: tf.Tensor, where: str, with_label: bool,
   try:
     example = tf.train.Example.FromString(serialized.numpy())
   except Exception as error:  # The protobuf runtimes raise different types here.
-    raise errors.UserError(f'{where}: not a tf.Example; were these records written for something '
-                           'else?') from error
+    raise errors.UserError(
+      f'{where}: not a tf.Example; were these records written for something else?'
+    ) from error
   feature = example.features.feature
   named = feature[_NAME].bytes_list.value if _NAME in feature else ()
   if named:
-    where = f'{where}, picture {named[0].decode(errors="replace")!r}'
+    where = f'{where}, image {named[0].decode(errors="replace")!r}'
   needed = [_IMAGE, _NAME, _HEIGHT, _WIDTH] + ([_LABEL] if with_label else [])
   missing = [key for key in needed if key not in feature]
   if missing:
-    raise errors.UserError(f'{where}: feature {missing[0]!r} is missing; the record has '
-                           f'{sorted(feature)}.')
+    raise errors.UserError(
+      f'{where}: feature {missing[0]!r} is missing; the record has {sorted(feature)}.'
+    )
   for key in needed:
-    kind = 'int64_list' if key in (_HEIGHT, _WIDTH) else 'bytes_list'
-    if len(getattr(feature[key], kind).value) != 1:
-      raise errors.UserError(f'{where}: feature {key!r} must hold one value, a {kind}.')
+    list_type = 'int64_list' if key in (_HEIGHT, _WIDTH) else 'bytes_list'
+    if len(getattr(feature[key], list_type).value) != 1:
+      raise errors.UserError(f'{where}: feature {key!r} must hold one value, a {list_type}.')
   try:
     record = parse_example(serialized, with_label)
   except (tf.errors.OpError, UnicodeDecodeError) as error:
@@ -228,29 +281,37 @@ def _what_fails(feature, error):
   (encoded,) = feature[_IMAGE].bytes_list.value or (b'',)
   try:
     image = images.decode(encoded)
-  except tf.errors.OpError as picture_error:
-    return f'the picture cannot be decoded ({files.reason(picture_error)}).'
+  except tf.errors.OpError as image_error:
+    return f'the image cannot be decoded ({files.reason(image_error)}).'
   (height,) = feature[_HEIGHT].int64_list.value or (None,)
   (width,) = feature[_WIDTH].int64_list.value or (None,)
   if tuple(image.shape[:2]) != (height, width):
-    return (f'the picture is of size {image.shape[0]}x{image.shape[1]} (height x width), but the '
-            f'record says {height}x{width}; scripts/build_tfrecords.py stores pictures with EXIF '
-            'rotation upright.')
+    return (
+      f'the image is of size {image.shape[0]}x{image.shape[1]} (height x width), but the '
+      f'record says {height}x{width}; scripts/build_tfrecords.py stores images with EXIF '
+      'rotation upright.'
+    )
   (label_format,) = feature[_LABEL_FORMAT].bytes_list.value or (b'raw',)
   if label_format.decode(errors='replace') not in LABEL_FORMATS:
-    return (f'the label map has format {label_format!r}; must be one of {LABEL_FORMATS} (panoptic '
-            'ids; semantic PNGs are not supported).')
+    return (
+      f'the label map has format {label_format!r}; must be one of {LABEL_FORMATS} (panoptic '
+      'ids; semantic PNGs are not supported).'
+    )
   (label,) = feature[_LABEL].bytes_list.value or (b'',)
   if label_format == b'zlib' and len(label) > _most_compressed_bytes(height, width):
-    return (f'the label map has {len(label)} bytes compressed, more than a map of the picture\'s '
-            f'size {height}x{width} has.')
+    return (
+      f"the label map has {len(label)} bytes compressed, more than a map of the image's "
+      f'size {height}x{width} has.'
+    )
   try:
     num_bytes = len(label if label_format == b'raw' else zlib.decompress(label))
   except zlib.error as label_error:
     return f'the label map cannot be decompressed ({label_error}).'
   if num_bytes != 4 * height * width:
-    return (f'the label map has {num_bytes} bytes, but a map of the picture\'s size '
-            f'{height}x{width} has {4 * height * width}.')
+    return (
+      f"the label map has {num_bytes} bytes, but a map of the image's size "
+      f'{height}x{width} has {4 * height * width}.'
+    )
   return f'{files.reason(error)}.'
 
 

@@ -1,8 +1,9 @@
-"""Panoptic maps as pictures for people: painted segments, their names, a legend.
+"""Panoptic maps as images for people: colored segments, their names, a legend.
 
 Every class has its colour and every instance a shade of it. What belongs to no class stays grey.
-Small pictures are enlarged until names can be read.
+Small images are enlarged until names can be read.
 """
+
 from collections.abc import Sequence
 import colorsys
 from typing import NamedTuple
@@ -28,6 +29,7 @@ _STRIP_ROWS = 256
 
 class _Classes(NamedTuple):
   """What there is to know about the classes of a map."""
+
   label_space: structures.LabelSpace
   names: Sequence[str]  # By dataset id.
   colors: Sequence[Sequence[int]]  # RGB 0..255 by dataset id.
@@ -35,6 +37,7 @@ class _Classes(NamedTuple):
 
 class _Segment(NamedTuple):
   """A segment of a map."""
+
   name: str
   color: np.ndarray  # [3] float64, 0..255
   class_id: int
@@ -42,12 +45,17 @@ class _Segment(NamedTuple):
   is_thing: bool
 
 
-def overlay(picture: np.ndarray, panoptic: np.ndarray, label_space: structures.LabelSpace,
-            class_names: Sequence[str], colors: Sequence[Sequence[int]]) -> np.ndarray:
-  """Paints a panoptic map over its picture, with names on the segments and a legend below.
+def overlay(
+  image: np.ndarray,
+  panoptic: np.ndarray,
+  label_space: structures.LabelSpace,
+  class_names: Sequence[str],
+  colors: Sequence[Sequence[int]],
+) -> np.ndarray:
+  """Draws a panoptic map over its image, with names on the segments and a legend below.
 
   Args:
-    picture: [h, w, 3] RGB 0..255; brought to the map's size if it has another one.
+    image: [h, w, 3] RGB 0..255; brought to the map's size if it has another one.
     panoptic: [H, W] integer panoptic ids.
     label_space: the numbering of the map.
     class_names: names by dataset id.
@@ -59,19 +67,24 @@ def overlay(picture: np.ndarray, panoptic: np.ndarray, label_space: structures.L
   classes = _Classes(label_space, class_names, colors)
   scale = _scale(panoptic.shape)
   segments, index = _segments(panoptic, classes)
-  painted = _painted(_enlarged(picture, panoptic.shape, scale), index, segments, scale)
-  return np.asarray(_below(painted, _legend(segments, painted.width, _font(painted.size))))
+  mixed_rows = _drawn(_enlarged(image, panoptic.shape, scale), index, segments, scale)
+  return np.asarray(_below(mixed_rows, _legend(segments, mixed_rows.width, _font(mixed_rows.size))))
 
 
-def panel(picture: np.ndarray, prediction: np.ndarray, truth: np.ndarray | None,
-          label_space: structures.LabelSpace, class_names: Sequence[str],
-          colors: Sequence[Sequence[int]]) -> np.ndarray:
-  """Draws picture, prediction and truth side by side, with titles and one legend.
+def panel(
+  image: np.ndarray,
+  prediction: np.ndarray,
+  ground_truth: np.ndarray | None,
+  label_space: structures.LabelSpace,
+  class_names: Sequence[str],
+  colors: Sequence[Sequence[int]],
+) -> np.ndarray:
+  """Draws image, prediction and ground truth side by side, with titles and one legend.
 
   Args:
-    picture: [h, w, 3] RGB 0..255; brought to the map's size if it has another one.
+    image: [h, w, 3] RGB 0..255; brought to the map's size if it has another one.
     prediction: [H, W] integer panoptic ids.
-    truth: [H, W] integer panoptic ids, or None to leave it out.
+    ground_truth: [H, W] integer panoptic ids, or None to leave it out.
     label_space: the numbering of the maps.
     class_names: names by dataset id.
     colors: RGB 0..255 by dataset id.
@@ -81,24 +94,26 @@ def panel(picture: np.ndarray, prediction: np.ndarray, truth: np.ndarray | None,
   """
   classes = _Classes(label_space, class_names, colors)
   scale = _scale(prediction.shape)
-  base = _enlarged(picture, prediction.shape, scale)
+  base = _enlarged(image, prediction.shape, scale)
   font = _font(base.size)
-  columns, listed = [_titled('picture', base, font)], []
-  for title, panoptic in (('prediction', prediction), ('truth', truth)):
+  columns, listed = [_titled('image', base, font)], []
+  for title, panoptic in (('prediction', prediction), ('ground truth', ground_truth)):
     if panoptic is not None:
       segments, index = _segments(panoptic, classes)
-      columns.append(_titled(title, _painted(base, index, segments, scale), font))
+      columns.append(_titled(title, _drawn(base, index, segments, scale), font))
       listed += [segment._replace(is_thing=False) for segment in segments]
   gap = max(4, base.width // 100)
-  sheet = PIL.Image.new('RGB', (sum(c.width + gap for c in columns) - gap, columns[0].height),
-                        _PAPER)
+  canvas = PIL.Image.new(
+    'RGB', (sum(c.width + gap for c in columns) - gap, columns[0].height), _PAPER
+  )
   for number, column in enumerate(columns):
-    sheet.paste(column, (number * (column.width + gap), 0))
-  return np.asarray(_below(sheet, _legend(listed, sheet.width, font)))
+    canvas.paste(column, (number * (column.width + gap), 0))
+  return np.asarray(_below(canvas, _legend(listed, canvas.width, font)))
 
 
-def paint(panoptic: np.ndarray, label_space: structures.LabelSpace,
-          colors: Sequence[Sequence[int]]) -> np.ndarray:
+def colorize(
+  panoptic: np.ndarray, label_space: structures.LabelSpace, colors: Sequence[Sequence[int]]
+) -> np.ndarray:
   """Returns a panoptic map [H, W] as flat colours [H, W, 3] uint8, black where it has no class."""
   names = [''] * len(colors)
   segments, index = _segments(panoptic, _Classes(label_space, names, colors))
@@ -125,10 +140,12 @@ def _segments(panoptic, classes):
       name += ' (crowd)'
     elif is_thing:
       order = seen[class_id] = seen.get(class_id, -1) + 1
-    segments.append(_Segment(name, _shade(classes.colors[class_id], order), class_id, area,
-                             is_thing))
-  index = np.concatenate([number_of[np.searchsorted(ids, strip)]
-                          for _, strip in unstretched.strips()])
+    segments.append(
+      _Segment(name, _shade(classes.colors[class_id], order), class_id, area, is_thing)
+    )
+  index = np.concatenate(
+    [number_of[np.searchsorted(ids, strip)] for _, strip in unstretched.strips()]
+  )
   return segments, index
 
 
@@ -145,17 +162,17 @@ def _shade(color, order):
 
 
 def _scale(size):
-  """Returns the whole number by which a map of `size` is enlarged."""
+  """Returns the integer by which a map of `size` is enlarged."""
   return max(1, -(-_SMALLEST_SIDE // max(size)))
 
 
-def _enlarged(picture, size, scale):
-  """Returns the picture at `scale` times `size` (height, width)."""
-  if picture.dtype != np.uint8:
-    picture = np.clip(picture, 0, 255).astype(np.uint8)
-  image = PIL.Image.fromarray(picture)
+def _enlarged(image, size, scale):
+  """Returns the image at `scale` times `size` (height, width)."""
+  if image.dtype != np.uint8:
+    image = np.clip(image, 0, 255).astype(np.uint8)
+  canvas = PIL.Image.fromarray(image)
   target = (size[1] * scale, size[0] * scale)
-  return image if image.size == target else image.resize(target, PIL.Image.Resampling.BICUBIC)
+  return canvas if canvas.size == target else canvas.resize(target, PIL.Image.Resampling.BICUBIC)
 
 
 def _font(size):
@@ -163,22 +180,23 @@ def _font(size):
   return PIL.ImageFont.load_default(max(12, max(size) // 45))
 
 
-def _painted(image, index, segments, scale):
-  """Returns `image` with segments painted, outlined and named."""
+def _drawn(image, index, segments, scale):
+  """Returns `image` with segments colored, outlined and named."""
   index = index.repeat(scale, 0).repeat(scale, 1)
-  # Only light and shade of the picture: its own colours would mix with those of the classes.
+  # Only light and shade of the image: its own colours would mix with those of the classes.
   grey = np.asarray(image.convert('L'))
   palette = np.array([segment.color for segment in segments] + [np.zeros(3)], np.float32)
   outlines = _outlines(index, max(1, round(max(image.size) / 640)))
-  painted = np.empty([*index.shape, 3], np.uint8)
+  mixed_rows = np.empty([*index.shape, 3], np.uint8)
   for top in range(0, index.shape[0], _STRIP_ROWS):
     rows = slice(top, top + _STRIP_ROWS)
     opacities = np.where(index[rows] >= 0, _OPACITY, 1 - _GREY).astype(np.float32)[..., np.newaxis]
-    mixed = (opacities * palette[index[rows]]
-             + (1 - opacities) * grey[rows, :, np.newaxis].astype(np.float32))
+    mixed = opacities * palette[index[rows]] + (1 - opacities) * grey[rows, :, np.newaxis].astype(
+      np.float32
+    )
     mixed[outlines[rows]] = 255
-    painted[rows] = mixed.round()
-  drawn = PIL.Image.fromarray(painted)
+    mixed_rows[rows] = mixed.round()
+  drawn = PIL.Image.fromarray(mixed_rows)
   _write_names(drawn, index, segments)
   return drawn
 
@@ -213,7 +231,7 @@ def _write_names(image, index, segments):
     row, column = _best_place(inside)
     if inside[row, column] < _NAME_INSIDE:
       continue
-    taken[row:row + box[0], column:column + box[1]] = True
+    taken[row : row + box[0], column : column + box[1]] = True
     x, y = column * step, row * step
     draw.rounded_rectangle((x, y, x + width, y + height), height // 5, (*_INK, 150))
     draw.text((x + width // 2, y + height // 2), segment.name, (255, 255, 255), font, anchor='mm')
@@ -230,8 +248,12 @@ def _box_sums(mask, box):
   """Returns the sum of `mask` in the box at every position where it fits."""
   total = np.pad(mask.astype(np.int32).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
   rows, columns = box
-  return (total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns]
-          + total[:-rows, :-columns])
+  return (
+    total[rows:, columns:]
+    - total[:-rows, columns:]
+    - total[rows:, :-columns]
+    + total[:-rows, :-columns]
+  )
 
 
 def _legend(segments, width, font):

@@ -1,10 +1,11 @@
-"""Writes a SavedModel that segments uint8 RGB pictures of any size (see saved_model.py).
+"""Writes a SavedModel that segments uint8 RGB images of any size (see saved_model.py).
 
-  python -m deeplab2.inference.export --config_file=CONFIG --checkpoint_path=CHECKPOINT_OR_FOLDER \
-      --export_path=FOLDER
+  python -m deeplab2.inference.export --config_file=CONFIG --checkpoint_path=CHECKPOINT \
+      --export_path=DIRECTORY
 
 A model that was exported there before is replaced once the new one is complete.
 """
+
 import sys
 
 from deeplab2 import assemble
@@ -21,12 +22,12 @@ def export(config_file: str, checkpoint_path: str, export_path: str, overrides=(
 
   Args:
     config_file: textproto of the experiment.
-    checkpoint_path: prefix of a checkpoint, or a folder whose newest one is taken.
-    export_path: folder of the SavedModel.
+    checkpoint_path: prefix of a checkpoint, or a directory whose newest one is taken.
+    export_path: directory of the SavedModel.
     overrides: 'a.b.c=value' each.
 
   Raises:
-    UserError: config or checkpoint is wrong, or the folder cannot be written.
+    UserError: config or checkpoint is wrong, or the directory cannot be written.
   """
   config = load.load(config_file, overrides)
   checks.check_mode(config, 'export')
@@ -41,11 +42,19 @@ def main(arguments) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
   parser.add_path('--config_file', required=True, help='Textproto of the experiment.')
-  parser.add_path('--checkpoint_path', required=True,
-                  help='Prefix of a checkpoint, or a folder whose newest one is taken.')
-  parser.add_path('--export_path', required=True, help='Folder to write the SavedModel to.')
-  parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value',
-                      help='Override one option of the config; may be repeated.')
+  parser.add_path(
+    '--checkpoint_path',
+    required=True,
+    help='Prefix of a checkpoint, or a directory whose newest one is taken.',
+  )
+  parser.add_path('--export_path', required=True, help='Directory to write the SavedModel to.')
+  parser.add_argument(
+    '--set',
+    action='append',
+    default=[],
+    metavar='a.b.c=value',
+    help='Override one option of the config; may be repeated.',
+  )
   return command_line.run(lambda: export(*vars(parser.parse_args(arguments)).values()))
 
 

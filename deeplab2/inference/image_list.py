@@ -1,4 +1,5 @@
 """Which images are segmented, what their results are called, and their ids."""
+
 import collections
 from collections.abc import Mapping, Sequence
 import os
@@ -14,6 +15,7 @@ from deeplab2.data import panoptic_results
 
 class Image(NamedTuple):
   """An image to segment."""
+
   path: str
   name: str  # Of its results, without ending; unique.
   entry: Mapping[str, Any]  # Of the list `images` of the results: 'id', 'file_name' and others.
@@ -22,6 +24,7 @@ class Image(NamedTuple):
 
 class Found(NamedTuple):
   """The image files of a directory and all below it."""
+
   paths: list[str]  # Relative to the directory, sorted.
   others: collections.Counter  # Number of other files by ending.
 
@@ -44,8 +47,11 @@ def find(root: str, results: Sequence[str] = ()) -> Found:
     raise errors.UserError(f'--input={root}: no such image or directory.')
   paths, others, seen = [], collections.Counter(), set(map(os.path.realpath, results))
   for directory, below, names in os.walk(root, followlinks=True):
-    made = {name.removesuffix(panoptic_results.INDEX_ENDING) for name in names
-            if name.endswith(panoptic_results.INDEX_ENDING)}
+    made = {
+      name.removesuffix(panoptic_results.INDEX_ENDING)
+      for name in names
+      if name.endswith(panoptic_results.INDEX_ENDING)
+    }
     if made:
       made.add('overlay')
     kept = []
@@ -65,8 +71,9 @@ def find(root: str, results: Sequence[str] = ()) -> Found:
       else:
         others[os.path.splitext(name)[1].lower() or name] += 1
   if not paths:
-    raise errors.UserError(f'--input={root}: no image ({", ".join(images_lib.ENDINGS)}) in this '
-                           'directory or below it.')
+    raise errors.UserError(
+      f'--input={root}: no image ({", ".join(images_lib.ENDINGS)}) in this directory or below it.'
+    )
   return Found(sorted(paths), others)
 
 
@@ -76,13 +83,20 @@ def by_rule(root: str, paths: Sequence[str], info: datasets.DatasetInfo) -> list
   Raises:
     UserError: two images would have the same id, or results of the same name.
   """
-  entries = [{'id': datasets.image_id(info, path), 'file_name': os.path.basename(path)}
-             for path in paths]
+  entries = [
+    {'id': datasets.image_id(info, path), 'file_name': os.path.basename(path)} for path in paths
+  ]
   return _named(root, list(zip(paths, entries, strict=True)))
 
 
-def by_ground_truth(root: str, paths: Sequence[str], info: datasets.DatasetInfo, json_path: str, *,
-                    skip_unlisted: bool) -> tuple[list[Image], list[str], list[str]]:
+def by_ground_truth(
+  root: str,
+  paths: Sequence[str],
+  info: datasets.DatasetInfo,
+  json_path: str,
+  *,
+  skip_unlisted: bool,
+) -> tuple[list[Image], list[str], list[str]]:
   """Returns images with their ids and entries in the list `images` of a COCO JSON.
 
   An image is that of an entry whose file_name is its path or its name; else, whose file_name
@@ -109,8 +123,12 @@ def by_ground_truth(root: str, paths: Sequence[str], info: datasets.DatasetInfo,
   for number, entry in enumerate(entries):
     name = os.path.normpath(entry['file_name'])
     base = os.path.basename(name)
-    for key in {('name', name), ('name', base), ('stem', os.path.splitext(base)[0]),
-                ('id', str(entry['id']))}:
+    for key in {
+      ('name', name),
+      ('name', base),
+      ('stem', os.path.splitext(base)[0]),
+      ('id', str(entry['id'])),
+    }:
       keys[key].append(number)
   listed, unlisted, owners = [], [], {}
   for path in paths:
@@ -120,17 +138,21 @@ def by_ground_truth(root: str, paths: Sequence[str], info: datasets.DatasetInfo,
       continue
     if len(found) > 1:
       raise errors.UserError(
-          f'{json_path}: lists image {path} of --input {len(found)} times, as '
-          f'{_listed(entries[number]["file_name"] for number in found)}; must list it once.')
+        f'{json_path}: lists image {path} of --input {len(found)} times, as '
+        f'{_listed(entries[number]["file_name"] for number in found)}; must list it once.'
+      )
     if found[0] in owners:
-      raise errors.UserError(f'--input={root}: {owners[found[0]]} and {path} are both image '
-                             f'{entries[found[0]]["id"]} of {json_path}.')
+      raise errors.UserError(
+        f'--input={root}: {owners[found[0]]} and {path} are both image '
+        f'{entries[found[0]]["id"]} of {json_path}.'
+      )
     owners[found[0]] = path
     listed.append((path, entries[found[0]]))
   if unlisted and (not skip_unlisted or not listed):
     raise errors.UserError(
-        f'{json_path}: does not list {len(unlisted)} of {len(paths)} images of --input: '
-        f'{_listed(unlisted)}.' + (' Give --on_unlisted=skip to leave them out.' if listed else ''))
+      f'{json_path}: does not list {len(unlisted)} of {len(paths)} images of --input: '
+      f'{_listed(unlisted)}.' + (' Give --on_unlisted=skip to leave them out.' if listed else '')
+    )
   missing = [entry['file_name'] for number, entry in enumerate(entries) if number not in owners]
   return _named(root, listed), unlisted, missing
 
@@ -150,16 +172,18 @@ def _read_entries(path):
   content = files.read_json(path)
   entries = content.get('images') if isinstance(content, dict) else None
   if not isinstance(entries, list):
-    raise errors.UserError(f"{path}: has no list 'images'; a COCO JSON of the ground truth is "
-                           'needed, panoptic or instances.')
+    raise errors.UserError(
+      f"{path}: has no list 'images'; a COCO JSON of the ground truth is "
+      'needed, panoptic or instances.'
+    )
   seen = set()
   for number, entry in enumerate(entries):
     where = f'{path}, images[{number}]'
-    image_id = coco_panoptic.field(entry, 'id', where, 'whole number or text')
+    image_id = coco_panoptic.field(entry, 'id', where, 'integer or text')
     coco_panoptic.field(entry, 'file_name', where, 'text')
     for key in ('height', 'width'):
       if key in entry:
-        coco_panoptic.field(entry, key, where, 'whole number')
+        coco_panoptic.field(entry, key, where, 'integer')
     if image_id in seen:
       raise errors.UserError(f'{where}: id {image_id} is also that of another image.')
     seen.add(image_id)
@@ -168,16 +192,26 @@ def _read_entries(path):
 
 def _named(root, listed):
   """Returns images of (path, entry) with names of their results."""
-  _refuse_equal(root, [(entry['id'], path) for path, entry in listed], 'the image id',
-                'Give the ids by --images_json, or segment each directory by itself.')
+  _refuse_equal(
+    root,
+    [(entry['id'], path) for path, entry in listed],
+    'the image id',
+    'Give the ids by --images_json, or segment each directory by itself.',
+  )
   stems = [os.path.splitext(os.path.basename(path))[0] for path, _ in listed]
   if len(set(stems)) < len(stems):
     stems = [os.path.splitext(path)[0].replace(os.sep, '_') for path, _ in listed]
-  _refuse_equal(root, [(stem, path) for stem, (path, _) in zip(stems, listed, strict=True)],
-                'results of the name', 'Rename one of them.')
+  _refuse_equal(
+    root,
+    [(stem, path) for stem, (path, _) in zip(stems, listed, strict=True)],
+    'results of the name',
+    'Rename one of them.',
+  )
   directory = root if os.path.isdir(root) else os.path.dirname(root)
-  return [Image(os.path.join(directory, path), stem, entry, _size(entry))
-          for stem, (path, entry) in zip(stems, listed, strict=True)]
+  return [
+    Image(os.path.join(directory, path), stem, entry, _size(entry))
+    for stem, (path, entry) in zip(stems, listed, strict=True)
+  ]
 
 
 def _size(entry):
@@ -191,7 +225,8 @@ def _refuse_equal(root, values, what, advice):
     other = paths.setdefault(value, path)
     if other != path:
       raise errors.UserError(
-          f'--input={root}: {other} and {path} would both have {what} {value}. {advice}')
+        f'--input={root}: {other} and {path} would both have {what} {value}. {advice}'
+      )
 
 
 def _listed(names):

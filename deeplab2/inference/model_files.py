@@ -4,6 +4,7 @@ TensorFlow reads a damaged SavedModel as far as it can: a changed bit is a crash
 other weights. So an export lists its files with size and SHA-256 in `assets.extra/files.json`, and
 they are compared before TensorFlow sees them.
 """
+
 import hashlib
 import json
 import os
@@ -29,7 +30,7 @@ def check(directory: str) -> str:
 
   Returns:
     A fingerprint of the model, in hexadecimal: another one for other weights or other classes. Of
-    models that were exported without a list, it is made of the files as they are.
+    models that were exported without a list, it lists the files as they are.
 
   Raises:
     UserError: a file is missing or is not what was exported.
@@ -42,25 +43,29 @@ def check(directory: str) -> str:
     content = files.read_json(list_path)
     listed = content.get('files') if isinstance(content, dict) else None
     if not isinstance(listed, dict) or content.get('version') != _VERSION:
-      raise errors.UserError(f'{list_path}: is not the list of files of an exported model; '
-                             'export it again.')
+      raise errors.UserError(
+        f'{list_path}: is not the list of files of an exported model; export it again.'
+      )
     for path, expected in listed.items():
       full = os.path.join(directory, path)
       if not tf.io.gfile.exists(full):
         raise errors.UserError(f'{full}: is missing from the exported model; export it again.')
       if _describe(full) != expected:
-        raise errors.UserError(f'{full}: is damaged, as it is not the file that was exported; '
-                               'export the model again.')
+        raise errors.UserError(
+          f'{full}: is damaged, as it is not the file that was exported; export the model again.'
+        )
     return _fingerprint(listed)
   except (OSError, ValueError, tf.errors.OpError) as error:
     raise errors.UserError(
-        f'{directory}: the exported model cannot be read ({files.reason(error)}).') from error
+      f'{directory}: the exported model cannot be read ({files.reason(error)}).'
+    ) from error
 
 
 def _walk(directory):
   """Returns the paths of the files below a directory, relative to it, sorted."""
-  paths = [os.path.join(found, name) for found, _, names in tf.io.gfile.walk(directory)
-           for name in names]
+  paths = [
+    os.path.join(found, name) for found, _, names in tf.io.gfile.walk(directory) for name in names
+  ]
   return sorted(os.path.relpath(path, directory) for path in paths)
 
 

@@ -12,6 +12,7 @@ missing or have changed since. An image that cannot be read is named; the others
 Image ids are those of --images_json, the annotations of these images. Without it they follow from
 the names: the number, if a name is all digits, else the name, less `_leftImg8bit` for Cityscapes.
 """
+
 import os
 import sys
 from typing import NamedTuple
@@ -34,6 +35,7 @@ from deeplab2.inference import saved_model
 
 class _Options(NamedTuple):
   """The flags."""
+
   model: str
   input: str
   output_dir: str
@@ -55,8 +57,12 @@ def predict(options: _Options) -> None:
   json_path = os.path.join(options.output_dir, 'panoptic.json')
   failed = []
   with panoptic_results.open_results(
-      json_path, model.info, of={'model': model.fingerprint}, restart=options.restart,
-      images={image.name: image.entry for image in images}) as results:
+    json_path,
+    model.info,
+    of={'model': model.fingerprint},
+    restart=options.restart,
+    images={image.name: image.entry for image in images},
+  ) as results:
     todo, finished = [], 0
     for image in images:
       try:
@@ -69,10 +75,13 @@ def predict(options: _Options) -> None:
       else:
         finished += 1
     if finished:
-      print(f'{finished} of {len(images)} images are finished in {options.output_dir}; going on '
-            f'with {len(todo)}.')
-    done = (_segment(model, image, stamp, results, options.output_dir, failed)
-            for image, stamp in todo)
+      print(
+        f'{finished} of {len(images)} images are finished in {options.output_dir}; going on '
+        f'with {len(todo)}.'
+      )
+    done = (
+      _segment(model, image, stamp, results, options.output_dir, failed) for image, stamp in todo
+    )
     for _ in parallel.with_progress(done, len(todo), 'segmenting'):
       pass
     print(f'Segmented {len(results)} of {len(images)} images into {options.output_dir}')
@@ -89,13 +98,19 @@ def _images(options, info):
   if options.images_json is None:
     return image_list.by_rule(options.input, found.paths, info)
   images, unlisted, missing = image_list.by_ground_truth(
-      options.input, found.paths, info, options.images_json,
-      skip_unlisted=options.on_unlisted == 'skip')
+    options.input,
+    found.paths,
+    info,
+    options.images_json,
+    skip_unlisted=options.on_unlisted == 'skip',
+  )
   if unlisted:
     print(f'Left out {len(unlisted)} images that {options.images_json} does not list.')
   if missing:
-    print(f'{options.images_json} lists {len(missing)} images that are not in {options.input}, '
-          f'first {missing[0]}: a comparison with it will miss them.')
+    print(
+      f'{options.images_json} lists {len(missing)} images that are not in {options.input}, '
+      f'first {missing[0]}: a comparison with it will miss them.'
+    )
   return images
 
 
@@ -107,18 +122,23 @@ def _segment(model, image, stamp, results, output_dir, failed):
     pixels = images_lib.read(image.path)
     if image.size is not None and image.size != pixels.shape[:2]:
       raise errors.UserError(
-          f'{image.path}: is {pixels.shape[0]}x{pixels.shape[1]} (height x width), but its ground '
-          f'truth is {image.size[0]}x{image.size[1]}.')
+        f'{image.path}: is {pixels.shape[0]}x{pixels.shape[1]} (height x width), but its '
+        f'ground truth is {image.size[0]}x{image.size[1]}.'
+      )
     panoptic = _panoptic_map(model, image, pixels)
   except errors.UserError as error:
     _leave_out(results, image, error, failed)
     return
   overlay = os.path.join(output_dir, 'overlay', f'{image.name}.png')
   drawn = drawing.overlay(
-      pixels, panoptic.reduced(drawing.LARGEST_SIDE), model.info.label_space,
-      model.info.class_names, model.info.colors)
+    pixels,
+    panoptic.reduced(drawing.LARGEST_SIDE),
+    model.info.label_space,
+    model.info.class_names,
+    model.info.colors,
+  )
   files.write_whole(overlay, lambda place: PIL.Image.fromarray(drawn).save(place))
-  results.add(image.name, panoptic, stamp, beside=[overlay])
+  results.add(image.name, panoptic, stamp, other_files=[overlay])
 
 
 def _panoptic_map(model, image, pixels):
@@ -127,7 +147,8 @@ def _panoptic_map(model, image, pixels):
     panoptic = model.panoptic(pixels)
   except tf.errors.OpError as error:
     raise errors.UserError(
-        f'{image.path}: the model cannot segment it ({files.reason(error)}).') from error
+      f'{image.path}: the model cannot segment it ({files.reason(error)}).'
+    ) from error
   problem = labels.find_problem(panoptic.ids(), model.info.label_space)
   if problem:
     raise errors.UserError(f'{image.path}: the model does not fit its own classes: {problem}')
@@ -143,16 +164,21 @@ def _leave_out(results, image, error, failed):
 def main(arguments) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
-  parser.add_path('--model', required=True,
-                  help='SavedModel written by deeplab2.inference.export.')
+  parser.add_path('--model', required=True, help='SavedModel written by deeplab2.inference.export.')
   parser.add_path('--input', required=True, help='An image, or a directory of them.')
   parser.add_path('--output_dir', required=True, help='Directory to write to.')
-  parser.add_path('--images_json',
-                  help='COCO JSON of the ground truth, whose list `images` gives the image ids.')
-  parser.add_argument('--on_unlisted', choices=('stop', 'skip'), default='stop',
-                      help='What to do with images that --images_json does not list.')
-  parser.add_argument('--restart', action='store_true',
-                      help='Start over where --output_dir holds results already.')
+  parser.add_path(
+    '--images_json', help='COCO JSON of the ground truth, whose list `images` gives the image ids.'
+  )
+  parser.add_argument(
+    '--on_unlisted',
+    choices=('stop', 'skip'),
+    default='stop',
+    help='What to do with images that --images_json does not list.',
+  )
+  parser.add_argument(
+    '--restart', action='store_true', help='Start over where --output_dir holds results already.'
+  )
   return command_line.run(lambda: predict(_Options(**vars(parser.parse_args(arguments)))))
 
 

@@ -10,6 +10,7 @@
 Instances are numbered from 1 within their class. Unlike DeepLab2's, the instances of
 `raw_instance` are the things of the panoptic map.
 """
+
 import io
 import os
 from typing import NamedTuple
@@ -21,30 +22,38 @@ from deeplab2 import errors
 from deeplab2 import files
 from deeplab2 import structures
 
-# The largest instance that fits beside its class.
+# The largest instance that fits next to its class.
 PANOPTIC_FORMATS = {
-    'two_channel_png': 2**8 - 1,
-    'three_channel_png': 2**16 - 1,
-    'two_channel_numpy_array': 2**31 - 1,
+  'two_channel_png': 2**8 - 1,
+  'three_channel_png': 2**16 - 1,
+  'two_channel_numpy_array': 2**31 - 1,
 }
 
 
 class _Thing(NamedTuple):
   """A thing of a panoptic map."""
+
   class_id: int  # dataset id
   instance: int  # from 1 within its class
   mask: np.ndarray  # [H, W] bool
 
 
 class RawPredictions:
-  """Writes the maps of pictures below one folder."""
+  """Writes the maps of images below one directory."""
 
-  def __init__(self, folder: str, label_space: structures.LabelSpace, *, panoptic_format: str,
-               class_table: np.ndarray | None = None, instance_files: bool = False):
-    """Creates the folders.
+  def __init__(
+    self,
+    directory: str,
+    label_space: structures.LabelSpace,
+    *,
+    panoptic_format: str,
+    class_table: np.ndarray | None = None,
+    instance_files: bool = False,
+  ):
+    """Creates the directories.
 
     Args:
-      folder: where to write.
+      directory: where to write.
       label_space: the numbering of the maps.
       panoptic_format: one of PANOPTIC_FORMATS.
       class_table: [more than every dataset id, the ignore label included] integers, dataset id ->
@@ -52,29 +61,34 @@ class RawPredictions:
       instance_files: whether to write `raw_instance`.
 
     Raises:
-      UserError: if the format is unknown, or the folder cannot be written.
+      UserError: if the format is unknown, or the directory cannot be written.
     """
     if panoptic_format not in PANOPTIC_FORMATS:
-      raise errors.UserError(f'raw_panoptic_format is {panoptic_format!r}; choose from '
-                             f'{", ".join(PANOPTIC_FORMATS)}.')
+      raise errors.UserError(
+        f'raw_panoptic_format is {panoptic_format!r}; choose from {", ".join(PANOPTIC_FORMATS)}.'
+      )
     self._space = label_space
     self._format = panoptic_format
-    self._class_table = (np.arange(max(label_space.num_classes, label_space.ignore_label + 1))
-                         if class_table is None else np.asarray(class_table))
+    self._class_table = (
+      np.arange(max(label_space.num_classes, label_space.ignore_label + 1))
+      if class_table is None
+      else np.asarray(class_table)
+    )
     self._semantic, self._panoptic, self._instance = (
-        os.path.join(folder, name) for name in ('raw_semantic', 'raw_panoptic', 'raw_instance'))
+      os.path.join(directory, name) for name in ('raw_semantic', 'raw_panoptic', 'raw_instance')
+    )
     self._instance_files = instance_files
-    folders = [self._semantic, self._panoptic]
+    directories = [self._semantic, self._panoptic]
     if instance_files:
-      folders.append(os.path.join(self._instance, 'instance_masks'))
-    for path in folders:
+      directories.append(os.path.join(self._instance, 'instance_masks'))
+    for path in directories:
       files.make_directory(path)
 
   def add(self, name: str, maps: structures.PanopticMap) -> None:
-    """Writes one picture.
+    """Writes one image.
 
     Args:
-      name: the picture's file name without extension; may have folders before it.
+      name: the image's file name without extension; may have directories before it.
       maps: arrays [H, W].
 
     Raises:
@@ -82,8 +96,10 @@ class RawPredictions:
         written.
     """
     if os.path.isabs(name) or os.pardir in name.split('/'):
-      raise errors.UserError(f'image {name!r}: its predictions would be written outside of '
-                             f'{os.path.dirname(self._semantic)}.')
+      raise errors.UserError(
+        f'image {name!r}: its predictions would be written outside of '
+        f'{os.path.dirname(self._semantic)}.'
+      )
     semantic, panoptic = np.asarray(maps.semantic), np.asarray(maps.panoptic)
     path = os.path.join(self._semantic, f'{name}.png')
     semantic = self._class_table[semantic]
@@ -131,11 +147,11 @@ class RawPredictions:
     for thing in things:
       written = self._class_table[thing.class_id]
       mask_file = f'instance_masks/{name}_class_{written}_instance_{thing.instance}.png'
-      score = (np.mean(maps.instance_scores[thing.mask])
-               * np.mean(maps.semantic_scores[thing.mask]))
+      score = np.mean(maps.instance_scores[thing.mask]) * np.mean(maps.semantic_scores[thing.mask])
       lines.append(f'{mask_file} {written} {score:f}\n')
       files.write_whole(os.path.join(self._instance, mask_file), _png(thing.mask))
     files.write_whole(os.path.join(self._instance, f'{name}.txt'), ''.join(lines).encode())
+
 
 def _check_fits(values, largest, what, path, advice):
   worst = values.min(initial=0) if values.min(initial=0) < 0 else values.max(initial=0)

@@ -1,4 +1,5 @@
 """The exported form of a segmenter: a SavedModel, and the classes that its maps speak of."""
+
 from collections.abc import Callable, Iterator
 import contextlib
 import os
@@ -20,9 +21,10 @@ _DATASET_FILE = os.path.join('assets.extra', 'dataset.json')
 
 class Exported(NamedTuple):
   """An exported model that was loaded."""
-  # uint8 picture [H0, W0, 3] -> the named maps of `serving_default`.
+
+  # uint8 image [H0, W0, 3] -> the named maps of `serving_default`.
   segment: Callable[[tf.Tensor], dict[str, tf.Tensor]]
-  # uint8 picture [H0, W0, 3] -> its panoptic map, the same as `panoptic_pred`.
+  # uint8 image [H0, W0, 3] -> its panoptic map, the same as `panoptic_pred`.
   panoptic: Callable[[tf.Tensor], stretched.StretchedMap]
   info: datasets.DatasetInfo  # Of the classes.
   fingerprint: str  # Another one for other weights or other classes.
@@ -39,11 +41,11 @@ class _Module(tf.Module):
     def segment(input_tensor):
       maps = segmenter(input_tensor)
       return {
-          'panoptic_pred': maps.panoptic,
-          'instance_pred': maps.instance,
-          'semantic_pred': maps.semantic,
-          'instance_scores': maps.instance_scores,
-          'semantic_scores': maps.semantic_scores,
+        'panoptic_pred': maps.panoptic,
+        'instance_pred': maps.instance,
+        'semantic_pred': maps.semantic,
+        'instance_scores': maps.instance_scores,
+        'semantic_scores': maps.semantic_scores,
       }
 
     @tf.function(input_signature=signature)
@@ -69,7 +71,7 @@ def save(segmenter, info: datasets.DatasetInfo, path: str) -> None:
 
   Args:
     segmenter: inference.segmenter.Segmenter with restored weights.
-    info: the dataset it was trained on, written beside it.
+    info: the dataset it was trained on, written next to it.
     path: directory to write to. A model that was exported there before is replaced.
 
   Raises:
@@ -82,14 +84,18 @@ def save(segmenter, info: datasets.DatasetInfo, path: str) -> None:
   aside = os.path.join(parent, f'.exporting-{os.getpid()}-{name}')
   try:
     files.make_directory(parent or '.')
-    tf.saved_model.save(module, aside, signatures={
-        'serving_default': module.segment, 'panoptic_in_crop': module.panoptic_in_crop})
+    tf.saved_model.save(
+      module,
+      aside,
+      signatures={'serving_default': module.segment, 'panoptic_in_crop': module.panoptic_in_crop},
+    )
     files.write_whole(os.path.join(aside, _DATASET_FILE), datasets.to_json(info).encode())
     model_files.write_list(aside)
     _put_in_place(aside, path)
   except (OSError, tf.errors.OpError) as error:
     raise errors.UserError(
-        f'{path}: the model cannot be written there ({files.reason(error)}).') from error
+      f'{path}: the model cannot be written there ({files.reason(error)}).'
+    ) from error
   finally:
     with contextlib.suppress(OSError, tf.errors.OpError):
       tf.io.gfile.rmtree(aside)
@@ -101,17 +107,21 @@ def check_replaceable(path: str) -> None:
   if tf.io.gfile.isdir(path):
     # One file is enough: a model that lost the others is exported again.
     if tf.io.gfile.listdir(path) and not any(
-        tf.io.gfile.exists(os.path.join(path, name))
-        for name in (_DATASET_FILE, model_files.LIST_FILE)):
-      raise errors.UserError(f'{path}: holds something else than an exported model, which would be '
-                             'lost; choose another directory.')
+      tf.io.gfile.exists(os.path.join(path, name))
+      for name in (_DATASET_FILE, model_files.LIST_FILE)
+    ):
+      raise errors.UserError(
+        f'{path}: holds something else than an exported model, which would be '
+        'lost; choose another directory.'
+      )
   elif tf.io.gfile.exists(path):
     raise errors.UserError(f'{path}: is a file; must be a directory.')
 
 
 def _is_exported(path):
-  return all(tf.io.gfile.exists(os.path.join(path, name))
-             for name in ('saved_model.pb', _DATASET_FILE))
+  return all(
+    tf.io.gfile.exists(os.path.join(path, name)) for name in ('saved_model.pb', _DATASET_FILE)
+  )
 
 
 def _put_in_place(aside, path):
@@ -138,8 +148,9 @@ def load(path: str) -> Exported:
   dataset_file = os.path.join(path, _DATASET_FILE)
   if not _is_exported(path):
     raise errors.UserError(
-        f'{path}: no exported model; it must be a directory written by deeplab2.inference.export, '
-        f'with saved_model.pb and {_DATASET_FILE}.')
+      f'{path}: no exported model; it must be a directory written by deeplab2.inference.export, '
+      f'with saved_model.pb and {_DATASET_FILE}.'
+    )
   fingerprint = model_files.check(path)
   info = datasets.load(dataset_file)
   try:
@@ -149,17 +160,18 @@ def load(path: str) -> Exported:
     in_crop = hasattr(loaded, 'panoptic_in_crop')
   # What TensorFlow raises for a SavedModel that is damaged or of another program is not documented.
   except Exception as error:
-    raise errors.UserError(f'{path}: the exported model cannot be read ({files.reason(error)}); '
-                           'export it again.') from error
+    raise errors.UserError(
+      f'{path}: the exported model cannot be read ({files.reason(error)}); export it again.'
+    ) from error
 
   # The functions below keep `loaded` alive, whose variables its own functions read.
-  def panoptic(picture):
+  def panoptic(image):
     if not in_crop:  # It was exported before there was such a function.
-      return stretched.unstretched(loaded.segment(picture)['panoptic_pred'][0].numpy())
-    maps = loaded.panoptic_in_crop(picture)
+      return stretched.unstretched(loaded.segment(image)['panoptic_pred'][0].numpy())
+    maps = loaded.panoptic_in_crop(image)
     return stretched.StretchedMap(*(maps[key].numpy() for key in ('values', 'rows', 'columns')))
 
-  return Exported(lambda picture: loaded.segment(picture), panoptic, info, fingerprint)
+  return Exported(lambda image: loaded.segment(image), panoptic, info, fingerprint)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@
 `mask_centers` contrasts every pixel of a thing with the mean features of all masks (MaX-DeepLab,
 Wang et al. 2021, eq. 13-14).
 """
+
 import tensorflow as tf
 
 from deeplab2.loss import terms
@@ -15,50 +16,52 @@ _INVALID = -99999.0
 _BLOCK = 1024
 
 
-def sampled_pixels(truth: GroundTruth, feature_bpd: tf.Tensor, index_bk: tf.Tensor,
-                   top_k: float = 1.0) -> tf.Tensor:
+def sampled_pixels(
+  gt: GroundTruth, feature_bpd: tf.Tensor, index_bk: tf.Tensor, top_k: float = 1.0
+) -> tf.Tensor:
   """Cross entropy between `same mask` and the similarity of all pairs of drawn pixels, [B].
 
   For pixel i of a mask with n_i drawn pixels: log sum_j exp(f_i f_j / t) - sum_(j in mask)
   f_i f_j / (t n_i), t = 0.3. Pixels without a mask are contrasted with, but not scored.
 
   Args:
-    truth: the true masks.
+    gt: the true masks.
     feature_bpd: [B, P, D] float32 features, about unit vectors.
     index_bk: [B, k] int32 drawn pixels.
-    top_k: share of the hardest pixels that count.
+    top_k: fraction of the hardest pixels that count.
   """
   feature_bkd = tf.gather(feature_bpd, index_bk, batch_dims=1)
-  row_bk = tf.gather(truth.row_bp, index_bk, batch_dims=1)
-  mean_bkd = _mean_of_own_row(feature_bkd, row_bk, truth.num_rows)
+  row_bk = tf.gather(gt.row_bp, index_bk, batch_dims=1)
+  mean_bkd = _mean_of_own_row(feature_bkd, row_bk, gt.num_rows)
   pull_bk = tf.reduce_sum(feature_bkd * mean_bkd, axis=2) / TEMPERATURE
   return mean_contrast(feature_bkd, pull_bk, row_bk >= 0, top_k)
 
 
-def mask_centers(truth: GroundTruth, feature_bpd: tf.Tensor, top_k: float = 1.0) -> tf.Tensor:
+def mask_centers(gt: GroundTruth, feature_bpd: tf.Tensor, top_k: float = 1.0) -> tf.Tensor:
   """Cross entropy between each thing pixel's mask and its similarity to the masks' centres, [B].
 
   Args:
-    truth: the true masks.
+    gt: the true masks.
     feature_bpd: [B, P, D] float32 features, about unit vectors.
-    top_k: share of the hardest pixels that count.
+    top_k: fraction of the hardest pixels that count.
   """
-  rows_bpr = tf.one_hot(truth.row_bp, truth.num_rows)
+  rows_bpr = tf.one_hot(gt.row_bp, gt.num_rows)
   sum_brd = tf.matmul(rows_bpr, feature_bpd, transpose_a=True)
-  mean_brd = sum_brd / tf.maximum(truth.area_br, 1.0)[:, :, tf.newaxis]
+  mean_brd = sum_brd / tf.maximum(gt.area_br, 1.0)[:, :, tf.newaxis]
   center_brd = tf.math.l2_normalize(mean_brd, axis=-1)
   logits_bpr = tf.matmul(feature_bpd, center_brd, transpose_b=True) / TEMPERATURE
-  logits_bpr = tf.where(truth.is_valid_br[:, tf.newaxis], logits_bpr, _INVALID)
+  logits_bpr = tf.where(gt.is_valid_br[:, tf.newaxis], logits_bpr, _INVALID)
   loss_bp = terms.cross_entropy(rows_bpr, logits_bpr)
-  return terms.top_k_mean(tf.where(truth.is_instance_bp, loss_bp, 0.0), top_k)
+  return terms.top_k_mean(tf.where(gt.is_instance_bp, loss_bp, 0.0), top_k)
 
 
-def mean_contrast(feature_bkd: tf.Tensor, pull_bk: tf.Tensor, is_scored_bk: tf.Tensor,
-                  top_k: float = 1.0) -> tf.Tensor:
+def mean_contrast(
+  feature_bkd: tf.Tensor, pull_bk: tf.Tensor, is_scored_bk: tf.Tensor, top_k: float = 1.0
+) -> tf.Tensor:
   """Returns the mean over scored pixels of log sum_j exp(f_i f_j / t) - pull_i, [B].
 
   The gradient is computed along with the value: both need the same k x k exponentials, which are
-  too many to keep until the backward pass (64 MB a picture for k = 4096) and too dear to make
+  too many to keep until the backward pass (64 MB an image for k = 4096) and too expensive to make
   twice. Exponents are not shifted: they are at most |f|^2 / t, 3.3 for unit vectors, and the sum
   is finite up to |f| = 4.8; it is at least 1, for each holds the pixel's product with itself.
 
@@ -66,10 +69,11 @@ def mean_contrast(feature_bkd: tf.Tensor, pull_bk: tf.Tensor, is_scored_bk: tf.T
     feature_bkd: [B, k, D] float32.
     pull_bk: [B, k] float32.
     is_scored_bk: [B, k] bool.
-    top_k: share of the hardest pixels that count.
+    top_k: fraction of the hardest pixels that count.
   """
-  def of_picture(picture):
-    feature_kd, pull_k, is_scored_k = picture
+
+  def of_image(image):
+    feature_kd, pull_k, is_scored_k = image
     blocks = tf.split(feature_kd, _block_sizes(feature_kd.shape[0]))
     products = _exponentials(blocks, 1.0 / TEMPERATURE)
     sum_k = tf.concat(_row_sums(products, len(blocks)), axis=0)
@@ -79,14 +83,19 @@ def mean_contrast(feature_bkd: tf.Tensor, pull_bk: tf.Tensor, is_scored_bk: tf.T
 
   @tf.custom_gradient
   def mean(feature_bkd, pull_bk):
-    # One picture after the other, so that only one has its products in memory.
+    # One image after the other, so that only one has its products in memory.
     mean_b, weight_bk, slope_bkd = tf.map_fn(
-        of_picture, (feature_bkd, pull_bk, is_scored_bk), parallel_iterations=1,
-        fn_output_signature=(tf.float32, tf.float32, tf.float32))
+      of_image,
+      (feature_bkd, pull_bk, is_scored_bk),
+      parallel_iterations=1,
+      fn_output_signature=(tf.float32, tf.float32, tf.float32),
+    )
 
     def gradient(upstream_b):
-      return (upstream_b[:, tf.newaxis, tf.newaxis] * slope_bkd,
-              -upstream_b[:, tf.newaxis] * weight_bk)
+      return (
+        upstream_b[:, tf.newaxis, tf.newaxis] * slope_bkd,
+        -upstream_b[:, tf.newaxis] * weight_bk,
+      )
 
     return mean_b, gradient
 
@@ -100,9 +109,11 @@ def _mean_of_own_row(feature_bkd, row_bk, num_rows):
   # Negative segments are left out of the sums.
   segment_n = tf.reshape(tf.where(row_bk >= 0, first_b1 + row_bk, -1), [-1])
   sum_sd = tf.math.unsorted_segment_sum(
-      tf.reshape(feature_bkd, [-1, depth]), segment_n, batch * num_rows)
+    tf.reshape(feature_bkd, [-1, depth]), segment_n, batch * num_rows
+  )
   size_s = tf.math.unsorted_segment_sum(
-      tf.ones_like(segment_n, tf.float32), segment_n, batch * num_rows)
+    tf.ones_like(segment_n, tf.float32), segment_n, batch * num_rows
+  )
   mean_sd = sum_sd / tf.maximum(size_s, 1.0)[:, tf.newaxis]
   return tf.reshape(tf.gather(mean_sd, tf.maximum(segment_n, 0)), [-1, count, depth])
 
@@ -129,8 +140,11 @@ def _exponentials(blocks, scale):
   The whole is symmetric: the others are transposes.
   """
   scaled = [scale * block for block in blocks]
-  return {(i, j): tf.exp(tf.matmul(scaled[i], blocks[j], transpose_b=True))
-          for i in range(len(blocks)) for j in range(i, len(blocks))}
+  return {
+    (i, j): tf.exp(tf.matmul(scaled[i], blocks[j], transpose_b=True))
+    for i in range(len(blocks))
+    for j in range(i, len(blocks))
+  }
 
 
 def _row_sums(products, num_blocks):

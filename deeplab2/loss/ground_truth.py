@@ -3,6 +3,7 @@
 Ground-truth masks are rows: T things (by thing id), then U stuff classes (ascending id). A pixel
 belongs to at most one row, so one index per pixel says everything; no [B, P, R] array is kept.
 """
+
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from deeplab2 import structures
 
 class GroundTruth(NamedTuple):
   """The true masks of a batch. P pixels, row-major; R = T + U rows; K real classes."""
+
   semantic_bp: tf.Tensor  # int32 dataset ids
   is_labelled_bp: tf.Tensor  # bool, false on the ignore label
   is_instance_bp: tf.Tensor  # bool, true on things that are no crowd
@@ -38,8 +40,9 @@ class GroundTruth(NamedTuple):
     return self.row_bp >= 0
 
 
-def prepare(targets: structures.Targets, size: tuple[int, int],
-            space: structures.LabelSpace) -> GroundTruth:
+def prepare(
+  targets: structures.Targets, size: tuple[int, int], space: structures.LabelSpace
+) -> GroundTruth:
   """Brings label maps to the grid of the mask logits by taking every s-th pixel.
 
   Instances and stuff that lose all their pixels become invalid rows.
@@ -60,21 +63,22 @@ def prepare(targets: structures.Targets, size: tuple[int, int],
   row_bp = tf.where(is_instance_bp & (thing_bp < num_things), thing_bp, stuff_row_bp)
 
   num_rows = num_things + len(space.stuff_ids)
-  area_br = tf.math.bincount(row_bp + 1, minlength=num_rows + 1, maxlength=num_rows + 1, axis=-1,
-                             dtype=tf.float32)[:, 1:]
+  area_br = tf.math.bincount(
+    row_bp + 1, minlength=num_rows + 1, maxlength=num_rows + 1, axis=-1, dtype=tf.float32
+  )[:, 1:]
   area_br = tf.ensure_shape(area_br, [row_bp.shape[0], num_rows])
   thing_channel_bt = positions(targets.thing_id_class, space.thing_ids)
   stuff_channel_u = len(space.thing_ids) + np.arange(len(space.stuff_ids), dtype=np.int32)
-  stuff_channel_bu = tf.broadcast_to(
-      stuff_channel_u, [tf.shape(row_bp)[0], len(space.stuff_ids)])
+  stuff_channel_bu = tf.broadcast_to(stuff_channel_u, [tf.shape(row_bp)[0], len(space.stuff_ids)])
   channel_br = tf.concat([thing_channel_bt, stuff_channel_bu], axis=1)
   return GroundTruth(
-      semantic_bp=semantic_bp,
-      is_labelled_bp=semantic_bp != space.ignore_label,
-      is_instance_bp=is_instance_bp,
-      row_bp=row_bp,
-      area_br=area_br,
-      channel_br=tf.where(area_br > 0.5, channel_br, -1))
+    semantic_bp=semantic_bp,
+    is_labelled_bp=semantic_bp != space.ignore_label,
+    is_instance_bp=is_instance_bp,
+    row_bp=row_bp,
+    area_br=area_br,
+    channel_br=tf.where(area_br > 0.5, channel_br, -1),
+  )
 
 
 def positions(ids: tf.Tensor, known: Sequence[int], first: int = 0) -> tf.Tensor:

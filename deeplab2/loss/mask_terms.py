@@ -1,4 +1,5 @@
 """What turns mask logits into masks in the loss: softmax over slots, or a sigmoid for each slot."""
+
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ _RESOLUTION = 6e-8
 
 class MaskTerms(NamedTuple):
   """The terms of the loss that see masks, for one activation."""
+
   # (Matching, mask logits [B, P, N], top_k of the mask-id term) -> dice term [B], mask-id term [B].
   score: Callable[[matching.Matching, tf.Tensor, float], tuple[tf.Tensor, tf.Tensor]]
   # Mask logits [B, P, N] -> log q and log(1 - q) of the predicted masks q, each [B, P, N].
@@ -20,18 +22,22 @@ class MaskTerms(NamedTuple):
 
 
 def _score_softmax(matched, mask_logits_bps, top_k):
-  truth_bps = matched.one_hot_bps
+  gt_mask_bps = matched.one_hot_bps
   log_mask_bps = tf.nn.log_softmax(mask_logits_bps)
-  return (terms.dice_term(truth_bps, matched.dice_weight_bs, tf.exp(log_mask_bps)),
-          terms.mask_id_cross_entropy(truth_bps, log_mask_bps, top_k))
+  return (
+    terms.dice_term(gt_mask_bps, matched.dice_weight_bs, tf.exp(log_mask_bps)),
+    terms.mask_id_cross_entropy(gt_mask_bps, log_mask_bps, top_k),
+  )
 
 
 def _score_sigmoid(matched, mask_logits_bps, top_k):
   if top_k != 1.0:
     raise ValueError(f'Sigmoid masks are scored on all pixels; top_k is {top_k}, it must be 1.')
-  truth_bps = matched.one_hot_bps
-  return (terms.dice_term(truth_bps, matched.dice_weight_bs, tf.sigmoid(mask_logits_bps)),
-          terms.mask_id_binary_cross_entropy(truth_bps, matched.is_matched_bs, mask_logits_bps))
+  gt_mask_bps = matched.one_hot_bps
+  return (
+    terms.dice_term(gt_mask_bps, matched.dice_weight_bs, tf.sigmoid(mask_logits_bps)),
+    terms.mask_id_binary_cross_entropy(gt_mask_bps, matched.is_matched_bs, mask_logits_bps),
+  )
 
 
 def _log_softmax_masks(mask_logits_bps):

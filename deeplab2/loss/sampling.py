@@ -1,4 +1,5 @@
 """Draws pixels for losses that cannot afford all of them."""
+
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ Noise = Callable[[tuple, int], tf.Tensor]
 
 class Sampling(NamedTuple):
   """How many pixels are drawn, and how."""
-  count: int = 0  # Pixels of each picture; 0 for all, without drawing.
+
+  count: int = 0  # Pixels of each image; 0 for all, without drawing.
   # The first pixel lies in a given mask with a probability of area ** (1 - temperature):
   # 1 draws from all masks alike, more prefers small masks, less large ones.
   temperature: float = 1.0
@@ -31,20 +33,20 @@ def gumbel(shape, call: int) -> tf.Tensor:
   return -tf.math.log(-tf.math.log(randomness.uniform(shape)))
 
 
-def logits(truth: GroundTruth, temperature: float) -> tf.Tensor:
+def logits(gt: GroundTruth, temperature: float) -> tf.Tensor:
   """Returns float32 [B, P]: log of each pixel's relative probability to be drawn first."""
-  num_pixels = tf.cast(tf.shape(truth.row_bp)[1], tf.float32)
-  area_bp = tf.gather(truth.area_br, tf.maximum(truth.row_bp, 0), batch_dims=1)
+  num_pixels = tf.cast(tf.shape(gt.row_bp)[1], tf.float32)
+  area_bp = tf.gather(gt.area_br, tf.maximum(gt.row_bp, 0), batch_dims=1)
   by_area_bp = temperature * tf.math.log(num_pixels / tf.maximum(area_bp, 1.0))
   outside_bp = temperature * tf.math.log(num_pixels) + _NEVER
-  return tf.where(truth.has_mask_bp, by_area_bp, outside_bp)
+  return tf.where(gt.has_mask_bp, by_area_bp, outside_bp)
 
 
-def draw(truth: GroundTruth, sampling: Sampling, noise: Noise, call: int) -> tf.Tensor:
-  """Draws pixels of each picture without replacement (Gumbel top-k).
+def draw(gt: GroundTruth, sampling: Sampling, noise: Noise, call: int) -> tf.Tensor:
+  """Draws pixels of each image without replacement (Gumbel top-k).
 
   Args:
-    truth: the true masks.
+    gt: the true masks.
     sampling: how many, and how; not more than there are.
     noise: Gumbel noise.
     call: number of this call within one evaluation of the loss.
@@ -52,7 +54,7 @@ def draw(truth: GroundTruth, sampling: Sampling, noise: Noise, call: int) -> tf.
   Returns:
     int32 [B, count] indices of pixels.
   """
-  scores_bp = logits(truth, sampling.temperature)
+  scores_bp = logits(gt, sampling.temperature)
   shape = tf.shape(scores_bp)
   scores_bp += noise(shape, call)
   return tf.math.top_k(scores_bp, min(sampling.count, scores_bp.shape[1])).indices

@@ -3,6 +3,7 @@
 Only panoptic, hence disjoint, masks are scored, and a detection on unlabelled pixels is a false
 positive: expect less than from a detector's own evaluation.
 """
+
 import contextlib
 import io
 import json
@@ -17,14 +18,15 @@ from deeplab2 import structures
 
 
 class InstanceAPResult(NamedTuple):
-  """COCO's twelve numbers in [0, 1]. -1: the truth has nothing of that kind."""
+  """COCO's twelve numbers in [0, 1]. -1: the ground truth has nothing of that size."""
+
   ap: float  # Mean over IoU 0.50, 0.55, ..., 0.95.
   ap_50: float
   ap_75: float
   ap_small: float  # Areas below 32**2 pixels,
   ap_medium: float  # below 96**2,
   ap_large: float  # and above.
-  ar_1: float  # Average recall with at most so many detections in a picture.
+  ar_1: float  # Average recall with at most so many detections in an image.
   ar_10: float
   ar_100: float
   ar_small: float
@@ -33,20 +35,25 @@ class InstanceAPResult(NamedTuple):
 
 
 class InstanceAP:
-  """Collects true and detected instances over pictures."""
+  """Collects true and detected instances over images."""
 
   def __init__(self, label_space: structures.LabelSpace):
     self._space = label_space
-    self._sizes: list[tuple[int, int]] = []  # (height, width) of each picture
-    self.truths: list[dict[str, Any]] = []  # COCO annotations
+    self._sizes: list[tuple[int, int]] = []  # (height, width) of each image
+    self.ground_truths: list[dict[str, Any]] = []  # COCO annotations
     self.detections: list[dict[str, Any]] = []  # COCO results
 
-  def update(self, truth: np.ndarray, prediction: np.ndarray, semantic_scores: np.ndarray,
-             instance_scores: np.ndarray) -> None:
-    """Adds one picture.
+  def update(
+    self,
+    ground_truth: np.ndarray,
+    prediction: np.ndarray,
+    semantic_scores: np.ndarray,
+    instance_scores: np.ndarray,
+  ) -> None:
+    """Adds one image.
 
     Args:
-      truth: [H, W] integer panoptic ids, with crowd kept as its thing class and instance 0.
+      ground_truth: [H, W] integer panoptic ids, with crowd kept as its thing class and instance 0.
       prediction: [H, W] integer panoptic ids.
       semantic_scores: [H, W] float32 confidence of each pixel's class.
       instance_scores: [H, W] float32 confidence of each pixel's mask. An instance scores the
@@ -55,69 +62,97 @@ class InstanceAP:
     Raises:
       ValueError: if sizes differ.
     """
-    if len({m.shape for m in (truth, prediction, semantic_scores, instance_scores)}) != 1:
-      raise ValueError(f'Truth {truth.shape}, prediction {prediction.shape} and scores '
-                       f'{semantic_scores.shape}, {instance_scores.shape} differ in size.')
-    self._sizes.append(truth.shape)
-    picture = len(self._sizes)
+    if len({m.shape for m in (ground_truth, prediction, semantic_scores, instance_scores)}) != 1:
+      raise ValueError(
+        f'Ground truth {ground_truth.shape}, prediction {prediction.shape} and scores '
+        f'{semantic_scores.shape}, {instance_scores.shape} differ in size.'
+      )
+    self._sizes.append(ground_truth.shape)
+    image = len(self._sizes)
     divisor = self._space.label_divisor
-    for panoptic_id, segmentation, runs in self._things(_Runs(truth)):
-      self.truths.append({
-          'id': len(self.truths) + 1, 'image_id': picture,
-          'category_id': panoptic_id // divisor, 'iscrowd': int(panoptic_id % divisor == 0),
-          'segmentation': segmentation, 'area': int(runs.sum()),
-          'bbox': coco_mask.toBbox(segmentation).tolist()})
+    for panoptic_id, segmentation, runs in self._things(_Runs(ground_truth)):
+      self.ground_truths.append(
+        {
+          'id': len(self.ground_truths) + 1,
+          'image_id': image,
+          'category_id': panoptic_id // divisor,
+          'iscrowd': int(panoptic_id % divisor == 0),
+          'segmentation': segmentation,
+          'area': int(runs.sum()),
+          'bbox': coco_mask.toBbox(segmentation).tolist(),
+        }
+      )
     detected = _Runs(prediction)
     sums = [detected.sums(scores) for scores in (semantic_scores, instance_scores)]
     for panoptic_id, segmentation, runs in self._things(detected):
       inside = detected.ids == panoptic_id
       means = [total[inside].sum() / runs.sum() for total in sums]
-      self.detections.append({
-          'image_id': picture, 'category_id': panoptic_id // divisor,
-          'segmentation': segmentation, 'score': float(means[0] * means[1])})
+      self.detections.append(
+        {
+          'image_id': image,
+          'category_id': panoptic_id // divisor,
+          'segmentation': segmentation,
+          'score': float(means[0] * means[1]),
+        }
+      )
 
   def merge(self, other: 'InstanceAP') -> None:
-    """Adds the pictures of another collection of the same label space."""
+    """Adds the images of another collection of the same label space."""
     if other._space != self._space:
       raise ValueError('Instances of different label spaces cannot be merged.')
     first = len(self._sizes)
-    self.truths += [{**truth, 'id': len(self.truths) + 1 + index,
-                     'image_id': truth['image_id'] + first}
-                    for index, truth in enumerate(other.truths)]
-    self.detections += [{**detection, 'image_id': detection['image_id'] + first}
-                        for detection in other.detections]
+    self.ground_truths += [
+      {
+        **ground_truth,
+        'id': len(self.ground_truths) + 1 + index,
+        'image_id': ground_truth['image_id'] + first,
+      }
+      for index, ground_truth in enumerate(other.ground_truths)
+    ]
+    self.detections += [
+      {**detection, 'image_id': detection['image_id'] + first} for detection in other.detections
+    ]
     self._sizes += other._sizes
 
   def state(self) -> np.ndarray:
     """Returns what `set_state` takes: bytes of a JSON text, uint8."""
     # COCO's compressed masks are ASCII.
-    text = json.dumps([self._sizes, self.truths, self.detections],
-                      default=lambda counts: counts.decode('ascii'))
+    text = json.dumps(
+      [self._sizes, self.ground_truths, self.detections],
+      default=lambda counts: counts.decode('ascii'),
+    )
     return np.frombuffer(text.encode(), np.uint8)
 
   def set_state(self, text: np.ndarray) -> None:
     """Goes on from what `state` returned."""
-    sizes, self.truths, self.detections = json.loads(text.tobytes())
+    sizes, self.ground_truths, self.detections = json.loads(text.tobytes())
     self._sizes = [(height, width) for height, width in sizes]
-    for instance in self.truths + self.detections:
+    for instance in self.ground_truths + self.detections:
       segmentation = instance['segmentation']
       segmentation['counts'] = segmentation['counts'].encode('ascii')
 
   def result(self) -> InstanceAPResult:
-    """Returns the precision over all pictures so far; zeros if nothing at all was detected."""
+    """Returns the precision over all images so far; zeros if nothing at all was detected."""
     if not self.detections:
-      return InstanceAPResult(*([0.] * 12))
+      return InstanceAPResult(*([0.0] * 12))
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there.
-      truth = coco.COCO()
-      classes = {instance['category_id'] for instance in self.truths + self.detections}
-      truth.dataset = {
-          'info': {}, 'annotations': [dict(annotation) for annotation in self.truths],
-          'images': [{'id': index + 1, 'height': height, 'width': width}
-                     for index, (height, width) in enumerate(self._sizes)],
-          'categories': [{'id': index} for index in sorted(classes)]}
-      truth.createIndex()
+      ground_truth = coco.COCO()
+      classes = {instance['category_id'] for instance in self.ground_truths + self.detections}
+      ground_truth.dataset = {
+        'info': {},
+        'annotations': [dict(annotation) for annotation in self.ground_truths],
+        'images': [
+          {'id': index + 1, 'height': height, 'width': width}
+          for index, (height, width) in enumerate(self._sizes)
+        ],
+        'categories': [{'id': index} for index in sorted(classes)],
+      }
+      ground_truth.createIndex()
       evaluation = cocoeval.COCOeval(
-          truth, truth.loadRes([dict(detection) for detection in self.detections]), 'segm')
+        ground_truth,
+        ground_truth.loadRes([dict(detection) for detection in self.detections]),
+        'segm',
+      )
       evaluation.evaluate()
       evaluation.accumulate()
       evaluation.summarize()

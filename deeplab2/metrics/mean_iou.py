@@ -1,4 +1,5 @@
 """Mean intersection over union of semantic maps."""
+
 from typing import NamedTuple
 
 import numpy as np
@@ -8,39 +9,47 @@ from deeplab2 import structures
 
 class MeanIoUResult(NamedTuple):
   """IoU in [0, 1]."""
-  mean: float  # Over the classes that occur in truth or prediction; 0 if there is none.
+
+  mean: float  # Over the classes that occur really or prediction; 0 if there is none.
   per_class: np.ndarray  # [num_classes] float64, 0 where a class does not occur.
   occurs: np.ndarray  # [num_classes] bool
 
 
 class MeanIoU:
-  """Accumulates a confusion matrix over pictures. Pixels without a true class do not count."""
+  """Accumulates a confusion matrix over images. Pixels without a true class do not count."""
 
   def __init__(self, label_space: structures.LabelSpace):
     self._space = label_space
     size = label_space.num_classes
-    self._confusion = np.zeros([size, size], np.int64)  # [truth, prediction]
+    self._confusion = np.zeros([size, size], np.int64)  # [ground truth, prediction]
 
-  def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-    """Adds one picture: maps [H, W] of dataset ids, the truth with ignored pixels.
+  def update(self, ground_truth: np.ndarray, prediction: np.ndarray) -> None:
+    """Adds one image: maps [H, W] of dataset ids, the ground truth with ignored pixels.
 
     Raises:
       ValueError: if sizes differ, or an id is no class of the label space.
     """
-    if truth.shape != prediction.shape:
-      raise ValueError(f'Truth {truth.shape} and prediction {prediction.shape} differ in size.')
+    if ground_truth.shape != prediction.shape:
+      raise ValueError(
+        f'Ground truth {ground_truth.shape} and prediction {prediction.shape} differ in size.'
+      )
     size = self._space.num_classes
-    counted = truth != self._space.ignore_label
-    truth, prediction = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
-    for classes, what in ((truth, 'truth'), (prediction, 'prediction')):
+    counted = ground_truth != self._space.ignore_label
+    ground_truth, prediction = (
+      ground_truth[counted].astype(np.int64),
+      prediction[counted].astype(np.int64),
+    )
+    for classes, what in ((ground_truth, 'ground truth'), (prediction, 'prediction')):
       if classes.size and not 0 <= classes.min() <= classes.max() < size:
-        raise ValueError(f'The {what} has classes {classes.min()} to {classes.max()}; known are 0 '
-                         f'to {size - 1}.')
-    self._confusion += np.bincount(truth * size + prediction,
-                                   minlength=size * size).reshape(size, size)
+        raise ValueError(
+          f'The {what} has classes {classes.min()} to {classes.max()}; known are 0 to {size - 1}.'
+        )
+    self._confusion += np.bincount(ground_truth * size + prediction, minlength=size * size).reshape(
+      size, size
+    )
 
   def merge(self, other: 'MeanIoU') -> None:
-    """Adds the pictures of another accumulator of the same label space."""
+    """Adds the images of another accumulator of the same label space."""
     if other._space != self._space:
       raise ValueError('Counts of different label spaces cannot be merged.')
     self._confusion += other._confusion
@@ -54,9 +63,11 @@ class MeanIoU:
     self._confusion = confusion.reshape(self._confusion.shape).astype(np.int64)
 
   def result(self) -> MeanIoUResult:
-    """Returns the IoU of all pictures so far."""
+    """Returns the IoU of all images so far."""
     hits = np.diag(self._confusion)
     unions = self._confusion.sum(0) + self._confusion.sum(1) - hits
     occurs = unions > 0
     per_class = np.divide(hits, unions, out=np.zeros(len(hits)), where=occurs)
-    return MeanIoUResult(float(per_class[occurs].mean()) if occurs.any() else 0., per_class, occurs)
+    return MeanIoUResult(
+      float(per_class[occurs].mean()) if occurs.any() else 0.0, per_class, occurs
+    )

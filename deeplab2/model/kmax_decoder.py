@@ -1,4 +1,5 @@
 """The k-means mask transformer decoder (Yu et al. 2022, "k-means Mask Transformer")."""
+
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ NUM_HEADS = 8
 
 class LayerMasks(NamedTuple):
   """What one decoder layer predicts, short of its class logits."""
+
   mask_logits: tf.Tensor  # [B, h, w, N]
   pixel_feature: tf.Tensor  # [B, h, w, D]
   class_feature: tf.Tensor  # [B, N, channels]
@@ -31,10 +33,10 @@ class SlotAttention(tf_keras.layers.Layer):
     """Creates an attention with `channels` value channels and half as many key channels."""
     super().__init__(**kwargs)
     self._channels = channels
-    self.norm_similarity = norm_lib.BatchNorm(norm, (NUM_HEADS,), axis=1,
-                                              name='norm_similarity')
+    self.norm_similarity = norm_lib.BatchNorm(norm, (NUM_HEADS,), axis=1, name='norm_similarity')
     self.norm_retrieved = norm_lib.BatchNorm(
-        norm, (1, NUM_HEADS, 1, channels // NUM_HEADS), name='norm_retrieved')
+      norm, (1, NUM_HEADS, 1, channels // NUM_HEADS), name='norm_retrieved'
+    )
 
   def call(self, qkv: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Attends among the slots of `qkv` [B, N, 2 * channels]; returns [B, N, channels]."""
@@ -58,9 +60,16 @@ class KMaXLayer(tf_keras.layers.Layer):
   The update and the self-attention are parallel, both read the incoming centers.
   """
 
-  def __init__(self, channels: int, feed_forward_channels: int, *,
-               predictor: heads.MaskPredictor, norm: norm_lib.NormSettings,
-               drop_path_keep_prob: float = 1.0, **kwargs):
+  def __init__(
+    self,
+    channels: int,
+    feed_forward_channels: int,
+    *,
+    predictor: heads.MaskPredictor,
+    norm: norm_lib.NormSettings,
+    drop_path_keep_prob: float = 1.0,
+    **kwargs,
+  ):
     """Creates a layer.
 
     Args:
@@ -78,26 +87,31 @@ class KMaXLayer(tf_keras.layers.Layer):
     self.slot_in = conv.SequenceNorm(channels, norm=norm, activation=gelu, name='slot_in')
     self.pixel_in = conv.SequenceNorm(channels, norm=norm, activation=gelu, name='pixel_in')
     self.slot_qkv = conv.SequenceNorm(
-        2 * channels, norm=norm, kernel_initializer=conv.truncated_normal(stddev),
-        name='slot_qkv')
+      2 * channels, norm=norm, kernel_initializer=conv.truncated_normal(stddev), name='slot_qkv'
+    )
     self.pixel_value = conv.SequenceNorm(
-        channels, norm=norm, kernel_initializer=conv.truncated_normal(stddev),
-        name='pixel_value')
+      channels, norm=norm, kernel_initializer=conv.truncated_normal(stddev), name='pixel_value'
+    )
     self.predictor = predictor
     self.update_norm = norm_lib.BatchNorm(norm, (channels,), name='update_norm')
     # Gammas of zero: the three residuals start at nothing.
-    self.update_out = conv.SequenceNorm(channels, norm=norm, gamma_initializer='zeros',
-                                        name='update_out')
+    self.update_out = conv.SequenceNorm(
+      channels, norm=norm, gamma_initializer='zeros', name='update_out'
+    )
     self.attention = SlotAttention(channels, norm=norm, name='attention')
-    self.attention_out = conv.SequenceNorm(channels, norm=norm, gamma_initializer='zeros',
-                                           name='attention_out')
-    self.feed_forward_in = conv.SequenceNorm(feed_forward_channels, norm=norm, activation=gelu,
-                                             name='feed_forward_in')
-    self.feed_forward_out = conv.SequenceNorm(channels, norm=norm, gamma_initializer='zeros',
-                                              name='feed_forward_out')
+    self.attention_out = conv.SequenceNorm(
+      channels, norm=norm, gamma_initializer='zeros', name='attention_out'
+    )
+    self.feed_forward_in = conv.SequenceNorm(
+      feed_forward_channels, norm=norm, activation=gelu, name='feed_forward_in'
+    )
+    self.feed_forward_out = conv.SequenceNorm(
+      channels, norm=norm, gamma_initializer='zeros', name='feed_forward_out'
+    )
 
-  def call(self, pixel_bhwd: tf.Tensor, centers_bsd: tf.Tensor,
-           training: bool = False) -> tuple[tf.Tensor, LayerMasks]:
+  def call(
+    self, pixel_bhwd: tf.Tensor, centers_bsd: tf.Tensor, training: bool = False
+  ) -> tuple[tf.Tensor, LayerMasks]:
     """Returns the new centers [B, N, channels] and the masks that assigned the pixels.
 
     Args:
@@ -114,16 +128,18 @@ class KMaXLayer(tf_keras.layers.Layer):
     mask_logits, normalized = self.predictor.masks(space_bhwd, slot_bsd, training)
     values_bpd = self.pixel_value(pixel_bpd, training=training)
     update = self.update_out(
-        self.update_norm(kmeans_update(mask_logits, values_bpd), training=training),
-        training=training)
+      self.update_norm(kmeans_update(mask_logits, values_bpd), training=training), training=training
+    )
 
     qkv = self.slot_qkv(slot_bsd, training=training)
     attended = self.attention_out(self.attention(qkv, training=training), training=training)
 
     centers_bsd = activations.gelu(
-        centers_bsd + self._drop(update, training) + self._drop(attended, training))
-    forward = self.feed_forward_out(self.feed_forward_in(centers_bsd, training=training),
-                                    training=training)
+      centers_bsd + self._drop(update, training) + self._drop(attended, training)
+    )
+    forward = self.feed_forward_out(
+      self.feed_forward_in(centers_bsd, training=training), training=training
+    )
     centers_bsd = activations.gelu(centers_bsd + self._drop(forward, training))
     return centers_bsd, LayerMasks(mask_logits, normalized, slot_bsd)
 
@@ -153,10 +169,18 @@ def kmeans_update(mask_logits_bhws: tf.Tensor, values_bpd: tf.Tensor) -> tf.Tens
 class KMaXDecoder(tf_keras.layers.Layer):
   """Cluster centers, refined by layers that read the decoded features at stride 32, 16 and 8."""
 
-  def __init__(self, num_mask_slots: int, *, predictor: Callable[..., heads.MaskPredictor],
-               norm: norm_lib.NormSettings, layers_per_stride: Sequence[int] = (2, 2, 2),
-               channels: int = 256, feed_forward_channels: int = 2048,
-               drop_path_keep_prob: float = 1.0, **kwargs):
+  def __init__(
+    self,
+    num_mask_slots: int,
+    *,
+    predictor: Callable[..., heads.MaskPredictor],
+    norm: norm_lib.NormSettings,
+    layers_per_stride: Sequence[int] = (2, 2, 2),
+    channels: int = 256,
+    feed_forward_channels: int = 2048,
+    drop_path_keep_prob: float = 1.0,
+    **kwargs,
+  ):
     """Creates a decoder.
 
     Args:
@@ -174,21 +198,32 @@ class KMaXDecoder(tf_keras.layers.Layer):
     """
     super().__init__(**kwargs)
     if channels % (2 * NUM_HEADS):
-      raise ValueError(f'The centers have {channels} channels, which is no multiple of '
-                       f'{2 * NUM_HEADS}.')
+      raise ValueError(
+        f'The centers have {channels} channels, which is no multiple of {2 * NUM_HEADS}.'
+      )
     self._num_mask_slots = num_mask_slots
     self.channels = channels
     # Plain python: the index of the feature that each layer reads.
     self.feature_of_layer = tuple(
-        feature for feature, count in enumerate(layers_per_stride) for _ in range(count))
+      feature for feature, count in enumerate(layers_per_stride) for _ in range(count)
+    )
     self.layers = [
-        KMaXLayer(channels, feed_forward_channels, predictor=predictor(name='predictor'),
-                  norm=norm, drop_path_keep_prob=drop_path_keep_prob, name=f'layer{i}')
-        for i, _ in enumerate(self.feature_of_layer)]
-    self.class_projection = conv.SequenceNorm(channels, norm=norm, activation=activations.gelu,
-                                              name='class_projection')
-    self.mask_projection = conv.SequenceNorm(channels, norm=norm, activation=activations.gelu,
-                                             name='mask_projection')
+      KMaXLayer(
+        channels,
+        feed_forward_channels,
+        predictor=predictor(name='predictor'),
+        norm=norm,
+        drop_path_keep_prob=drop_path_keep_prob,
+        name=f'layer{i}',
+      )
+      for i, _ in enumerate(self.feature_of_layer)
+    ]
+    self.class_projection = conv.SequenceNorm(
+      channels, norm=norm, activation=activations.gelu, name='class_projection'
+    )
+    self.mask_projection = conv.SequenceNorm(
+      channels, norm=norm, activation=activations.gelu, name='mask_projection'
+    )
 
   @property
   def num_layers(self) -> int:
@@ -197,8 +232,11 @@ class KMaXDecoder(tf_keras.layers.Layer):
 
   def build(self, input_shape):
     self.cluster_centers = self.add_weight(
-        'cluster_centers', (1, self._num_mask_slots, self.channels),
-        initializer=conv.truncated_normal(1.0), experimental_autocast=False)
+      'cluster_centers',
+      (1, self._num_mask_slots, self.channels),
+      initializer=conv.truncated_normal(1.0),
+      experimental_autocast=False,
+    )
     self.built = True
 
   def call(self, features: tuple[tf.Tensor, ...], training: bool = False):
@@ -217,12 +255,17 @@ class KMaXDecoder(tf_keras.layers.Layer):
     for layer, feature in zip(self.layers, self.feature_of_layer, strict=True):
       centers, layer_masks = layer(features[feature], centers, training=training)
       masks.append(layer_masks)
-    return (self.class_projection(centers, training=training),
-            self.mask_projection(centers, training=training), tuple(masks))
+    return (
+      self.class_projection(centers, training=training),
+      self.mask_projection(centers, training=training),
+      tuple(masks),
+    )
 
   def predictions(self, masks: Sequence[LayerMasks]) -> tuple[structures.MaskPrediction, ...]:
     """Completes the masks of every layer, at its own resolution, by its class logits."""
     return tuple(
-        structures.MaskPrediction(m.mask_logits, layer.predictor.classes(m.class_feature),
-                                  m.pixel_feature)
-        for layer, m in zip(self.layers, masks, strict=True))
+      structures.MaskPrediction(
+        m.mask_logits, layer.predictor.classes(m.class_feature), m.pixel_feature
+      )
+      for layer, m in zip(self.layers, masks, strict=True)
+    )

@@ -20,10 +20,16 @@ trace_as_is = tf.autograph.experimental.do_not_convert
 class KMaXDeepLab(tf_keras.Model):
   """Backbone, pixel decoder, k-means decoder, predictor, and an auxiliary semantic branch."""
 
-  def __init__(self, *, backbone: tf_keras.layers.Layer,
-               pixel_decoder: pixel_decoder_lib.PixelDecoder,
-               kmax_decoder: kmax_decoder_lib.KMaXDecoder, predictor: heads.MaskPredictor,
-               semantic_branch: heads.SemanticBranch | None = None, **kwargs):
+  def __init__(
+    self,
+    *,
+    backbone: tf_keras.layers.Layer,
+    pixel_decoder: pixel_decoder_lib.PixelDecoder,
+    kmax_decoder: kmax_decoder_lib.KMaXDecoder,
+    predictor: heads.MaskPredictor,
+    semantic_branch: heads.SemanticBranch | None = None,
+    **kwargs,
+  ):
     """Joins the parts.
 
     Args:
@@ -58,15 +64,16 @@ class KMaXDeepLab(tf_keras.Model):
 
   @trace_as_is
   def predict_with_features(
-      self, images: tf.Tensor,
-      training: bool) -> tuple[structures.Prediction, tuple[tf.Tensor, ...]]:
+    self, images: tf.Tensor, training: bool
+  ) -> tuple[structures.Prediction, tuple[tf.Tensor, ...]]:
     """Returns what `call` does, and the pixel decoder's features from stride 32 on."""
     pyramid, features, (class_feature, mask_feature, masks) = self._decode(images, training)
     final = self.predictor(features[-1], class_feature, mask_feature, training=training)
     auxiliary = ()
     if training:
       auxiliary = tuple(
-          _resized(prediction, final) for prediction in self.kmax_decoder.predictions(masks))
+        _resized(prediction, final) for prediction in self.kmax_decoder.predictions(masks)
+      )
     semantic_logits = None
     if self.semantic_branch is not None:
       semantic_logits = self.semantic_branch(pyramid, training=training)
@@ -103,5 +110,6 @@ def normalize(images: tf.Tensor) -> tf.Tensor:
 def _resized(prediction, final):
   size = norm_lib.sizes(final.mask_logits)[1:3]
   return prediction._replace(
-      mask_logits=resampling.resize_bilinear(prediction.mask_logits, size),
-      pixel_feature=resampling.resize_bilinear(prediction.pixel_feature, size))
+    mask_logits=resampling.resize_bilinear(prediction.mask_logits, size),
+    pixel_feature=resampling.resize_bilinear(prediction.pixel_feature, size),
+  )

@@ -1,4 +1,5 @@
 """The pixel decoder: from the backbone's features to decoded ones, stride by stride."""
+
 from collections.abc import Callable, Sequence
 import functools
 from typing import NamedTuple
@@ -12,19 +13,20 @@ from deeplab2.model.layers import bottleneck
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import norm as norm_lib
 
-# Kinds of residual blocks. The released models have a dilation of 2 in the decoder's 3x3
+# Types of residual blocks. The released models have a dilation of 2 in the decoder's 3x3
 # convolutions.
 BLOCKS: dict[str, Callable[..., tf_keras.layers.Layer]] = {
-    'AXIAL': bottleneck.AxialBottleneck,
-    'BOTTLENECK': functools.partial(bottleneck.Bottleneck, dilation=2),
+  'AXIAL': bottleneck.AxialBottleneck,
+  'BOTTLENECK': functools.partial(bottleneck.Bottleneck, dilation=2),
 }
 
 
 class PixelDecoderStage(NamedTuple):
   """One stage; its output has 4 * filters channels."""
+
   filters: int
   num_blocks: int
-  kind: Callable[..., tf_keras.layers.Layer]  # A value of BLOCKS.
+  block: Callable[..., tf_keras.layers.Layer]  # A value of BLOCKS.
 
 
 class _Input(tf_keras.layers.Layer):
@@ -57,8 +59,9 @@ class SkipConnection(tf_keras.layers.Layer):
     self.skipped = _Input(filters, norm=norm, name='skipped')
 
   def call(self, decoded: tf.Tensor, skipped: tf.Tensor, training: bool = False) -> tf.Tensor:
-    return (self.decoded(decoded, skipped, training=training) +
-            self.skipped(skipped, skipped, training=training))
+    return self.decoded(decoded, skipped, training=training) + self.skipped(
+      skipped, skipped, training=training
+    )
 
 
 class PixelDecoder(tf_keras.layers.Layer):
@@ -79,15 +82,21 @@ class PixelDecoder(tf_keras.layers.Layer):
     if len(stages) not in (4, 5):
       raise ValueError(f'The pixel decoder has 4 or 5 stages, not {len(stages)}.')
     self.backbone_norms = [
-        norm_lib.LayerNorm(name=f'backbone_norm{i}')
-        for i, _ in enumerate(stages)]
+      norm_lib.LayerNorm(name=f'backbone_norm{i}') for i, _ in enumerate(stages)
+    ]
     self.skip_connections = [
-        SkipConnection(stage.filters, norm=norm, name=f'skip_connection{i}')
-        for i, stage in enumerate(stages[1:])]
+      SkipConnection(stage.filters, norm=norm, name=f'skip_connection{i}')
+      for i, stage in enumerate(stages[1:])
+    ]
     self.stages = [
-        [stage.kind(stage.filters, norm=norm, activation=activations.gelu,
-                    name=f'stage{i}_block{j}') for j in range(stage.num_blocks)]
-        for i, stage in enumerate(stages)]
+      [
+        stage.block(
+          stage.filters, norm=norm, activation=activations.gelu, name=f'stage{i}_block{j}'
+        )
+        for j in range(stage.num_blocks)
+      ]
+      for i, stage in enumerate(stages)
+    ]
 
   def call(self, pyramid: structures.Pyramid, training: bool = False) -> tuple[tf.Tensor, ...]:
     """Returns one feature per stage, from stride 32 to the highest resolution."""

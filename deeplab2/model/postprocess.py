@@ -8,6 +8,7 @@ Maskwise merging, mask by mask from the most confident one, is that of kMaX-Deep
 "k-means Mask Transformer", ECCV 2022); pixelwise merging is that of MaX-DeepLab (Wang et al.,
 "MaX-DeepLab: End-to-End Panoptic Segmentation with Mask Transformers", CVPR 2021).
 """
+
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -15,21 +16,23 @@ import tensorflow as tf
 from deeplab2 import resampling
 from deeplab2 import structures
 
-# A mask pattern is stored as whole numbers in float32 columns, which are exact up to 2**24.
+# A mask pattern is stored as integers in float32 columns, which are exact up to 2**24.
 _BITS = 24
 
 
 class MaskwiseOptions(NamedTuple):
   """What decides whether, and in which order, masks are pasted. Ratios in [0, 1]."""
+
   thing_confidence: float = 0.7  # A mask of a thing needs at least this class confidence,
   stuff_confidence: float = 0.7  # one of stuff this.
-  overlap: float = 0.5  # More than this share of a mask must still be free when it is pasted.
+  overlap: float = 0.5  # More than this fraction of a mask must still be free when it is pasted.
   class_weight: float = 1.0  # Masks are sorted by class confidence ** class_weight
   mask_weight: float = 0.0  # * mask confidence ** mask_weight, most confident first.
 
 
 class _Classes(NamedTuple):
   """The class of each slot: real classes only, void dropped without renormalizing."""
+
   channel: tf.Tensor  # [N] int32 class channel
   confidence: tf.Tensor  # [N] float32
 
@@ -37,8 +40,14 @@ class _Classes(NamedTuple):
 class _Postprocess:
   """What both merging rules share: the batch, the class head, area limits, panoptic ids."""
 
-  def __init__(self, label_space: structures.LabelSpace, output_size: tuple[int, int],
-               pixel_confidence: float, thing_area_limit: int, stuff_area_limit: int):
+  def __init__(
+    self,
+    label_space: structures.LabelSpace,
+    output_size: tuple[int, int],
+    pixel_confidence: float,
+    thing_area_limit: int,
+    stuff_area_limit: int,
+  ):
     self._space = label_space
     self._output_size = tuple(output_size)
     self._pixel_confidence = pixel_confidence
@@ -63,19 +72,25 @@ class _Postprocess:
     """
     slots, classes = mask_logits.shape[-1], class_logits.shape[-1]
     if classes != self._space.num_real_classes + 1:
-      raise ValueError(f'Class logits have {classes} channels; the label space needs '
-                       f'{self._space.num_real_classes} classes and void.')
+      raise ValueError(
+        f'Class logits have {classes} channels; the label space needs '
+        f'{self._space.num_real_classes} classes and void.'
+      )
     if slots >= self._space.label_divisor:
-      raise ValueError(f'{slots} masks need a label divisor above {slots}, not '
-                       f'{self._space.label_divisor}.')
+      raise ValueError(
+        f'{slots} masks need a label divisor above {slots}, not {self._space.label_divisor}.'
+      )
     signature = structures.PanopticMap(tf.int32, tf.int32, tf.int32, tf.float32, tf.float32)
     maps = tf.map_fn(
-        lambda logits: self._one_picture(tf.cast(logits[0], tf.float32), _classes(logits[1])),
-        (mask_logits, class_logits), fn_output_signature=signature, parallel_iterations=1)
+      lambda logits: self._one_image(tf.cast(logits[0], tf.float32), _classes(logits[1])),
+      (mask_logits, class_logits),
+      fn_output_signature=signature,
+      parallel_iterations=1,
+    )
     shape = [mask_logits.shape[0], *self._output_size]
     return structures.PanopticMap(*(tf.ensure_shape(m, shape) for m in maps))
 
-  def _one_picture(self, logits_hwn, classes):
+  def _one_image(self, logits_hwn, classes):
     raise NotImplementedError
 
   def _class_ids(self, channels):
@@ -89,8 +104,11 @@ class _Postprocess:
     """
     is_thing = channels_n < len(self._space.thing_ids)
     class_areas = tf.math.unsorted_segment_sum(areas_n, channels_n, self._space.num_real_classes)
-    kept = tf.where(is_thing, areas_n >= self._thing_area_limit,
-                    tf.gather(class_areas, channels_n) >= self._stuff_area_limit)
+    kept = tf.where(
+      is_thing,
+      areas_n >= self._thing_area_limit,
+      tf.gather(class_areas, channels_n) >= self._stuff_area_limit,
+    )
     instances = tf.where(is_thing, tf.range(1, tf.size(channels_n) + 1), 0)
     ids = self._class_ids(channels_n) * self._space.label_divisor + instances
     void = self._space.void_id
@@ -100,9 +118,16 @@ class _Postprocess:
 class MaskwisePostprocess(_Postprocess):
   """Pastes whole masks, the most confident first, where enough of them is still free."""
 
-  def __init__(self, label_space: structures.LabelSpace, output_size: tuple[int, int], *,
-               pixel_confidence: float, options: MaskwiseOptions,
-               thing_area_limit: int = 0, stuff_area_limit: int = 0):
+  def __init__(
+    self,
+    label_space: structures.LabelSpace,
+    output_size: tuple[int, int],
+    *,
+    pixel_confidence: float,
+    options: MaskwiseOptions,
+    thing_area_limit: int = 0,
+    stuff_area_limit: int = 0,
+  ):
     """Creates the merging rule.
 
     Args:
@@ -113,15 +138,17 @@ class MaskwisePostprocess(_Postprocess):
       thing_area_limit: smallest thing in pixels of the output, padding included.
       stuff_area_limit: smallest stuff class in pixels of the output, padding included.
     """
-    super().__init__(label_space, output_size, pixel_confidence, thing_area_limit,
-                     stuff_area_limit)
+    super().__init__(label_space, output_size, pixel_confidence, thing_area_limit, stuff_area_limit)
     self._options = options
 
-  def _one_picture(self, logits_hwn, classes):
+  def _one_image(self, logits_hwn, classes):
     ranking = self._ranking(logits_hwn, classes)  # [N], the slot of each rank
     ranked = _Classes(*(tf.gather(part, ranking) for part in classes))
-    needed = tf.where(ranked.channel < len(self._space.thing_ids),
-                      self._options.thing_confidence, self._options.stuff_confidence)
+    needed = tf.where(
+      ranked.channel < len(self._space.thing_ids),
+      self._options.thing_confidence,
+      self._options.stuff_confidence,
+    )
     passing = tf.where(ranked.confidence >= needed)[:, 0]  # Ranks of the masks that may be pasted.
     winner, probability, columns = self._pixels(logits_hwn, tf.gather(ranking, passing))
 
@@ -129,28 +156,29 @@ class MaskwisePostprocess(_Postprocess):
     canvas = _paste(patterns, counts, tf.cast(passing, tf.int32), self._options.overlap)
     areas = tf.math.unsorted_segment_sum(counts, canvas, tf.size(ranking) + 1)
     ids = self._panoptic_ids(ranked.channel, areas[1:])
-    scores = tf.concat([[0.], ranked.confidence], 0)
-    detected = tf.reduce_any(classes.confidence >= min(self._options.thing_confidence,
-                                                       self._options.stuff_confidence))
+    scores = tf.concat([[0.0], ranked.confidence], 0)
+    detected = tf.reduce_any(
+      classes.confidence >= min(self._options.thing_confidence, self._options.stuff_confidence)
+    )
 
     def spread(by_canvas):
       by_pixel = tf.gather(tf.gather(by_canvas, canvas), pattern_of_pixel)
       return tf.reshape(by_pixel, self._output_size)
 
     return structures.PanopticMap(
-        panoptic=spread(ids),
-        # Free pixels carry the id of the best mask, as in DeepLab2.
-        instance=spread(tf.maximum(tf.range(tf.size(ranking) + 1), 1)),
-        semantic=self._class_ids(tf.gather(classes.channel, winner)),
-        instance_scores=tf.where(detected, probability, 0.),
-        semantic_scores=spread(scores))
+      panoptic=spread(ids),
+      # Free pixels carry the id of the best mask, as in DeepLab2.
+      instance=spread(tf.maximum(tf.range(tf.size(ranking) + 1), 1)),
+      semantic=self._class_ids(tf.gather(classes.channel, winner)),
+      instance_scores=tf.where(detected, probability, 0.0),
+      semantic_scores=spread(scores),
+    )
 
   def _ranking(self, logits_hwn, classes):
     """Returns the slots [N] by descending confidence of class and mask, equal ones ascending."""
-    scores = classes.confidence ** self._options.class_weight
+    scores = classes.confidence**self._options.class_weight
     if self._options.mask_weight:
-      scores *= (_mask_confidence(logits_hwn, self._pixel_confidence)
-                 ** self._options.mask_weight)
+      scores *= _mask_confidence(logits_hwn, self._pixel_confidence) ** self._options.mask_weight
     return tf.argsort(scores, direction='DESCENDING', stable=True)
 
   def _pixels(self, logits_hwn, slots_m):
@@ -168,8 +196,10 @@ class MaskwisePostprocess(_Postprocess):
     order = tf.range(tf.size(slots_m))
     # Probabilities need all slots, but only those that may be pasted have a bit.
     weights_nc = tf.scatter_nd(
-        tf.stack([slots_m, order // _BITS], 1), 2. ** tf.cast(order % _BITS, tf.float32),
-        [num_slots, (tf.size(slots_m) + _BITS) // _BITS])
+      tf.stack([slots_m, order // _BITS], 1),
+      2.0 ** tf.cast(order % _BITS, tf.float32),
+      [num_slots, (tf.size(slots_m) + _BITS) // _BITS],
+    )
 
     def pixels(band_rwn):
       winner = tf.math.top_k(band_rwn, 1).indices  # Faster than argmax on CPU.
@@ -177,19 +207,30 @@ class MaskwisePostprocess(_Postprocess):
       masks = tf.cast(probability > self._pixel_confidence, tf.float32)
       columns = tf.matmul(tf.reshape(masks, [-1, num_slots]), weights_nc)
       columns = tf.reshape(columns, [*band_rwn.shape[:2], -1])
-      return (winner[..., 0], tf.gather(probability, winner, batch_dims=2)[..., 0],
-              tf.cast(columns, tf.int32))
+      return (
+        winner[..., 0],
+        tf.gather(probability, winner, batch_dims=2)[..., 0],
+        tf.cast(columns, tf.int32),
+      )
 
-    return resampling.map_resized(pixels, logits_hwn, self._output_size,
-                                  (tf.int32, tf.float32, tf.int32))
+    return resampling.map_resized(
+      pixels, logits_hwn, self._output_size, (tf.int32, tf.float32, tf.int32)
+    )
 
 
 class PixelwisePostprocess(_Postprocess):
   """Gives every pixel to its strongest confident mask."""
 
-  def __init__(self, label_space: structures.LabelSpace, output_size: tuple[int, int], *,
-               pixel_confidence: float, class_confidence: float,
-               thing_area_limit: int = 0, stuff_area_limit: int = 0):
+  def __init__(
+    self,
+    label_space: structures.LabelSpace,
+    output_size: tuple[int, int],
+    *,
+    pixel_confidence: float,
+    class_confidence: float,
+    thing_area_limit: int = 0,
+    stuff_area_limit: int = 0,
+  ):
     """Creates the merging rule.
 
     Args:
@@ -200,33 +241,35 @@ class PixelwisePostprocess(_Postprocess):
       thing_area_limit: smallest thing in pixels of the output, padding included.
       stuff_area_limit: smallest stuff class in pixels of the output, padding included.
     """
-    super().__init__(label_space, output_size, pixel_confidence, thing_area_limit,
-                     stuff_area_limit)
+    super().__init__(label_space, output_size, pixel_confidence, thing_area_limit, stuff_area_limit)
     self._class_confidence = class_confidence
 
-  def _one_picture(self, logits_hwn, classes):
+  def _one_image(self, logits_hwn, classes):
     kept = classes.confidence >= self._class_confidence
 
     def pixels(band_rwn):
       top_of_all, winner = tf.math.top_k(band_rwn, 1)
-      kept_logits = tf.where(kept, band_rwn, -99999.)
+      kept_logits = tf.where(kept, band_rwn, -99999.0)
       top_of_kept, kept_winner = tf.math.top_k(kept_logits, 1)
       probability = tf.gather(tf.nn.softmax(kept_logits), kept_winner, batch_dims=2)
       confident = (probability > self._pixel_confidence) & (top_of_all == top_of_kept)
       return winner[..., 0], kept_winner[..., 0], probability[..., 0], confident[..., 0]
 
     winner, slot, probability, confident = resampling.map_resized(
-        pixels, logits_hwn, self._output_size, (tf.int32, tf.int32, tf.float32, tf.bool))
+      pixels, logits_hwn, self._output_size, (tf.int32, tf.int32, tf.float32, tf.bool)
+    )
     detected = tf.reduce_any(kept)
     canvas = tf.where(confident & detected, slot + 1, 0)
     areas = tf.math.unsorted_segment_sum(
-        tf.ones([tf.size(canvas)], tf.int32), tf.reshape(canvas, [-1]), tf.size(kept) + 1)
+      tf.ones([tf.size(canvas)], tf.int32), tf.reshape(canvas, [-1]), tf.size(kept) + 1
+    )
     return structures.PanopticMap(
-        panoptic=tf.gather(self._panoptic_ids(classes.channel, areas[1:]), canvas),
-        instance=tf.where(detected, slot + 1, 1),
-        semantic=self._class_ids(tf.gather(classes.channel, winner)),
-        instance_scores=tf.where(detected, probability, 0.),
-        semantic_scores=tf.where(detected, tf.gather(classes.confidence, slot), 0.))
+      panoptic=tf.gather(self._panoptic_ids(classes.channel, areas[1:]), canvas),
+      instance=tf.where(detected, slot + 1, 1),
+      semantic=self._class_ids(tf.gather(classes.channel, winner)),
+      instance_scores=tf.where(detected, probability, 0.0),
+      semantic_scores=tf.where(detected, tf.gather(classes.confidence, slot), 0.0),
+    )
 
 
 def _classes(class_logits_nk):
@@ -237,11 +280,14 @@ def _classes(class_logits_nk):
 
 def _mask_confidence(logits_hwn, pixel_confidence):
   """Returns the mean probability [N] of each mask over its own pixels of the grid, 0 if empty."""
+
   def row(logits_wn):
     probability = tf.nn.softmax(logits_wn)
     inside = probability > pixel_confidence
-    return (tf.reduce_sum(tf.where(inside, probability, 0.), 0),
-            tf.reduce_sum(tf.cast(inside, tf.float32), 0))
+    return (
+      tf.reduce_sum(tf.where(inside, probability, 0.0), 0),
+      tf.reduce_sum(tf.cast(inside, tf.float32), 0),
+    )
 
   totals, counts = tf.map_fn(row, logits_hwn, fn_output_signature=(tf.float32, tf.float32))
   return tf.math.divide_no_nan(tf.reduce_sum(totals, 0), tf.reduce_sum(counts, 0))
@@ -249,13 +295,15 @@ def _mask_confidence(logits_hwn, pixel_confidence):
 
 def _distinct(columns_pc):
   """Returns the distinct rows of `columns_pc` [P, C]: rows [U, C], counts [U], row index [P]."""
+
   def refine(column, index_p):
-    keys = tf.cast(index_p, tf.int64) * 2 ** _BITS + tf.cast(columns_pc[:, column], tf.int64)
+    keys = tf.cast(index_p, tf.int64) * 2**_BITS + tf.cast(columns_pc[:, column], tf.int64)
     return column + 1, tf.unique(keys).idx
 
   num_columns = tf.shape(columns_pc)[1]
-  _, index_p = tf.while_loop(lambda column, _: column < num_columns, refine,
-                             (0, tf.zeros_like(columns_pc[:, 0])))
+  _, index_p = tf.while_loop(
+    lambda column, _: column < num_columns, refine, (0, tf.zeros_like(columns_pc[:, 0]))
+  )
   size = tf.reduce_max(index_p) + 1
   counts = tf.math.unsorted_segment_sum(tf.ones_like(index_p), index_p, size)
   return tf.math.unsorted_segment_max(columns_pc, index_p, size), counts, index_p
@@ -271,11 +319,12 @@ def _paste(patterns_uc, counts_u, ranks_m, overlap):
     patterns_uc: [U, C] int32, bit m of a row says that mask m holds these pixels.
     counts_u: [U] int32 pixels of each pattern.
     ranks_m: [M] int32 ascending rank of each mask among all, those without a bit included.
-    overlap: share of a mask in [0, 1].
+    overlap: fraction of a mask in [0, 1].
 
   Returns:
     [U] int32: 1 + rank of the mask that the pixels of a pattern belong to, 0 for none.
   """
+
   def paste(m, canvas_u):
     bits = tf.bitwise.right_shift(patterns_uc[:, m // _BITS], m % _BITS)
     inside = tf.bitwise.bitwise_and(bits, 1) == 1
@@ -284,6 +333,7 @@ def _paste(patterns_uc, counts_u, ranks_m, overlap):
     free_area = tf.cast(tf.reduce_sum(tf.where(free, counts_u, 0)), tf.float32)
     return m + 1, tf.where(free & (free_area > area * overlap), ranks_m[m] + 1, canvas_u)
 
-  _, canvas_u = tf.while_loop(lambda m, _: m < tf.size(ranks_m), paste,
-                              (0, tf.zeros_like(counts_u)))
+  _, canvas_u = tf.while_loop(
+    lambda m, _: m < tf.size(ranks_m), paste, (0, tf.zeros_like(counts_u))
+  )
   return canvas_u

@@ -1,8 +1,9 @@
-"""Training with ReMask: semantic heads beside kMaX-DeepLab that inference never sees.
+"""Training with ReMask: semantic heads next to kMaX-DeepLab that inference never sees.
 
 ReMaX (Sun et al. 2023, sec. 3.2). The model proper stays what it is, variables and names included;
 `ReMaskModel` is what the trainer calls in its place.
 """
+
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -18,8 +19,15 @@ from deeplab2.model.layers import norm as norm_lib
 class SemanticHead(tf_keras.layers.Layer):
   """Semantic logits of one decoded feature: an atrous pyramid and a projection."""
 
-  def __init__(self, num_classes: int, *, norm: norm_lib.NormSettings, channels: int,
-               rates: Sequence[int], **kwargs):
+  def __init__(
+    self,
+    num_classes: int,
+    *,
+    norm: norm_lib.NormSettings,
+    channels: int,
+    rates: Sequence[int],
+    **kwargs,
+  ):
     """Creates a head.
 
     Args:
@@ -34,8 +42,9 @@ class SemanticHead(tf_keras.layers.Layer):
     """
     super().__init__(**kwargs)
     self.pyramid = heads.ASPP(channels, rates, norm=norm, name='pyramid')
-    self.final = conv.Projection(num_classes, spatial_rank=2, name='final',
-                                 kernel_initializer=conv.truncated_normal(0.01))
+    self.final = conv.Projection(
+      num_classes, spatial_rank=2, name='final', kernel_initializer=conv.truncated_normal(0.01)
+    )
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Returns float32 logits [B, h, w, num_classes] of the size of `x` [B, h, w, C]."""
@@ -51,15 +60,17 @@ class SemanticHeads(tf_keras.layers.Layer):
 
   def call(self, features: Sequence[tf.Tensor], training: bool = False) -> list[tf.Tensor]:
     """Returns the logits of each head on its feature; there are as many as heads."""
-    return [head(feature, training=training)
-            for head, feature in zip(self.heads, features, strict=True)]
+    return [
+      head(feature, training=training) for head, feature in zip(self.heads, features, strict=True)
+    ]
 
 
 class ReMaskModel(tf_keras.Model):
   """kMaX-DeepLab whose training predictions carry semantic logits of the first decoder layers."""
 
-  def __init__(self, model: kmax_deeplab.KMaXDeepLab, remask_semantic_heads: SemanticHeads,
-               **kwargs):
+  def __init__(
+    self, model: kmax_deeplab.KMaXDeepLab, remask_semantic_heads: SemanticHeads, **kwargs
+  ):
     """Joins the model and the heads, and creates the variables of the heads.
 
     Args:
@@ -73,8 +84,9 @@ class ReMaskModel(tf_keras.Model):
     super().__init__(**kwargs)
     num_heads, num_layers = len(remask_semantic_heads.heads), model.kmax_decoder.num_layers
     if num_heads > num_layers:
-      raise ValueError(f'ReMask: {num_heads} layers are to be relaxed, and the decoder has '
-                       f'{num_layers}.')
+      raise ValueError(
+        f'ReMask: {num_heads} layers are to be relaxed, and the decoder has {num_layers}.'
+      )
     self.model = model
     self.remask_semantic_heads = remask_semantic_heads
     self._features = model.kmax_decoder.feature_of_layer[:num_heads]
@@ -94,10 +106,10 @@ class ReMaskModel(tf_keras.Model):
     prediction, features = self.model.predict_with_features(images, training=True)
     logits = self.remask_semantic_heads(self._pick(features), training=True)
     relaxed = [
-        auxiliary._replace(semantic_logits=conv.resize_like(one, prediction.final.mask_logits))
-        for auxiliary, one in zip(prediction.auxiliary, logits, strict=False)]
-    return prediction._replace(
-        auxiliary=(*relaxed, *prediction.auxiliary[len(relaxed):]))
+      auxiliary._replace(semantic_logits=conv.resize_like(one, prediction.final.mask_logits))
+      for auxiliary, one in zip(prediction.auxiliary, logits, strict=False)
+    ]
+    return prediction._replace(auxiliary=(*relaxed, *prediction.auxiliary[len(relaxed) :]))
 
   def _pick(self, features):
     return [features[index] for index in self._features]

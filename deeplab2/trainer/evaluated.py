@@ -1,4 +1,5 @@
 """What an evaluation is of: the images, how they are segmented, and the checkpoint."""
+
 from collections.abc import Mapping
 import concurrent.futures
 import hashlib
@@ -13,12 +14,23 @@ from deeplab2.data import pipeline
 
 _FIELD = 'eval_dataset_options'
 _EVALUATOR = 'evaluator_options'
-_COMMON = ('transformer_post_processing', 'pixel_confidence_threshold', 'thing_area_limit',
-           'stuff_area_limit')
+_COMMON = (
+  'transformer_post_processing',
+  'pixel_confidence_threshold',
+  'thing_area_limit',
+  'stuff_area_limit',
+)
 _PIXELWISE = ('transformer_class_confidence_threshold',)
-_MASKWISE = tuple(f'maskwise_postprocessing.{name}' for name in (
-    'transformer_class_confidence_threshold_thing', 'transformer_class_confidence_threshold_stuff',
-    'overlapping_threshold', 'reorder_class_weight', 'reorder_mask_weight'))
+_MASKWISE = tuple(
+  f'maskwise_postprocessing.{name}'
+  for name in (
+    'transformer_class_confidence_threshold_thing',
+    'transformer_class_confidence_threshold_stuff',
+    'overlapping_threshold',
+    'reorder_class_weight',
+    'reorder_mask_weight',
+  )
+)
 _STATS_AT_A_TIME = 16  # Remote files take some 50 ms each.
 
 
@@ -38,14 +50,21 @@ def describe(config: Config) -> dict[str, Any]:
   listed = sorted(zip(map(os.path.basename, files), sizes, strict=True))
   rule = config.value(f'{_EVALUATOR}.transformer_post_processing')
   content = {
-      'dataset': _dataset(config), 'num_files': len(files), 'num_bytes': sum(sizes),
-      'files': digest(listed),
-      **{name: list(config.value(f'{_FIELD}.{name}'))
-         for name in ('crop_size', 'min_resize_value', 'max_resize_value')},
-      'resize_factor': config.value(f'{_FIELD}.resize_factor'),
-      'eval_steps': config.value(f'{_EVALUATOR}.eval_steps'),
-      'post_processing': {name: _shown(config.value(f'{_EVALUATOR}.{name}')) for name in (
-          *_COMMON, *(_PIXELWISE if rule == 'pixelwise' else _MASKWISE))}}
+    'dataset': _dataset(config),
+    'num_files': len(files),
+    'num_bytes': sum(sizes),
+    'files': digest(listed),
+    **{
+      name: list(config.value(f'{_FIELD}.{name}'))
+      for name in ('crop_size', 'min_resize_value', 'max_resize_value')
+    },
+    'resize_factor': config.value(f'{_FIELD}.resize_factor'),
+    'eval_steps': config.value(f'{_EVALUATOR}.eval_steps'),
+    'post_processing': {
+      name: _shown(config.value(f'{_EVALUATOR}.{name}'))
+      for name in (*_COMMON, *(_PIXELWISE if rule == 'pixelwise' else _MASKWISE))
+    },
+  }
   if content['eval_steps'] != -1:
     content['batch_size'] = config.value(f'{_FIELD}.batch_size')
   return {'set': digest(content), 'file_pattern': patterns, **content}

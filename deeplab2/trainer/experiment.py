@@ -1,4 +1,5 @@
 """The modes: from a configuration to datasets, model, trainer, evaluator, and through the loop."""
+
 import functools
 import hashlib
 import os
@@ -59,11 +60,14 @@ def train_and_evaluate(config: Config, directory: str) -> None:
   with _only_training(directory):
     model, global_step = assemble.model(config), orbit.utils.create_global_step()
     train_loop = _train_loop(config, directory, model, global_step)
-    eval_loop = _eval_loop(config, directory, model, global_step,
-                           training=lambda: train_loop.logs)
+    eval_loop = _eval_loop(config, directory, model, global_step, training=lambda: train_loop.logs)
     if train_loop.step < _num_steps(config) or not eval_loop.is_done():
-      loop.train_and_evaluate(train_loop, eval_loop, total=_num_steps(config),
-                              interval=config.options.evaluator_options.eval_interval)
+      loop.train_and_evaluate(
+        train_loop,
+        eval_loop,
+        total=_num_steps(config),
+        interval=config.options.evaluator_options.eval_interval,
+      )
     else:
       _log_finished(config, train_loop)
 
@@ -77,8 +81,9 @@ def evaluate(config: Config, directory: str) -> None:
   if prefix is None:
     initial = config.resolved(_INITIAL)
     if not initial:
-      raise errors.UserError(f'{directory}: there is no checkpoint, and {_INITIAL} is not set: '
-                             'nothing to evaluate.')
+      raise errors.UserError(
+        f'{directory}: there is no checkpoint, and {_INITIAL} is not set: nothing to evaluate.'
+      )
     prefix = source = restore.restore_model(model, initial)
   logging.info('Evaluating %s', prefix)
   _eval_loop(config, directory, model, global_step, source=source).run()
@@ -90,11 +95,15 @@ def evaluate_continuously(config: Config, directory: str) -> None:
   checkpoints = restore.Checkpoints(directory, model=model, global_step=global_step)
   timeout = config.options.evaluator_options.continuous_eval_timeout
   count = loop.evaluate_continuously(
-      _eval_loop(config, directory, model, global_step), checkpoints,
-      timeout=None if timeout == -1 else timeout)
+    _eval_loop(config, directory, model, global_step),
+    checkpoints,
+    timeout=None if timeout == -1 else timeout,
+  )
   if not count:
-    raise errors.UserError(f'{directory}: no checkpoint appeared within {timeout} seconds '
-                           '(evaluator_options.continuous_eval_timeout): nothing to evaluate.')
+    raise errors.UserError(
+      f'{directory}: no checkpoint appeared within {timeout} seconds '
+      '(evaluator_options.continuous_eval_timeout): nothing to evaluate.'
+    )
 
 
 def optimizer_groups(config: Config, model):
@@ -108,8 +117,10 @@ def optimizer_groups(config: Config, model):
   if not solver.HasField('backbone_learning_rate_multiplier'):
     return {'optimizer': _group(solver, 1.0, model.trainable_variables)}
   rest, backbone = optimizer.split(model.trainable_variables, model.backbone.trainable_variables)
-  return {'optimizer': _group(solver, 1.0, rest),
-          'backbone_optimizer': _group(solver, solver.backbone_learning_rate_multiplier, backbone)}
+  return {
+    'optimizer': _group(solver, 1.0, rest),
+    'backbone_optimizer': _group(solver, solver.backbone_learning_rate_multiplier, backbone),
+  }
 
 
 def _group(solver, multiplier, variables):
@@ -133,8 +144,12 @@ def _only_training(directory):
 
 
 def _log_finished(config, train_loop):
-  logging.info('This run is finished: it is at step %d, and training_number_of_steps is %d. '
-               'Nothing was done; --mode=eval evaluates it.', train_loop.step, _num_steps(config))
+  logging.info(
+    'This run is finished: it is at step %d, and training_number_of_steps is %d. '
+    'Nothing was done; --mode=eval evaluates it.',
+    train_loop.step,
+    _num_steps(config),
+  )
 
 
 def _train_loop(config, directory, model, global_step):
@@ -148,33 +163,53 @@ def _train_loop(config, directory, model, global_step):
   if training_model is not model:
     heads = {'remask_semantic_heads': training_model.remask_semantic_heads}
   checkpoints = restore.Checkpoints(
-      directory, model=model, global_step=global_step, keep=options.num_checkpoints_to_keep,
-      training_parts={**heads, **{name: group.optimizer for name, group in groups.items()}})
+    directory,
+    model=model,
+    global_step=global_step,
+    keep=options.num_checkpoints_to_keep,
+    training_parts={**heads, **{name: group.optimizer for name, group in groups.items()}},
+  )
   _restore(config, model, heads, checkpoints)
   solver = options.solver_options
   trainer = trainer_lib.Trainer(
-      runtime.distribute_shares(
-          functools.partial(assemble.train_dataset, config, first_step=int(global_step.numpy())),
-          fetch_to_device=True),
-      model=training_model, loss=assemble.loss(config).score, groups=tuple(groups.values()),
-      global_step=global_step, batch_size=config.options.train_dataset_options.batch_size,
-      clip_norm=solver.clip_gradient_norm if solver.use_gradient_clipping else None,
-      seed=runtime.seed_of_steps())
+    runtime.distribute_shards(
+      functools.partial(assemble.train_dataset, config, first_step=int(global_step.numpy())),
+      fetch_to_device=True,
+    ),
+    model=training_model,
+    loss=assemble.loss(config).score,
+    groups=tuple(groups.values()),
+    global_step=global_step,
+    batch_size=config.options.train_dataset_options.batch_size,
+    clip_norm=solver.clip_gradient_norm if solver.use_gradient_clipping else None,
+    seed=runtime.seed_of_steps(),
+  )
   return loop.TrainLoop(
-      trainer, checkpoints, global_step=global_step, steps_per_loop=options.steps_per_loop,
-      save_steps=options.save_checkpoints_steps, summary_steps=options.save_summaries_steps,
-      explain=_explain(config, _TRAIN))
+    trainer,
+    checkpoints,
+    global_step=global_step,
+    steps_per_loop=options.steps_per_loop,
+    save_steps=options.save_checkpoints_steps,
+    summary_steps=options.save_summaries_steps,
+    explain=_explain(config, _TRAIN),
+  )
 
 
 def _warn_of_slots(config):
   """Warns of images that are known to have more segments than the model has mask slots."""
   field = 'model_options.kmax.num_mask_slots'
   most, manifest = slots.most_segments(
-      pipeline.find_files(config.require(f'{_TRAIN}.file_pattern')))
+    pipeline.find_files(config.require(f'{_TRAIN}.file_pattern'))
+  )
   if most > config.value(field):
-    logging.warning('%s', config.error(
-        field, f'an image has {most} segments ({manifest}), and those beyond the slots are not '
-        f'learned from; model_options.kmax.num_mask_slots={most} would be enough.'))
+    logging.warning(
+      '%s',
+      config.error(
+        field,
+        f'an image has {most} segments ({manifest}), and those beyond the slots are not '
+        f'learned from; model_options.kmax.num_mask_slots={most} would be enough.',
+      ),
+    )
 
 
 def _restore(config, model, heads, checkpoints):
@@ -191,12 +226,19 @@ def _restore(config, model, heads, checkpoints):
   if initial:
     options = config.options.model_options
     prefix = restore.initialize_model(
-        model, initial, training_parts=heads,
-        fresh_class_heads=not options.restore_semantic_last_layer_from_initial_checkpoint)
+      model,
+      initial,
+      training_parts=heads,
+      fresh_class_heads=not options.restore_semantic_last_layer_from_initial_checkpoint,
+    )
     logging.info('Started from %s', prefix)
   elif not pretrained:
-    logging.info('Started from scratch: no checkpoint in %s, neither %s nor %s',
-                 checkpoints.directory, _INITIAL, _PRETRAINED)
+    logging.info(
+      'Started from scratch: no checkpoint in %s, neither %s nor %s',
+      checkpoints.directory,
+      _INITIAL,
+      _PRETRAINED,
+    )
 
 
 def _eval_loop(config, directory, model, global_step, source=None, training=dict):
@@ -208,7 +250,7 @@ def _eval_loop(config, directory, model, global_step, source=None, training=dict
     model: to evaluate.
     global_step: of it.
     source: checkpoint that the model is from, None for that of the run and step.
-    training: returns the logs of a training beside it, if any.
+    training: returns the logs of a concurrent training, if any.
   """
   checks.check_batch(config, _EVAL, tf.distribute.get_strategy().num_replicas_in_sync)
   options, info = config.options.evaluator_options, assemble.dataset_info(config)
@@ -217,67 +259,96 @@ def _eval_loop(config, directory, model, global_step, source=None, training=dict
   if source:
     evaluated['checkpoint'] = source
   summaries = summaries_lib.Summaries(eval_directory, global_step)
-  sinks = _picture_sinks(config, directory, info, evaluated, summaries)
+  callbacks = _image_callbacks(config, directory, info, evaluated, summaries)
   report = None
   if config.value(f'{_EVAL}.decode_groundtruth_label'):
-    report = reports.Report(info, eval_directory, global_step, with_ap=options.instance_ap,
-                            detailed_ap=options.detailed_ap_metrics, evaluated=evaluated,
-                            training=training)
-  elif not sinks:
-    raise config.error(f'{_EVAL}.decode_groundtruth_label', 'without labels there is nothing to '
-                       'measure; set evaluator_options.save_raw_predictions=true or '
-                       'evaluator_options.save_predictions=true.')
+    report = reports.Report(
+      info,
+      eval_directory,
+      global_step,
+      with_ap=options.instance_ap,
+      detailed_ap=options.detailed_ap_metrics,
+      evaluated=evaluated,
+      training=training,
+    )
+  elif not callbacks:
+    raise config.error(
+      f'{_EVAL}.decode_groundtruth_label',
+      'without labels there is nothing to '
+      'measure; set evaluator_options.save_raw_predictions=true or '
+      'evaluator_options.save_predictions=true.',
+    )
   batch_size = config.value(f'{_EVAL}.batch_size')
   digest = evaluated_lib.digest(evaluated_lib.identity(evaluated))
 
-  def beside(name):
+  def path_of(name):
     return os.path.join(eval_directory, f'{name}-{int(global_step.numpy())}-{digest}')
 
   evaluator = evaluator_lib.Evaluator(
-      lambda batches: runtime.distribute(
-          assemble.eval_dataset(config, skip=batches * batch_size), fetch_to_device=False),
-      model=model, segmenter=segmenter.create(config, model),
-      loss=None if report is None else assemble.evaluation_loss(config).score,
-      sinks=sinks, report=report,
-      unfinished=unfinished_lib.Unfinished(
-          lambda: f'{beside("unfinished")}.npz', lambda: _identity(config, model, evaluated)),
-      num_pictures=None if options.eval_steps == -1 else options.eval_steps * batch_size,
-      use_tf_function=options.use_tf_function)
+    lambda batches: runtime.distribute(
+      assemble.eval_dataset(config, skip=batches * batch_size), fetch_to_device=False
+    ),
+    model=model,
+    segmenter=segmenter.create(config, model),
+    loss=None if report is None else assemble.evaluation_loss(config).score,
+    callbacks=callbacks,
+    report=report,
+    unfinished=unfinished_lib.Unfinished(
+      lambda: f'{path_of("unfinished")}.npz', lambda: _identity(config, model, evaluated)
+    ),
+    num_images=None if options.eval_steps == -1 else options.eval_steps * batch_size,
+    use_tf_function=options.use_tf_function,
+  )
   return loop.EvalLoop(
-      evaluator, summaries, num_steps=options.eval_steps, explain=_explain(config, _EVAL),
-      hold=lambda: locks.hold(f'{beside("evaluating")}.lock',
-                              f'The evaluation in {eval_directory}'),
-      is_done=(lambda: True) if report is None else report.is_written)
+    evaluator,
+    summaries,
+    num_steps=options.eval_steps,
+    explain=_explain(config, _EVAL),
+    hold=lambda: locks.hold(f'{path_of("evaluating")}.lock', f'The evaluation in {eval_directory}'),
+    is_done=(lambda: True) if report is None else report.is_written,
+  )
 
 
 def _identity(config, model, evaluated):
   """Returns what tells this evaluation, and the state on its way, from all others."""
-  return {'evaluated': evaluated, 'weights': evaluated_lib.weights_digest(model),
-          'options': hashlib.sha256(str(config.options).encode()).hexdigest()}
+  return {
+    'evaluated': evaluated,
+    'weights': evaluated_lib.weights_digest(model),
+    'options': hashlib.sha256(str(config.options).encode()).hexdigest(),
+  }
 
 
-def _picture_sinks(config, directory, info, evaluated, summaries):
-  """Returns what is done with every evaluated picture beside measuring."""
+def _image_callbacks(config, directory, info, evaluated, summaries):
+  """Returns what is done with every evaluated image in addition to measuring."""
   options = config.options.evaluator_options
-  paints = options.save_predictions and options.num_vis_samples
-  if not paints and not options.save_raw_predictions:
+  draws = options.save_predictions and options.num_vis_samples
+  if not draws and not options.save_raw_predictions:
     return []
-  folder = reports.directory_of_set(
-      config.resolved('evaluator_options.override_save_dir') or os.path.join(directory, 'vis'),
-      evaluated)
-  sinks = []
-  if paints:
-    sinks.append(reports.Painter(info, folder, summaries, options.num_vis_samples).add)
+  output_directory = reports.directory_of_set(
+    config.resolved('evaluator_options.override_save_dir') or os.path.join(directory, 'vis'),
+    evaluated,
+  )
+  callbacks = []
+  if draws:
+    callbacks.append(
+      reports.Visualizer(info, output_directory, summaries, options.num_vis_samples).add
+    )
   if options.save_raw_predictions:
     raw = raw_predictions.RawPredictions(
-        folder, info.label_space, panoptic_format=options.raw_panoptic_format, instance_files=True,
-        class_table=datasets.original_id_table(info) if options.convert_raw_to_eval_ids else None)
-    sinks.append(lambda index, picture: raw.add(picture.name, picture.maps))
-  return sinks
+      output_directory,
+      info.label_space,
+      panoptic_format=options.raw_panoptic_format,
+      instance_files=True,
+      class_table=datasets.original_id_table(info) if options.convert_raw_to_eval_ids else None,
+    )
+    callbacks.append(lambda index, image: raw.add(image.name, image.maps))
+  return callbacks
 
 
 def _explain(config, field):
   """Returns what turns errors of an input pipeline into ones that name file and record."""
   return lambda error: pipeline.explain(
-      error, config.resolved(f'{field}.file_pattern'),
-      with_labels=config.value(f'{field}.decode_groundtruth_label'))
+    error,
+    config.resolved(f'{field}.file_pattern'),
+    with_labels=config.value(f'{field}.decode_groundtruth_label'),
+  )

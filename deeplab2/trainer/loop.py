@@ -1,4 +1,5 @@
 """The outer loop: trains to a step, saves, writes logs, evaluates on the way."""
+
 from collections.abc import Callable, Mapping
 import contextlib
 import os
@@ -22,9 +23,17 @@ _AUXILIARY = 'aux_'
 class TrainLoop:
   """Runs a trainer up to a step, from wherever its variables are."""
 
-  def __init__(self, trainer: trainer_lib.Trainer, checkpoints: restore.Checkpoints, *,
-               global_step: tf.Variable, steps_per_loop: int, save_steps: int,
-               summary_steps: int, explain: Callable[[Exception], Exception]):
+  def __init__(
+    self,
+    trainer: trainer_lib.Trainer,
+    checkpoints: restore.Checkpoints,
+    *,
+    global_step: tf.Variable,
+    steps_per_loop: int,
+    save_steps: int,
+    summary_steps: int,
+    explain: Callable[[Exception], Exception],
+  ):
     """Creates the loop.
 
     Args:
@@ -44,7 +53,8 @@ class TrainLoop:
     self._summary_steps = summary_steps
     self._explain = explain
     self._summaries = summaries_lib.Summaries(
-        os.path.join(checkpoints.directory, 'train'), global_step)
+      os.path.join(checkpoints.directory, 'train'), global_step
+    )
     self._last_summary = self.step
     self.logs: Mapping[str, float] = {}  # Of the newest inner loop, by tag.
 
@@ -66,8 +76,7 @@ class TrainLoop:
     try:
       while self.step < until:
         with _explained(self._explain):
-          self.logs = self._trainer.train(
-              tf.constant(min(self._steps_per_loop, until - self.step)))
+          self.logs = self._trainer.train(tf.constant(min(self._steps_per_loop, until - self.step)))
         shown.update(self.step, _main_losses(self.logs))
         self._write(last=self.step == total)
         if self.step >= self._checkpoints.last_saved + self._save_steps or self.step == total:
@@ -98,10 +107,16 @@ class TrainLoop:
 class EvalLoop:
   """Runs an evaluator and writes its numbers to TensorBoard."""
 
-  def __init__(self, evaluator: evaluator_lib.Evaluator, summaries: summaries_lib.Summaries, *,
-               num_steps: int, explain: Callable[[Exception], Exception],
-               hold: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
-               is_done: Callable[[], bool] = lambda: False):
+  def __init__(
+    self,
+    evaluator: evaluator_lib.Evaluator,
+    summaries: summaries_lib.Summaries,
+    *,
+    num_steps: int,
+    explain: Callable[[Exception], Exception],
+    hold: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    is_done: Callable[[], bool] = lambda: False,
+  ):
     """Creates the loop.
 
     Args:
@@ -143,6 +158,7 @@ def train_and_evaluate(train: TrainLoop, evaluate: EvalLoop, *, total: int, inte
   Raises:
     UserError: as of `train` and `evaluate`. A checkpoint is saved before an evaluation's error.
   """
+
   def evaluate_now():
     with _saving_before_it_ends(train):
       _evaluate_unless_another_does(evaluate)
@@ -175,8 +191,9 @@ def _saving_before_it_ends(train):
     raise
 
 
-def evaluate_continuously(evaluate: EvalLoop, checkpoints: restore.Checkpoints,
-                          timeout: float | None) -> int:
+def evaluate_continuously(
+  evaluate: EvalLoop, checkpoints: restore.Checkpoints, timeout: float | None
+) -> int:
   """Evaluates the newest checkpoint, then each newer one that appears.
 
   Args:
@@ -212,5 +229,8 @@ def _explained(explain):
 
 def _main_losses(logs):
   """Returns the losses to be shown while training: all but those of auxiliary outputs."""
-  return {tag.removeprefix(_TRAIN_LOSS): value for tag, value in logs.items()
-          if tag.startswith(_TRAIN_LOSS) and not tag.startswith(_TRAIN_LOSS + _AUXILIARY)}
+  return {
+    tag.removeprefix(_TRAIN_LOSS): value
+    for tag, value in logs.items()
+    if tag.startswith(_TRAIN_LOSS) and not tag.startswith(_TRAIN_LOSS + _AUXILIARY)
+  }

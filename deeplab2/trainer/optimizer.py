@@ -3,6 +3,7 @@
 The optimizers are those of tf_keras with fused update kernels (`optimizers.legacy`), so their
 checkpoint keys are the ones that DeepLab2 writes: `<variable>/.OPTIMIZER_SLOT/<optimizer>/m`.
 """
+
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -95,14 +96,15 @@ def decays(name: str) -> bool:
 
 
 OPTIMIZERS = {
-    'adamw': AdamW,
-    'adam': lambda learning_rate, weight_decay: _LEGACY.Adam(learning_rate),
-    'sgd': lambda learning_rate, weight_decay: _LEGACY.SGD(learning_rate, momentum=0.9),
+  'adamw': AdamW,
+  'adam': lambda learning_rate, weight_decay: _LEGACY.Adam(learning_rate),
+  'sgd': lambda learning_rate, weight_decay: _LEGACY.SGD(learning_rate, momentum=0.9),
 }
 
 
 class Group(NamedTuple):
   """Variables that share an optimizer."""
+
   optimizer: tf_keras.optimizers.legacy.Optimizer
   variables: tuple[tf.Variable, ...]
 

@@ -1,4 +1,5 @@
 """Shows how far a task is: a bar on a terminal, lines in a log elsewhere."""
+
 from collections.abc import Mapping
 import logging as python_logging
 import sys
@@ -14,14 +15,14 @@ class Bar:
 
   def __init__(self, task: str, total: int | None, unit: str, done: int = 0):
     """Creates a bar of `total` units (None: unknown), `done` of them before this run."""
-    self._bar = tqdm.tqdm(desc=task, total=total, initial=done, unit=f' {unit}',
-                          dynamic_ncols=True, file=sys.stderr)
+    self._bar = tqdm.tqdm(
+      desc=task, total=total, initial=done, unit=f' {unit}', dynamic_ncols=True, file=sys.stderr
+    )
 
   def update(self, done: int, values: Mapping[str, float]) -> None:
-    """Moves to `done` units and shows `values` beside."""
+    """Moves to `done` units and shows `values` next to them."""
     if values:
-      self._bar.set_postfix({name: f'{value:.4g}' for name, value in values.items()},
-                            refresh=False)
+      self._bar.set_postfix({name: f'{value:.4g}' for name, value in values.items()}, refresh=False)
     self._bar.update(done - self._bar.n)
 
   def close(self) -> None:
@@ -33,8 +34,9 @@ class Bar:
 class Lines:
   """Log lines with rate, remaining time and values, not more often than every few seconds."""
 
-  def __init__(self, task: str, total: int | None, unit: str, done: int = 0,
-               seconds_between: float = 10.0):
+  def __init__(
+    self, task: str, total: int | None, unit: str, done: int = 0, seconds_between: float = 10.0
+  ):
     """Creates the lines of a task; arguments as of `Bar`."""
     self._task = task
     self._total = total
@@ -49,8 +51,8 @@ class Lines:
     if done != self._total and now - self._last < self._seconds_between:
       return
     rate = (done - self._shown) / max(now - self._last, 1e-9)
-    share = '' if self._total is None else f'/{self._total}'
-    parts = [f'{self._task}: {self._unit} {done}{share}', f'{rate:.3g} {self._unit}s/s']
+    of_total = '' if self._total is None else f'/{self._total}'
+    parts = [f'{self._task}: {self._unit} {done}{of_total}', f'{rate:.3g} {self._unit}s/s']
     if self._total is not None and done < self._total:
       mean_rate = (done - self._first) / (now - self._started)
       parts.append(f'{_clock((self._total - done) / mean_rate)} left')

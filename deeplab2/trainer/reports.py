@@ -1,4 +1,5 @@
-"""What an evaluation leaves behind: log, JSON, painted pictures, raw maps."""
+"""What an evaluation leaves behind: log, JSON, drawn images, raw maps."""
+
 from collections.abc import Callable, Mapping
 import io
 import math
@@ -25,11 +26,19 @@ _NOTE = 'evaluated.json'
 
 
 class Report:
-  """Scores the pictures of an evaluation, logs the result and writes it to a JSON file."""
+  """Scores the images of an evaluation, logs the result and writes it to a JSON file."""
 
-  def __init__(self, info: datasets.DatasetInfo, directory: str, global_step: tf.Variable, *,
-               with_ap: bool, detailed_ap: bool, evaluated: Mapping[str, Any] | None = None,
-               training: Callable[[], Mapping[str, float]] = dict):
+  def __init__(
+    self,
+    info: datasets.DatasetInfo,
+    directory: str,
+    global_step: tf.Variable,
+    *,
+    with_ap: bool,
+    detailed_ap: bool,
+    evaluated: Mapping[str, Any] | None = None,
+    training: Callable[[], Mapping[str, float]] = dict,
+  ):
     """Creates a report.
 
     Args:
@@ -39,7 +48,7 @@ class Report:
       with_ap: whether the average precision of instances is measured.
       detailed_ap: whether all of COCO's twelve numbers go to TensorBoard.
       evaluated: what is evaluated (see evaluated.py), its `checkpoint` included.
-      training: returns the newest logs of the training that goes on beside, by tag, if any.
+      training: returns the newest logs of the training that goes on meanwhile, by tag, if any.
     """
     self._info = info
     self._directory = directory
@@ -54,10 +63,10 @@ class Report:
     """Forgets the evaluation before."""
     self._scores = scores.Scores(self._info.label_space, with_ap=self._with_ap)
 
-  def add(self, index: int, picture: evaluator.Picture) -> None:
-    """Adds one picture, which has labels."""
+  def add(self, index: int, image: evaluator.EvaluatedImage) -> None:
+    """Adds one image, which has labels."""
     del index
-    self._scores.add(picture)
+    self._scores.add(image)
 
   def state(self) -> dict[str, np.ndarray]:
     """Returns what was measured so far, as `set_state` takes it."""
@@ -73,10 +82,14 @@ class Report:
     Those that do not say what was evaluated, of older versions, count.
     """
     step = int(self._global_step.numpy())
-    return any(content['step'] == step and (
+    return any(
+      content['step'] == step
+      and (
         'evaluated' not in content
-        or evaluated_lib.identity(content['evaluated']) == self._identity(step))
-               for _, content in _read_files(self._directory))
+        or evaluated_lib.identity(content['evaluated']) == self._identity(step)
+      )
+      for _, content in _read_files(self._directory)
+    )
 
   def _identity(self, step):
     return evaluated_lib.identity({'checkpoint': f'ckpt-{step}', **self._evaluated})
@@ -96,12 +109,23 @@ class Report:
     bad = [name for name, value in measured.items() if not math.isfinite(value)]
     if bad:
       logging.warning('Not finite, and null in the JSON file: %s', ', '.join(bad))
-    content = {'step': step, 'evaluated': {
-        'checkpoint': f'ckpt-{step}', **self._evaluated, 'num_images': numbers.num_pictures},
-               **scores.as_json(numbers, space, names),
-               **{key: {name.removeprefix(prefix): None if name in bad else value
-                        for name, value in measured.items() if name.startswith(prefix)}
-                  for key, prefix in (('losses', _LOSS), ('diagnostics', diagnostics.PREFIX))}}
+    content = {
+      'step': step,
+      'evaluated': {
+        'checkpoint': f'ckpt-{step}',
+        **self._evaluated,
+        'num_images': numbers.num_images,
+      },
+      **scores.as_json(numbers, space, names),
+      **{
+        key: {
+          name.removeprefix(prefix): None if name in bad else value
+          for name, value in measured.items()
+          if name.startswith(prefix)
+        }
+        for key, prefix in (('losses', _LOSS), ('diagnostics', diagnostics.PREFIX))
+      },
+    }
     if evaluator.SKIPPED in measured:
       content[evaluator.SKIPPED] = int(measured[evaluator.SKIPPED])
     training = self._training()
@@ -111,56 +135,65 @@ class Report:
     return scores.as_scalars(numbers, detailed_ap=self._detailed_ap)
 
 
-class Painter:
-  """Writes the first pictures of every evaluation as PNG files and to TensorBoard.
+class Visualizer:
+  """Writes the first images of every evaluation as PNG files and to TensorBoard.
 
-  Beside `<number>_panel.png` (picture, prediction and truth with class names) these are DeepLab2's
-  `_image`, `_panoptic_prediction`, `_panoptic_label`, `_semantic_prediction`, `_semantic_label`
-  and `_semantic_error` (white where the class is wrong).
+  `<number>_panel.png` shows image, prediction and ground truth with class names. The others are
+  DeepLab2's: `_image`, `_panoptic_prediction`, `_panoptic_label`,
+  `_semantic_prediction`, `_semantic_label` and `_semantic_error` (white where the class is wrong).
   """
 
-  def __init__(self, info: datasets.DatasetInfo, directory: str,
-               summaries: summaries_lib.Summaries, num_pictures: int):
-    """Creates a painter that overwrites the files of the evaluation before.
+  def __init__(
+    self,
+    info: datasets.DatasetInfo,
+    directory: str,
+    summaries: summaries_lib.Summaries,
+    num_images: int,
+  ):
+    """Creates a visualizer that overwrites the files of the evaluation before.
 
     Args:
       info: the dataset that the maps speak of.
       directory: for the PNG files; made if it is missing.
       summaries: of the evaluation.
-      num_pictures: how many are painted.
+      num_images: how many are drawn.
     """
     self._info = info
     self._directory = directory
     self._summaries = summaries
-    self._num_pictures = num_pictures
+    self._num_images = num_images
 
-  def add(self, index: int, picture: evaluator.Picture) -> None:
-    """Paints picture `index` if it is one of the first.
+  def add(self, index: int, image: evaluator.EvaluatedImage) -> None:
+    """Draws image `index` if it is one of the first.
 
     Raises:
       UserError: if a file cannot be written.
     """
-    if index >= self._num_pictures:
+    if index >= self._num_images:
       return
     space, colors = self._info.label_space, self._info.colors
-    panel = drawing.panel(picture.image, picture.maps.panoptic, picture.truth, space,
-                          self._info.class_names, colors)
-    self._summaries.image(f'pictures/{index:06d}', panel)
-    semantic = picture.maps.semantic
-    painted = {
-        'panel': panel,
-        'image': np.clip(picture.image, 0, 255).astype(np.uint8),
-        'panoptic_prediction': drawing.paint(picture.maps.panoptic, space, colors),
-        'semantic_prediction': drawing.paint(semantic * space.label_divisor, space, colors),
+    panel = drawing.panel(
+      image.image, image.maps.panoptic, image.ground_truth, space, self._info.class_names, colors
+    )
+    self._summaries.image(f'images/{index:06d}', panel)
+    semantic = image.maps.semantic
+    drawn = {
+      'panel': panel,
+      'image': np.clip(image.image, 0, 255).astype(np.uint8),
+      'panoptic_prediction': drawing.colorize(image.maps.panoptic, space, colors),
+      'semantic_prediction': drawing.colorize(semantic * space.label_divisor, space, colors),
     }
-    if picture.truth is not None:
-      truth = picture.truth // space.label_divisor
-      wrong = (semantic != truth) & (truth != space.ignore_label)
-      painted.update({
-          'panoptic_label': drawing.paint(picture.truth, space, colors),
-          'semantic_label': drawing.paint(truth * space.label_divisor, space, colors),
-          'semantic_error': 255 * wrong.astype(np.uint8)})
-    for name, pixels in painted.items():
+    if image.ground_truth is not None:
+      ground_truth = image.ground_truth // space.label_divisor
+      wrong = (semantic != ground_truth) & (ground_truth != space.ignore_label)
+      drawn.update(
+        {
+          'panoptic_label': drawing.colorize(image.ground_truth, space, colors),
+          'semantic_label': drawing.colorize(ground_truth * space.label_divisor, space, colors),
+          'semantic_error': 255 * wrong.astype(np.uint8),
+        }
+      )
+    for name, pixels in drawn.items():
       files.write_whole(os.path.join(self._directory, f'{index:06d}_{name}.png'), _png(pixels))
 
 
@@ -203,8 +236,12 @@ def read_all(run: str) -> dict[int, dict]:
   chosen = max(sets, key=lambda name: (len(sets[name]), name))
   if len(sets) > 1:
     logging.warning(
-        '%s: %d different sets or ways were evaluated; shown is %s (%s), that of the most steps.',
-        run, len(sets), chosen, _named(next(iter(sets[chosen].values()))))
+      '%s: %d different sets or ways were evaluated; shown is %s (%s), that of the most steps.',
+      run,
+      len(sets),
+      chosen,
+      _named(next(iter(sets[chosen].values()))),
+    )
   return dict(sorted({**unnamed, **sets[chosen]}.items()))
 
 
@@ -229,15 +266,18 @@ def _read_file(path):
   except errors.UserError as error:
     logging.warning('%s It is left out.', error)
     return None
-  if (not isinstance(content, dict) or type(content.get('step')) is not int
-      or not isinstance(content.get('evaluated', {}), dict)):
+  if (
+    not isinstance(content, dict)
+    or type(content.get('step')) is not int
+    or not isinstance(content.get('evaluated', {}), dict)
+  ):
     logging.warning('%s: holds no numbers of an evaluation; left out.', path)
     return None
   return content
 
 
 def directory_of_set(directory: str, evaluated: Mapping[str, Any]) -> str:
-  """Returns where images of a set are written: `directory`, or where it has others, beside it.
+  """Returns where images of a set are written: `directory`, or where it has others, next to it.
 
   The file `evaluated.json` in it says which set that is. A directory without it is taken over.
 

@@ -1,4 +1,5 @@
 """Devices, randomness and threads of a run."""
+
 from collections.abc import Callable, Sequence
 import ctypes
 import logging as python_logging
@@ -31,8 +32,10 @@ def create_strategy(num_gpus: int | None, master: str | None) -> tf.distribute.S
   if num_gpus is None:
     num_gpus = len(gpus)
   if num_gpus < 0 or num_gpus > len(gpus):
-    raise errors.UserError(f'--num_gpus={num_gpus}: this machine has {len(gpus)} GPUs; give '
-                           f'0 (the CPU) to {len(gpus)}, or leave it out to use all.')
+    raise errors.UserError(
+      f'--num_gpus={num_gpus}: this machine has {len(gpus)} GPUs; give '
+      f'0 (the CPU) to {len(gpus)}, or leave it out to use all.'
+    )
   tf.config.set_visible_devices(gpus[:num_gpus], 'GPU')
   for gpu in gpus[:num_gpus]:
     tf.config.experimental.set_memory_growth(gpu, True)
@@ -69,28 +72,31 @@ def distribute(dataset: tf.data.Dataset, *, fetch_to_device: bool):
   options = tf.data.Options()
   options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
   return tf.distribute.get_strategy().experimental_distribute_dataset(
-      dataset.with_options(options),
-      tf.distribute.InputOptions(experimental_fetch_to_device=fetch_to_device))
+    dataset.with_options(options),
+    tf.distribute.InputOptions(experimental_fetch_to_device=fetch_to_device),
+  )
 
 
-def distribute_shares(build: Callable[[pipeline.Share], tf.data.Dataset], *,
-                      fetch_to_device: bool):
-  """Lets every host of the current strategy make its share of the input.
+def distribute_shards(build: Callable[[pipeline.Shard], tf.data.Dataset], *, fetch_to_device: bool):
+  """Lets every host of the current strategy make its shard of the input.
 
   Args:
-    build: share -> dataset of batches for one replica. Called once per host.
+    build: shard -> dataset of batches for one replica. Called once per host.
     fetch_to_device: as of `distribute`.
 
   Returns:
     A distributed dataset.
   """
+
   def of_host(context):
     hosts = context.num_input_pipelines
-    return build(pipeline.Share(
-        context.input_pipeline_id, hosts, context.num_replicas_in_sync // hosts))
+    return build(
+      pipeline.Shard(context.input_pipeline_id, hosts, context.num_replicas_in_sync // hosts)
+    )
 
   return tf.distribute.get_strategy().distribute_datasets_from_function(
-      of_host, tf.distribute.InputOptions(experimental_fetch_to_device=fetch_to_device))
+    of_host, tf.distribute.InputOptions(experimental_fetch_to_device=fetch_to_device)
+  )
 
 
 _seed: int | None = None  # As `set_up` was told.
@@ -127,7 +133,7 @@ def set_up(seed: int | None = None, deterministic: bool = False, num_threads: in
     tf.random.set_seed(seed)
   if deterministic:
     if seed is None:
-      raise errors.UserError('gin: set_up.deterministic = True needs set_up.seed, a whole number.')
+      raise errors.UserError('gin: set_up.deterministic = True needs set_up.seed, an integer.')
     tf.config.experimental.enable_op_determinism()
   if num_threads:
     tf.config.threading.set_intra_op_parallelism_threads(num_threads)
@@ -148,7 +154,8 @@ def start_logging() -> None:
   python_logging.basicConfig(handlers=[handler], force=True)
   logging.set_verbosity(logging.INFO)
   logging.get_absl_logger().addFilter(
-      lambda record: record.module not in ('functional_saver', 'loop_fns'))
+    lambda record: record.module not in ('functional_saver', 'loop_fns')
+  )
 
 
 def bind_gin(paths: Sequence[str], bindings: Sequence[str]) -> None:

@@ -1,4 +1,5 @@
 """The numbers of one evaluation, and how they are shown: dict for JSON, scalars, table."""
+
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,56 +11,73 @@ from deeplab2.metrics import mean_iou
 from deeplab2.metrics import panoptic_quality
 from deeplab2.trainer import evaluator
 
-OFFICIAL = "panopticapi's counting, at the pictures' own size"
-REFERENCE = "DeepLab2's counting (crowd of any class is void), at the pictures' own size"
+OFFICIAL = "panopticapi's counting, at the images' own size"
+REFERENCE = "DeepLab2's counting (crowd of any class is void), at the images' own size"
 CROP = "DeepLab2's counting (crowd of any class is void), at crop size"
 
 # Tags of DeepLab2 for what COCO calls by other names.
 _AP_TAGS = instance_ap.InstanceAPResult(
-    'AP_Mask', 'AP_Mask_@IoU=0.5', 'AP_Mask_@IoU=0.75', 'AP_Mask_small', 'AP_Mask_medium',
-    'AP_Mask_large', 'AR_Mask_maxdets=1', 'AR_Mask_maxdets=10', 'AR_Mask_maxdets=100',
-    'AR_Mask_small', 'AR_Mask_medium', 'AR_Mask_large')
+  'AP_Mask',
+  'AP_Mask_@IoU=0.5',
+  'AP_Mask_@IoU=0.75',
+  'AP_Mask_small',
+  'AP_Mask_medium',
+  'AP_Mask_large',
+  'AR_Mask_maxdets=1',
+  'AR_Mask_maxdets=10',
+  'AR_Mask_maxdets=100',
+  'AR_Mask_small',
+  'AR_Mask_medium',
+  'AR_Mask_large',
+)
 
 
 class Numbers(NamedTuple):
   """What an evaluation found."""
-  num_pictures: int
-  raw: panoptic_quality.PanopticQualityResult  # At the pictures' own size.
+
+  num_images: int
+  raw: panoptic_quality.PanopticQualityResult  # At the images' own size.
   crop: panoptic_quality.PanopticQualityResult
-  iou: mean_iou.MeanIoUResult  # Of the semantic pass, at the pictures' own size.
+  iou: mean_iou.MeanIoUResult  # Of the semantic pass, at the images' own size.
   ap: instance_ap.InstanceAPResult | None
 
 
 class Scores:
-  """Accumulates the metrics over the pictures of one evaluation."""
+  """Accumulates the metrics over the images of one evaluation."""
 
   def __init__(self, label_space: structures.LabelSpace, *, with_ap: bool):
     """Starts empty; `with_ap`: whether the precision of instances, which takes long, is wanted."""
     self._divisor = label_space.label_divisor
-    self._num_pictures = 0
+    self._num_images = 0
     self._raw = panoptic_quality.PanopticQuality(label_space)
     self._crop = panoptic_quality.PanopticQuality(label_space)
     self._iou = mean_iou.MeanIoU(label_space)
     self._ap = instance_ap.InstanceAP(label_space) if with_ap else None
 
-  def add(self, picture: evaluator.Picture) -> None:
-    """Adds one picture, which has labels."""
-    self._num_pictures += 1
-    self._raw.update(picture.truth, picture.maps.panoptic)
-    self._crop.update(picture.crop_truth, picture.crop_maps.panoptic)
-    self._iou.update(picture.truth // self._divisor, picture.maps.semantic)
+  def add(self, image: evaluator.EvaluatedImage) -> None:
+    """Adds one image, which has labels."""
+    self._num_images += 1
+    self._raw.update(image.ground_truth, image.maps.panoptic)
+    self._crop.update(image.crop_ground_truth, image.crop_maps.panoptic)
+    self._iou.update(image.ground_truth // self._divisor, image.maps.semantic)
     if self._ap is not None:
-      self._ap.update(picture.truth, picture.maps.panoptic, picture.maps.semantic_scores,
-                      picture.maps.instance_scores)
+      self._ap.update(
+        image.ground_truth,
+        image.maps.panoptic,
+        image.maps.semantic_scores,
+        image.maps.instance_scores,
+      )
 
   def state(self) -> dict[str, np.ndarray]:
     """Returns what `set_state` takes."""
-    return {'num_pictures': np.array(self._num_pictures),
-            **{name: metric.state() for name, metric in self._metrics().items()}}
+    return {
+      'num_images': np.array(self._num_images),
+      **{name: metric.state() for name, metric in self._metrics().items()},
+    }
 
   def set_state(self, arrays: Mapping[str, np.ndarray]) -> None:
     """Goes on from what `state` returned."""
-    self._num_pictures = int(arrays['num_pictures'])
+    self._num_images = int(arrays['num_images'])
     for name, metric in self._metrics().items():
       metric.set_state(arrays[name])
 
@@ -68,32 +86,48 @@ class Scores:
     return found if self._ap is None else {**found, 'ap': self._ap}
 
   def result(self) -> Numbers:
-    """Returns the metrics of all pictures so far."""
-    return Numbers(self._num_pictures, self._raw.result(), self._crop.result(),
-                   self._iou.result(), None if self._ap is None else self._ap.result())
+    """Returns the metrics of all images so far."""
+    return Numbers(
+      self._num_images,
+      self._raw.result(),
+      self._crop.result(),
+      self._iou.result(),
+      None if self._ap is None else self._ap.result(),
+    )
 
 
 def as_json(numbers: Numbers, label_space: structures.LabelSpace, class_names) -> dict[str, Any]:
-  """Returns what goes into a JSON file. Ratios are in percent, counts are sums over pictures."""
+  """Returns what goes into a JSON file. Ratios are in percent, counts are sums over images."""
   official = numbers.raw.official
   content = {
-      'num_pictures': numbers.num_pictures, 'protocol': OFFICIAL, **_qualities(official),
-      'per_class': [
-          {'id': index, 'name': class_names[index],
-           'isthing': index in label_space.thing_ids,
-           'PQ': 100 * official.pq[index], 'SQ': 100 * official.sq[index],
-           'RQ': 100 * official.rq[index], 'IoU': 100 * numbers.iou.per_class[index],
-           'TP': int(official.tp[index]), 'FN': int(official.fn[index]),
-           'FP': int(official.fp[index])}
-          for index in sorted(label_space.class_order)],
-      'reference': {'protocol': REFERENCE, **_qualities(numbers.raw.reference)},
-      'crop': {'protocol': CROP, **_qualities(numbers.crop.reference)},
-      'mIoU': 100 * numbers.iou.mean,
+    'num_images': numbers.num_images,
+    'protocol': OFFICIAL,
+    **_qualities(official),
+    'per_class': [
+      {
+        'id': index,
+        'name': class_names[index],
+        'isthing': index in label_space.thing_ids,
+        'PQ': 100 * official.pq[index],
+        'SQ': 100 * official.sq[index],
+        'RQ': 100 * official.rq[index],
+        'IoU': 100 * numbers.iou.per_class[index],
+        'TP': int(official.tp[index]),
+        'FN': int(official.fn[index]),
+        'FP': int(official.fp[index]),
+      }
+      for index in sorted(label_space.class_order)
+    ],
+    'reference': {'protocol': REFERENCE, **_qualities(numbers.raw.reference)},
+    'crop': {'protocol': CROP, **_qualities(numbers.crop.reference)},
+    'mIoU': 100 * numbers.iou.mean,
   }
   if numbers.ap is not None:
-    # COCO's -1 says that the truth has nothing of that kind.
-    content['AP'] = {tag: 100 * value if value >= 0 else None
-                     for tag, value in zip(_AP_TAGS, numbers.ap, strict=True)}
+    # COCO's -1 says that the ground truth has nothing of that size.
+    content['AP'] = {
+      tag: 100 * value if value >= 0 else None
+      for tag, value in zip(_AP_TAGS, numbers.ap, strict=True)
+    }
   return content
 
 
@@ -104,14 +138,19 @@ def as_scalars(numbers: Numbers, *, detailed_ap: bool) -> Mapping[str, float]:
   """
   official = numbers.raw.official
   occurs = official.tp + official.fn + official.fp > 0
-  scalars = {f'evaluation/pq/{tag}': value for tag, value in zip(
-      ('PQ', 'SQ', 'RQ'), official.all[:3], strict=True)}
+  scalars = {
+    f'evaluation/pq/{tag}': value
+    for tag, value in zip(('PQ', 'SQ', 'RQ'), official.all[:3], strict=True)
+  }
   for tag in ('TP', 'FN', 'FP'):
     counts = getattr(official, tag.lower())[occurs]
     scalars[f'evaluation/pq/{tag}'] = float(counts.mean()) if counts.size else 0.0
   for group, quality in (
-      ('pq_things', official.things), ('pq_stuff', official.stuff),
-      ('pq_reference', numbers.raw.reference.all), ('pq_crop', numbers.crop.reference.all)):
+    ('pq_things', official.things),
+    ('pq_stuff', official.stuff),
+    ('pq_reference', numbers.raw.reference.all),
+    ('pq_crop', numbers.crop.reference.all),
+  ):
     for tag, value in zip(('PQ', 'SQ', 'RQ'), quality[:3], strict=True):
       scalars[f'evaluation/{group}/{tag}'] = value
   scalars['evaluation/iou/IoU'] = numbers.iou.mean
@@ -125,12 +164,17 @@ def as_scalars(numbers: Numbers, *, detailed_ap: bool) -> Mapping[str, float]:
 def as_table(numbers: Numbers, label_space: structures.LabelSpace, class_names) -> str:
   """Returns the numbers as lines for people, in percent; classes that do not occur are left out."""
   official = numbers.raw.official
-  lines = [f'{numbers.num_pictures} pictures; PQ by {OFFICIAL}',
-           f'{"":24}    PQ     SQ     RQ  classes']
-  for name, quality in (('all', official.all), ('things', official.things),
-                        ('stuff', official.stuff),
-                        ("DeepLab2's counting", numbers.raw.reference.all),
-                        ('the same at crop size', numbers.crop.reference.all)):
+  lines = [
+    f'{numbers.num_images} images; PQ by {OFFICIAL}',
+    f'{"":24}    PQ     SQ     RQ  classes',
+  ]
+  for name, quality in (
+    ('all', official.all),
+    ('things', official.things),
+    ('stuff', official.stuff),
+    ("DeepLab2's counting", numbers.raw.reference.all),
+    ('the same at crop size', numbers.crop.reference.all),
+  ):
     lines.append(f'{name:24}{_percents(quality[:3])}{quality.num_classes:9}')
   lines.append(f'{"mIoU":24}{100 * numbers.iou.mean:6.2f}')
   if numbers.ap is not None:
@@ -141,10 +185,16 @@ def as_table(numbers: Numbers, label_space: structures.LabelSpace, class_names) 
   for index in sorted(label_space.class_order):
     counts = [int(values[index]) for values in (official.tp, official.fn, official.fp)]
     if any(counts):
-      ratios = (official.pq[index], official.sq[index], official.rq[index],
-                numbers.iou.per_class[index])
-      lines.append(f'{class_names[index][:23]:24}{_percents(ratios)}'
-                   + ''.join(f'{count:7}' for count in counts))
+      ratios = (
+        official.pq[index],
+        official.sq[index],
+        official.rq[index],
+        numbers.iou.per_class[index],
+      )
+      lines.append(
+        f'{class_names[index][:23]:24}{_percents(ratios)}'
+        + ''.join(f'{count:7}' for count in counts)
+      )
   return '\n'.join(lines)
 
 
@@ -154,7 +204,8 @@ def _percents(ratios):
 
 def _qualities(result):
   """Returns PQ, SQ and RQ of all, things and stuff in percent."""
-  return {f'{tag}{group}': 100 * value
-          for group, quality in (('', result.all), ('_things', result.things),
-                                 ('_stuff', result.stuff))
-          for tag, value in zip(('PQ', 'SQ', 'RQ'), quality[:3], strict=True)}
+  return {
+    f'{tag}{group}': 100 * value
+    for group, quality in (('', result.all), ('_things', result.things), ('_stuff', result.stuff))
+    for tag, value in zip(('PQ', 'SQ', 'RQ'), quality[:3], strict=True)
+  }

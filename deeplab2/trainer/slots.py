@@ -2,6 +2,7 @@
 
 Segments beyond the slots find no slot in the matching, so that nothing is learned of them.
 """
+
 from collections.abc import Mapping, Sequence
 import os
 import re
@@ -44,15 +45,19 @@ class Beyond:
 
   def _warn(self, when):
     logging.warning(
-        '%s, %d of %d images had more segments than the model has mask slots: %d segments were not '
-        'learned from; a larger model_options.kmax.num_mask_slots takes them in.', when,
-        self._beyond, self._images, self._segments)
+      '%s, %d of %d images had more segments than the model has mask slots: %d segments were not '
+      'learned from; a larger model_options.kmax.num_mask_slots takes them in.',
+      when,
+      self._beyond,
+      self._images,
+      self._segments,
+    )
 
 
 def most_segments(paths: Sequence[str]) -> tuple[int, str]:
   """Returns the most segments in an image of some TFRecord files, and the manifest that says so.
 
-  That is of the files `manifest-<split>.json` beside them, as build_tfrecords.py writes them;
+  That is of the files `manifest-<split>.json` next to them, as build_tfrecords.py writes them;
   (0, '') where none says it.
   """
   found = (0, '')

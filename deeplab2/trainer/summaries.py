@@ -1,4 +1,5 @@
 """TensorBoard's files of one directory, whose failures wait until what matters more is saved."""
+
 from collections.abc import Mapping
 
 from absl import logging
@@ -26,6 +27,7 @@ class Summaries:
 
   def scalars(self, values: Mapping[str, float]) -> None:
     """Writes values by tag, and whatever has not reached the file yet."""
+
     def write():
       for tag, value in values.items():
         tf.summary.scalar(tag, value, step=self._global_step)
@@ -61,6 +63,7 @@ class Summaries:
         write()
     except (OSError, tf.errors.OpError) as error:
       self.failure = errors.UserError(
-          f'{self._directory}: the logs for TensorBoard cannot be written '
-          f'({files.reason(error)}); make space there, or make it writable, and start again.')
+        f'{self._directory}: the logs for TensorBoard cannot be written '
+        f'({files.reason(error)}); make space there, or make it writable, and start again.'
+      )
       logging.warning('%s', self.failure)

@@ -13,11 +13,12 @@ Modes:
   train_and_eval   train, and evaluate every eval_interval steps and at the end
   continuous_eval  evaluate every checkpoint that a training elsewhere saves
 """
+
 import os
 import sys
 
 if not __package__:
-  # Run by its path, Python would look for packages beside this file.
+  # Run by its path, Python would look for packages next to this file.
   sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # When it is imported, TensorFlow reports its build, and where there is no GPU, an error for that.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2' if os.path.exists('/dev/nvidia0') else '3')
@@ -30,10 +31,10 @@ from deeplab2.trainer import experiment  # noqa: E402
 from deeplab2.trainer import runtime  # noqa: E402
 
 MODES = {
-    'train': experiment.train,
-    'eval': experiment.evaluate,
-    'train_and_eval': experiment.train_and_evaluate,
-    'continuous_eval': experiment.evaluate_continuously,
+  'train': experiment.train,
+  'eval': experiment.evaluate,
+  'train_and_eval': experiment.train_and_evaluate,
+  'continuous_eval': experiment.evaluate_continuously,
 }
 
 
@@ -70,12 +71,23 @@ def main(arguments) -> int:
   parser.add_path('--model_dir', required=True, help='Directory that runs are kept in.')
   parser.add_argument('--num_gpus', type=int, help='GPUs to use; 0: the CPU; by default all.')
   parser.add_argument('--master', help='Name or address of a TPU to use.')
-  parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value',
-                      help='Override one option of the config; may be repeated.')
-  parser.add_path('--gin_file', action='append', default=[],
-                  help='File of gin bindings; may be repeated.')
-  parser.add_argument('--gin_param', action='append', default=[], metavar='"set_up.seed = 1"',
-                      help='One gin binding, of what the config does not hold; may be repeated.')
+  parser.add_argument(
+    '--set',
+    action='append',
+    default=[],
+    metavar='a.b.c=value',
+    help='Override one option of the config; may be repeated.',
+  )
+  parser.add_path(
+    '--gin_file', action='append', default=[], help='File of gin bindings; may be repeated.'
+  )
+  parser.add_argument(
+    '--gin_param',
+    action='append',
+    default=[],
+    metavar='"set_up.seed = 1"',
+    help='One gin binding, of what the config does not hold; may be repeated.',
+  )
   return command_line.run(lambda: run(parser.parse_args(arguments)))
 
 

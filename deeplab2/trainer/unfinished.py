@@ -1,4 +1,5 @@
 """The state of an evaluation on the way, so that an interrupted one goes on where it stopped."""
+
 from collections.abc import Callable, Mapping
 import io
 import json
@@ -53,8 +54,7 @@ class Unfinished:
       if str(arrays.pop(_IDENTITY)) == self._identity:
         return arrays
       reason = 'it is of other weights, images or options'
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile,
-            tf.errors.OpError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, tf.errors.OpError) as error:
       reason = f'it cannot be read ({files.reason(error)})'
     logging.warning('%s: not used, %s: the evaluation starts over.', self._path, reason)
     return None

@@ -9,6 +9,7 @@ Everything is made by the project's own command lines from synthetic images. Bel
   runs/tiny       a run of a few steps; plot_run draws it
   exported        its model
 """
+
 from collections.abc import Collection
 import json
 import pathlib
@@ -49,10 +50,10 @@ model_options {
     num_mask_slots: 24
     high_resolution_stride: 4
     semantic_decoder: true
-    pixel_decoder_stages { filters: 16 num_blocks: 1 kind: BOTTLENECK }
-    pixel_decoder_stages { filters: 16 num_blocks: 1 kind: BOTTLENECK }
-    pixel_decoder_stages { filters: 16 num_blocks: 1 kind: BOTTLENECK }
-    pixel_decoder_stages { filters: 16 num_blocks: 1 kind: BOTTLENECK }
+    pixel_decoder_stages { filters: 16 num_blocks: 1 type: BOTTLENECK }
+    pixel_decoder_stages { filters: 16 num_blocks: 1 type: BOTTLENECK }
+    pixel_decoder_stages { filters: 16 num_blocks: 1 type: BOTTLENECK }
+    pixel_decoder_stages { filters: 16 num_blocks: 1 type: BOTTLENECK }
     decoder_layers: [1, 1, 1]
     decoder_drop_path_keep_prob: 1.0
     cluster_channels: 32
@@ -158,26 +159,57 @@ def _make_own(directory):
 
 def _make_records(directory):
   for split, count in (('train', 8), ('val', 4)):
-    call(processes.Command('build_tfrecords', (
-        '--dataset=shapes', f'--split={split}', f'--num_images={count}', '--num_shards=2',
-        f'--output_dir={directory / "records"}', '--num_workers=1')))
+    call(
+      processes.Command(
+        'build_tfrecords',
+        (
+          '--dataset=shapes',
+          f'--split={split}',
+          f'--num_images={count}',
+          '--num_shards=2',
+          f'--output_dir={directory / "records"}',
+          '--num_workers=1',
+        ),
+      )
+    )
 
 
 def _make_model(directory):
   config = f'--config_file={directory / "tiny.textproto"}'
-  call(processes.Command('deeplab2.trainer.train', (
-      config, '--mode=train_and_eval', f'--model_dir={directory / "runs"}', '--num_gpus=0',
-      '--gin_param=set_up.seed = 1')))
-  call(processes.Command('deeplab2.inference.export', (
-      config, f'--checkpoint_path={directory / "runs" / "tiny"}',
-      f'--export_path={directory / "exported"}')))
+  call(
+    processes.Command(
+      'deeplab2.trainer.train',
+      (
+        config,
+        '--mode=train_and_eval',
+        f'--model_dir={directory / "runs"}',
+        '--num_gpus=0',
+        '--gin_param=set_up.seed = 1',
+      ),
+    )
+  )
+  call(
+    processes.Command(
+      'deeplab2.inference.export',
+      (
+        config,
+        f'--checkpoint_path={directory / "runs" / "tiny"}',
+        f'--export_path={directory / "exported"}',
+      ),
+    )
+  )
 
 
 def call(command: processes.Command) -> str:
   """Runs a command that must succeed; returns its output."""
   done = subprocess.run(
-      [sys.executable, *command.words()[1:]], cwd=processes.ROOT, env=processes.environment(),
-      capture_output=True, text=True, check=False)
+    [sys.executable, *command.words()[1:]],
+    cwd=processes.ROOT,
+    env=processes.environment(),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   if done.returncode:
     raise RuntimeError(f'{command}: exit code {done.returncode}:\n{done.stdout}{done.stderr}')
   return done.stdout + done.stderr
@@ -197,21 +229,32 @@ def write_own(directory: pathlib.Path, count: int) -> None:
     name = f'image{index}' + ('.jpg' if index == count - 1 else '.png')
     PIL.Image.fromarray(pixels).save(images / name, quality=95)
     masks[name], found = coco_panoptic.encode(label, info)
-    entries.append({'id': f'image{index}', 'file_name': name, 'height': label.shape[0],
-                    'width': label.shape[1]})
-    segments.append({'image_id': f'image{index}', 'file_name': f'image{index}.png',
-                     'segments_info': found})
-  categories = [{'id': original, 'name': info.class_names[index],
-                 'isthing': int(index in info.label_space.thing_ids),
-                 'color': list(info.colors[index])}
-                for original, index in sorted(info.dataset_ids.items())]
+    entries.append(
+      {'id': f'image{index}', 'file_name': name, 'height': label.shape[0], 'width': label.shape[1]}
+    )
+    segments.append(
+      {'image_id': f'image{index}', 'file_name': f'image{index}.png', 'segments_info': found}
+    )
+  categories = [
+    {
+      'id': original,
+      'name': info.class_names[index],
+      'isthing': int(index in info.label_space.thing_ids),
+      'color': list(info.colors[index]),
+    }
+    for original, index in sorted(info.dataset_ids.items())
+  ]
   (directory / 'panoptic').mkdir(exist_ok=True)
   for name, rgb in masks.items():
     PIL.Image.fromarray(rgb).save(directory / 'panoptic' / f'{pathlib.Path(name).stem}.png')
-  _write_json(directory / 'panoptic.json', {
-      'images': entries, 'annotations': segments, 'categories': categories})
-  _write_json(directory / 'instances.json', {
-      'images': entries, 'annotations': _instances(segments, info), 'categories': categories})
+  _write_json(
+    directory / 'panoptic.json',
+    {'images': entries, 'annotations': segments, 'categories': categories},
+  )
+  _write_json(
+    directory / 'instances.json',
+    {'images': entries, 'annotations': _instances(segments, info), 'categories': categories},
+  )
 
 
 def _instances(annotations, info):
@@ -223,14 +266,19 @@ def _instances(annotations, info):
       if segment['category_id'] not in things:
         continue
       x, y, width, height = segment['bbox']
-      found.append({
-          'id': len(found) + 1, 'image_id': annotation['image_id'],
-          'category_id': segment['category_id'], 'area': width * height, 'iscrowd': 0,
+      found.append(
+        {
+          'id': len(found) + 1,
+          'image_id': annotation['image_id'],
+          'category_id': segment['category_id'],
+          'area': width * height,
+          'iscrowd': 0,
           'bbox': segment['bbox'],
-          'segmentation': [[x, y, x + width, y, x + width, y + height, x, y + height]]})
+          'segmentation': [[x, y, x + width, y, x + width, y + height, x, y + height]],
+        }
+      )
   return found
 
 
 def _write_json(path, content):
   path.write_text(json.dumps(content), encoding='utf-8')
-

@@ -1,4 +1,5 @@
 """What a right result is: of each command line, after it has ended with exit code 0 or 2."""
+
 import hashlib
 import json
 import pathlib
@@ -19,8 +20,11 @@ _OWN_FILES = (_NOTE, 'output.txt', 'prepare.txt')
 
 def digests(directory: pathlib.Path) -> dict[str, str]:
   """Returns a digest of every file below `directory` by its path."""
-  return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-          for path in sorted(directory.rglob('*')) if path.is_file()}
+  return {
+    str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted(directory.rglob('*'))
+    if path.is_file()
+  }
 
 
 def note_files(directory: pathlib.Path) -> None:
@@ -32,8 +36,9 @@ def changed_files(directory: pathlib.Path) -> list[str]:
   """Returns the files that are gone or changed since `note_files`."""
   before = json.loads((directory / _NOTE).read_text())
   now = digests(directory)
-  return [name for name, digest in before.items()
-          if now.get(name) != digest and name not in _OWN_FILES]
+  return [
+    name for name, digest in before.items() if now.get(name) != digest and name not in _OWN_FILES
+  ]
 
 
 def built(directory: pathlib.Path, code: int, output: str) -> None:
@@ -71,8 +76,12 @@ def converted_instances(directory: pathlib.Path, code: int, output: str) -> None
     return
   info = datasets.load(str(directory / 'own' / 'dataset.json'))
   for annotation in coco_panoptic.read_annotations(str(path), info).values():
-    coco_panoptic.read_label(str(path.with_suffix('') / annotation.file_name), annotation, info,
-                             treat_crowd_as_ignore=False)
+    coco_panoptic.read_label(
+      str(path.with_suffix('') / annotation.file_name),
+      annotation,
+      info,
+      treat_crowd_as_ignore=False,
+    )
 
 
 def evaluated(directory: pathlib.Path, code: int, output: str) -> None:
@@ -95,15 +104,19 @@ def trained(directory: pathlib.Path, code: int, output: str) -> None:
 def _tensors(prefix, part):
   """Returns the tensors of a checkpoint whose keys contain `part`."""
   reader = tf.train.load_checkpoint(str(prefix))
-  return {key: reader.get_tensor(key) for key in sorted(reader.get_variable_to_shape_map())
-          if part in key}
+  return {
+    key: reader.get_tensor(key) for key in sorted(reader.get_variable_to_shape_map()) if part in key
+  }
 
 
 def _assert_equal(found, wanted):
   """Compares as sets of values: exported variables go by numbers."""
+
   def sums(tensors):
-    return sorted(hashlib.sha256(np.ascontiguousarray(tensor).tobytes()).hexdigest()
-                  for tensor in tensors.values())
+    return sorted(
+      hashlib.sha256(np.ascontiguousarray(tensor).tobytes()).hexdigest()
+      for tensor in tensors.values()
+    )
 
   assert set(sums(found)) <= set(sums(wanted)), 'values are not those of the checkpoint'
 
@@ -113,8 +126,14 @@ def _original(directory):
   values = {}
   for step in (0, 2, 4):
     try:
-      values.update({f'{step} {key}': value for key, value in _tensors(
-          _assets(directory) / 'runs' / 'tiny' / f'ckpt-{step}', 'model/').items()})
+      values.update(
+        {
+          f'{step} {key}': value
+          for key, value in _tensors(
+            _assets(directory) / 'runs' / 'tiny' / f'ckpt-{step}', 'model/'
+          ).items()
+        }
+      )
     except tf.errors.OpError:
       pass
   return values
@@ -131,8 +150,7 @@ def exported(directory: pathlib.Path, code: int, output: str) -> None:
   if code:
     assert not (path / 'saved_model.pb').exists(), 'refused, but there is a SavedModel'
     return
-  _assert_equal(_tensors(path / 'variables' / 'variables', 'read_variables'),
-                _original(directory))
+  _assert_equal(_tensors(path / 'variables' / 'variables', 'read_variables'), _original(directory))
 
 
 def converted(directory: pathlib.Path, code: int, output: str) -> None:
@@ -166,7 +184,12 @@ def predicted(directory: pathlib.Path, code: int, output: str) -> None:
 
 
 def _upright_size(path):
-  with PIL.Image.open(path) as image:
+  """Returns (width, height) after EXIF's orientation."""
+  try:
+    opened = PIL.Image.open(path)
+  except PIL.UnidentifiedImageError:  # Broken metadata: Pillow gives up, TensorFlow need not.
+    opened = PIL.Image.open(path.parents[3] / 'assets' / 'own' / 'images' / path.name)
+  with opened as image:
     try:
       return PIL.ImageOps.exif_transpose(image).size
     except Exception:  # Broken EXIF turns nothing.

@@ -5,6 +5,7 @@ must end with exit code 2 and one line on standard error that names the spoiled 
 code 0 and a right result; without a traceback, a signal, a hang, or more than 4 GB; having written
 nowhere but to its output; and a refusal leaves every file that was there as it was.
 """
+
 from collections.abc import Callable, Iterable, Iterator
 import itertools
 import json
@@ -31,6 +32,7 @@ _MEGABYTES = 4096.0
 
 class Reader(NamedTuple):
   """A command line that reads a file."""
+
   name: str
   inputs: tuple[str, ...]  # Of the assets, copied to the case's directory.
   command: Command  # `{here}` is the case's directory; it writes to `{here}/out`.
@@ -40,6 +42,7 @@ class Reader(NamedTuple):
 
 class Case(NamedTuple):
   """A spoiled file and a command that reads it."""
+
   group: str
   file: str  # Relative to the case's directory.
   mutation: Mutation
@@ -59,71 +62,170 @@ def needed(chosen: Iterable[Case]) -> set[str]:
 
 
 def _reader(name, inputs, module, *arguments, check=None):
-  return Reader(name, inputs, Command(module, arguments),
-                check or (lambda directory, code, output: None))
+  return Reader(
+    name, inputs, Command(module, arguments), check or (lambda directory, code, output: None)
+  )
 
 
 _TRAIN = 'deeplab2.trainer.train'
 _CONFIG = '--config_file={here}/tiny.textproto'
 _CPU = '--num_gpus=0'
-_RECORDS = tuple(f'--set={split}_dataset_options.file_pattern={{here}}/records/{name}-*'
-                 for split, name in (('train', 'train'), ('eval', 'val')))
+_RECORDS = tuple(
+  f'--set={split}_dataset_options.file_pattern={{here}}/records/{name}-*'
+  for split, name in (('train', 'train'), ('eval', 'val'))
+)
 _WITH_RECORDS = ('records', 'tiny.textproto')
 _LONGER = '--set=trainer_options.solver_options.training_number_of_steps=6'
-_OWN = ('--dataset={here}/own/dataset.json', '--split=train', '--output_dir={here}/out',
-        '--pictures={here}/own/images', '--annotations={here}/own/panoptic.json',
-        '--num_workers=1')
+_OWN = (
+  '--dataset={here}/own/dataset.json',
+  '--split=train',
+  '--output_dir={here}/out',
+  '--images={here}/own/images',
+  '--annotations={here}/own/panoptic.json',
+  '--num_workers=1',
+)
 
 BUILD = _reader('build_tfrecords', ('own',), 'build_tfrecords', *_OWN, check=checks.built)
 INSPECT = _reader(
-    'inspect_data annotations', ('own',), 'inspect_data', 'annotations',
-    '--dataset={here}/own/dataset.json', '--annotations={here}/own/panoptic.json',
-    '--pictures={here}/own/images', '--num_workers=1', '--json={here}/out/inspected.json',
-    check=checks.inspected)
+  'inspect_data annotations',
+  ('own',),
+  'inspect_data',
+  'annotations',
+  '--dataset={here}/own/dataset.json',
+  '--annotations={here}/own/panoptic.json',
+  '--images={here}/own/images',
+  '--num_workers=1',
+  '--json={here}/out/inspected.json',
+  check=checks.inspected,
+)
 CONVERT_INSTANCES = _reader(
-    'instances_to_panoptic', ('own',), 'instances_to_panoptic',
-    '--annotations={here}/own/instances.json', '--dataset={here}/own/dataset.json',
-    '--output={here}/out/made.json', check=checks.converted_instances)
+  'instances_to_panoptic',
+  ('own',),
+  'instances_to_panoptic',
+  '--annotations={here}/own/instances.json',
+  '--dataset={here}/own/dataset.json',
+  '--output={here}/out/made.json',
+  check=checks.converted_instances,
+)
 DESCRIBE = _reader(
-    'instances_to_panoptic --describe_only', ('own',), 'instances_to_panoptic',
-    '--annotations={here}/own/instances.json', '--dataset={here}/out/described.json',
-    '--describe_only')
+  'instances_to_panoptic --describe_only',
+  ('own',),
+  'instances_to_panoptic',
+  '--annotations={here}/own/instances.json',
+  '--dataset={here}/out/described.json',
+  '--describe_only',
+)
 INSPECT_RECORDS = _reader(
-    'inspect_data records', _WITH_RECORDS, 'inspect_data', 'records', _CONFIG, '--split=train',
-    *_RECORDS, '--json={here}/out/inspected.json', check=checks.inspected)
-TRAIN = _reader('train', _WITH_RECORDS, _TRAIN, _CONFIG, '--mode=train', _CPU,
-                '--model_dir={here}/out', *_RECORDS)
-EVALUATE = _reader('train --mode=eval', (*_WITH_RECORDS, 'runs'), _TRAIN, _CONFIG, '--mode=eval',
-                   _CPU, '--model_dir={here}/runs', *_RECORDS,
-                   '--set=evaluator_options.save_raw_predictions=true', check=checks.evaluated)
-RESUME = _reader('train, resumed', ('runs', 'tiny.textproto'), _TRAIN, _CONFIG, '--mode=train',
-                 _CPU, '--model_dir={here}/runs', _LONGER, check=checks.trained)
+  'inspect_data records',
+  _WITH_RECORDS,
+  'inspect_data',
+  'records',
+  _CONFIG,
+  '--split=train',
+  *_RECORDS,
+  '--json={here}/out/inspected.json',
+  check=checks.inspected,
+)
+TRAIN = _reader(
+  'train', _WITH_RECORDS, _TRAIN, _CONFIG, '--mode=train', _CPU, '--model_dir={here}/out', *_RECORDS
+)
+EVALUATE = _reader(
+  'train --mode=eval',
+  (*_WITH_RECORDS, 'runs'),
+  _TRAIN,
+  _CONFIG,
+  '--mode=eval',
+  _CPU,
+  '--model_dir={here}/runs',
+  *_RECORDS,
+  '--set=evaluator_options.save_raw_predictions=true',
+  check=checks.evaluated,
+)
+RESUME = _reader(
+  'train, resumed',
+  ('runs', 'tiny.textproto'),
+  _TRAIN,
+  _CONFIG,
+  '--mode=train',
+  _CPU,
+  '--model_dir={here}/runs',
+  _LONGER,
+  check=checks.trained,
+)
 INITIAL = _reader(
-    'train from initial_checkpoint', ('runs', 'tiny.textproto'), _TRAIN, _CONFIG, '--mode=train',
-    _CPU, '--model_dir={here}/out',
-    '--set=model_options.initial_checkpoint={here}/runs/tiny/ckpt-4')
-EXPORT = _reader('export', ('runs', 'tiny.textproto'), 'deeplab2.inference.export', _CONFIG,
-                 '--checkpoint_path={here}/runs/tiny', '--export_path={here}/out/exported',
-                 check=checks.exported)
-CONVERT = _reader('checkpoint.convert', ('runs', 'tiny.textproto'),
-                  'deeplab2.checkpoint.convert', _CONFIG, '--checkpoint={here}/runs/tiny',
-                  '--output_dir={here}/out/converted', check=checks.converted)
-PREDICT = _reader('predict', ('own/images', 'exported'), 'deeplab2.inference.predict',
-                  '--model={here}/exported', '--input={here}/own/images',
-                  '--output_dir={here}/out', check=checks.predicted)
-CHECK_CONFIG = _reader('check_config', ('tiny.textproto',), 'check_config',
-                       '{here}/tiny.textproto', '--no_sizes')
-CHECK_SIZES = _reader('check_config with sizes', ('tiny.textproto',), 'check_config',
-                      '{here}/tiny.textproto')
-PLOT = _reader('plot_run', ('runs',), 'plot_run', '--run={here}/runs/tiny',
-               '--output={here}/out/curves.png', check=checks.plotted)
+  'train from initial_checkpoint',
+  ('runs', 'tiny.textproto'),
+  _TRAIN,
+  _CONFIG,
+  '--mode=train',
+  _CPU,
+  '--model_dir={here}/out',
+  '--set=model_options.initial_checkpoint={here}/runs/tiny/ckpt-4',
+)
+EXPORT = _reader(
+  'export',
+  ('runs', 'tiny.textproto'),
+  'deeplab2.inference.export',
+  _CONFIG,
+  '--checkpoint_path={here}/runs/tiny',
+  '--export_path={here}/out/exported',
+  check=checks.exported,
+)
+CONVERT = _reader(
+  'checkpoint.convert',
+  ('runs', 'tiny.textproto'),
+  'deeplab2.checkpoint.convert',
+  _CONFIG,
+  '--checkpoint={here}/runs/tiny',
+  '--output_dir={here}/out/converted',
+  check=checks.converted,
+)
+PREDICT = _reader(
+  'predict',
+  ('own/images', 'exported'),
+  'deeplab2.inference.predict',
+  '--model={here}/exported',
+  '--input={here}/own/images',
+  '--output_dir={here}/out',
+  check=checks.predicted,
+)
+CHECK_CONFIG = _reader(
+  'check_config', ('tiny.textproto',), 'check_config', '{here}/tiny.textproto', '--no_sizes'
+)
+CHECK_SIZES = _reader(
+  'check_config with sizes', ('tiny.textproto',), 'check_config', '{here}/tiny.textproto'
+)
+PLOT = _reader(
+  'plot_run',
+  ('runs',),
+  'plot_run',
+  '--run={here}/runs/tiny',
+  '--output={here}/out/curves.png',
+  check=checks.plotted,
+)
 # The fast ones first.
-READERS = (BUILD, INSPECT, CONVERT_INSTANCES, DESCRIBE, CHECK_CONFIG, INSPECT_RECORDS, PLOT,
-           PREDICT, CONVERT, EXPORT, CHECK_SIZES, RESUME, INITIAL, EVALUATE, TRAIN)
+READERS = (
+  BUILD,
+  INSPECT,
+  CONVERT_INSTANCES,
+  DESCRIBE,
+  CHECK_CONFIG,
+  INSPECT_RECORDS,
+  PLOT,
+  PREDICT,
+  CONVERT,
+  EXPORT,
+  CHECK_SIZES,
+  RESUME,
+  INITIAL,
+  EVALUATE,
+  TRAIN,
+)
 
 
 class _Target(NamedTuple):
   """Files of one sort with the ways to spoil them and the commands that read them."""
+
   group: str
   weight: int  # Of 100 cases.
   files: tuple[str, ...]  # By turns.
@@ -135,60 +237,145 @@ class _Target(NamedTuple):
 
 _ANY = (*mutations.ANY_FILE, *mutations.PLACES)
 _CHECKPOINT_FILES = (
-    *_ANY, Mutation('a name of nothing', mutations.becomes(
-        b'model_checkpoint_path: "ckpt-99"\n')),
-    Mutation('a name elsewhere', mutations.becomes(
-        b'model_checkpoint_path: "../../../../../../etc/passwd"\n')),
-    Mutation('a name of a million letters', mutations.becomes(
-        b'model_checkpoint_path: "' + b'x' * 10**6 + b'"\n')),
-    Mutation('names, a million', mutations.becomes(
-        b'all_model_checkpoint_paths: "ckpt-4"\n' * 10**6)),
+  *_ANY,
+  Mutation('a name of nothing', mutations.becomes(b'model_checkpoint_path: "ckpt-99"\n')),
+  Mutation(
+    'a name elsewhere',
+    mutations.becomes(b'model_checkpoint_path: "../../../../../../etc/passwd"\n'),
+  ),
+  Mutation(
+    'a name of a million letters',
+    mutations.becomes(b'model_checkpoint_path: "' + b'x' * 10**6 + b'"\n'),
+  ),
+  Mutation(
+    'names, a million', mutations.becomes(b'all_model_checkpoint_paths: "ckpt-4"\n' * 10**6)
+  ),
 )
 _DATA = ('runs/tiny/ckpt-4.index', 'runs/tiny/ckpt-4.data-00000-of-00001')
 _TARGETS = (
-    _Target('records', 6, ('records/train-00000-of-00002.tfrecord',), mutations.RECORD_FILES,
-            mutations.RECORD_FILES_RANDOM, (INSPECT_RECORDS,)),
-    _Target('records', 13, ('records/train-00000-of-00002.tfrecord',), examples.EXAMPLES,
-            examples.EXAMPLES_RANDOM, (INSPECT_RECORDS,)),
-    _Target('records', 2, ('records/val-00000-of-00002.tfrecord',),
-            (*mutations.RECORD_FILES, *examples.EXAMPLES), examples.EXAMPLES_RANDOM, (EVALUATE,)),
-    _Target('records', 2, ('records/train-00000-of-00002.tfrecord',),
-            (*mutations.RECORD_FILES, *examples.EXAMPLES), examples.EXAMPLES_RANDOM, (TRAIN,)),
-    _Target('images', 10, ('own/images/image1.png',), images.PNGS, images.PNGS_RANDOM,
-            (BUILD, PREDICT)),
-    _Target('images', 8, ('own/images/image2.jpg',), images.JPEGS, images.PNGS_RANDOM,
-            (PREDICT, BUILD)),
-    _Target('images', 3, ('own/panoptic/image1.png',), images.PNGS, images.PNGS_RANDOM,
-            (BUILD, INSPECT)),
-    _Target('JSON', 8, ('own/panoptic.json',), mutations.JSONS, mutations.JSON_RANDOM,
-            (BUILD, INSPECT)),
-    _Target('JSON', 3, ('own/instances.json',), mutations.JSONS, mutations.JSON_RANDOM,
-            (CONVERT_INSTANCES, DESCRIBE)),
-    _Target('JSON', 6, ('own/instances.json',), annotations.INSTANCES, mutations.JSON_RANDOM,
-            (CONVERT_INSTANCES,)),
-    _Target('JSON', 5, ('own/dataset.json',), mutations.JSONS, mutations.JSON_RANDOM,
-            (BUILD, INSPECT, CONVERT_INSTANCES)),
-    _Target('JSON', 2, ('runs/tiny/eval/metrics-4.json',), mutations.JSONS,
-            mutations.JSON_RANDOM, (PLOT,), 'any'),
-    _Target('textproto', 9, ('tiny.textproto',), mutations.TEXTPROTOS,
-            mutations.TEXTPROTO_RANDOM, (CHECK_CONFIG,)),
-    _Target('textproto', 2, ('tiny.textproto',), (), mutations.TEXTPROTO_RANDOM, (CHECK_SIZES,)),
-    _Target('checkpoints', 5, _DATA, _ANY, mutations.RANDOM,
-            (EXPORT, RESUME, CONVERT)),
-    _Target('checkpoints', 3, ('runs/tiny/checkpoint',), _CHECKPOINT_FILES, mutations.RANDOM,
-            (EXPORT, RESUME, EVALUATE)),
-    _Target('checkpoints', 1, _DATA, (), mutations.RANDOM, (INITIAL, EVALUATE)),
-    _Target('logs', 2, ('runs/tiny/train/events',), mutations.RECORD_FILES,
-            mutations.RECORD_FILES_RANDOM, (PLOT,), 'any'),
-    _Target('SavedModels', 4, ('exported/saved_model.pb',), _ANY, mutations.RANDOM,
-            (PREDICT,)),
-    _Target('SavedModels', 3, ('exported/variables/variables.index',
-                               'exported/variables/variables.data-00000-of-00001'),
-            _ANY, mutations.RANDOM, (PREDICT,)),
-    _Target('SavedModels', 1, ('exported/fingerprint.pb',), _ANY, mutations.RANDOM,
-            (PREDICT,)),
-    _Target('SavedModels', 2, ('exported/assets.extra/dataset.json',), mutations.JSONS,
-            mutations.JSON_RANDOM, (PREDICT,)),
+  _Target(
+    'records',
+    6,
+    ('records/train-00000-of-00002.tfrecord',),
+    mutations.RECORD_FILES,
+    mutations.RECORD_FILES_RANDOM,
+    (INSPECT_RECORDS,),
+  ),
+  _Target(
+    'records',
+    13,
+    ('records/train-00000-of-00002.tfrecord',),
+    examples.EXAMPLES,
+    examples.EXAMPLES_RANDOM,
+    (INSPECT_RECORDS,),
+  ),
+  _Target(
+    'records',
+    2,
+    ('records/val-00000-of-00002.tfrecord',),
+    (*mutations.RECORD_FILES, *examples.EXAMPLES),
+    examples.EXAMPLES_RANDOM,
+    (EVALUATE,),
+  ),
+  _Target(
+    'records',
+    2,
+    ('records/train-00000-of-00002.tfrecord',),
+    (*mutations.RECORD_FILES, *examples.EXAMPLES),
+    examples.EXAMPLES_RANDOM,
+    (TRAIN,),
+  ),
+  _Target(
+    'images', 10, ('own/images/image1.png',), images.PNGS, images.PNGS_RANDOM, (BUILD, PREDICT)
+  ),
+  _Target(
+    'images', 8, ('own/images/image2.jpg',), images.JPEGS, images.PNGS_RANDOM, (PREDICT, BUILD)
+  ),
+  _Target(
+    'images', 3, ('own/panoptic/image1.png',), images.PNGS, images.PNGS_RANDOM, (BUILD, INSPECT)
+  ),
+  _Target(
+    'JSON', 8, ('own/panoptic.json',), mutations.JSONS, mutations.JSON_RANDOM, (BUILD, INSPECT)
+  ),
+  _Target(
+    'JSON',
+    3,
+    ('own/instances.json',),
+    mutations.JSONS,
+    mutations.JSON_RANDOM,
+    (CONVERT_INSTANCES, DESCRIBE),
+  ),
+  _Target(
+    'JSON',
+    6,
+    ('own/instances.json',),
+    annotations.INSTANCES,
+    mutations.JSON_RANDOM,
+    (CONVERT_INSTANCES,),
+  ),
+  _Target(
+    'JSON',
+    5,
+    ('own/dataset.json',),
+    mutations.JSONS,
+    mutations.JSON_RANDOM,
+    (BUILD, INSPECT, CONVERT_INSTANCES),
+  ),
+  _Target(
+    'JSON',
+    2,
+    ('runs/tiny/eval/metrics-4.json',),
+    mutations.JSONS,
+    mutations.JSON_RANDOM,
+    (PLOT,),
+    'any',
+  ),
+  _Target(
+    'textproto',
+    9,
+    ('tiny.textproto',),
+    mutations.TEXTPROTOS,
+    mutations.TEXTPROTO_RANDOM,
+    (CHECK_CONFIG,),
+  ),
+  _Target('textproto', 2, ('tiny.textproto',), (), mutations.TEXTPROTO_RANDOM, (CHECK_SIZES,)),
+  _Target('checkpoints', 5, _DATA, _ANY, mutations.RANDOM, (EXPORT, RESUME, CONVERT)),
+  _Target(
+    'checkpoints',
+    3,
+    ('runs/tiny/checkpoint',),
+    _CHECKPOINT_FILES,
+    mutations.RANDOM,
+    (EXPORT, RESUME, EVALUATE),
+  ),
+  _Target('checkpoints', 1, _DATA, (), mutations.RANDOM, (INITIAL, EVALUATE)),
+  _Target(
+    'logs',
+    2,
+    ('runs/tiny/train/events',),
+    mutations.RECORD_FILES,
+    mutations.RECORD_FILES_RANDOM,
+    (PLOT,),
+    'any',
+  ),
+  _Target('SavedModels', 4, ('exported/saved_model.pb',), _ANY, mutations.RANDOM, (PREDICT,)),
+  _Target(
+    'SavedModels',
+    3,
+    ('exported/variables/variables.index', 'exported/variables/variables.data-00000-of-00001'),
+    _ANY,
+    mutations.RANDOM,
+    (PREDICT,),
+  ),
+  _Target('SavedModels', 1, ('exported/fingerprint.pb',), _ANY, mutations.RANDOM, (PREDICT,)),
+  _Target(
+    'SavedModels',
+    2,
+    ('exported/assets.extra/dataset.json',),
+    mutations.JSONS,
+    mutations.JSON_RANDOM,
+    (PREDICT,),
+  ),
 )
 
 
@@ -212,8 +399,9 @@ def cases(count: int, seed: int) -> list[Case]:
   return found
 
 
-def run(chosen: list[Case], assets: pathlib.Path, work: pathlib.Path, seed: int,
-        at_a_time: int) -> Iterator[Result]:
+def run(
+  chosen: list[Case], assets: pathlib.Path, work: pathlib.Path, seed: int, at_a_time: int
+) -> Iterator[Result]:
   """Runs cases; yields their results as they come.
 
   Raises:
@@ -224,8 +412,9 @@ def run(chosen: list[Case], assets: pathlib.Path, work: pathlib.Path, seed: int,
     if not mine:
       continue
     seconds = _normal_seconds(reader, assets, work) + _SECONDS
-    jobs = (_job(case, assets, work / f'{case.number:03d}', seed, seconds)
-            for case in mine.values())
+    jobs = (
+      _job(case, assets, work / f'{case.number:03d}', seed, seconds) for case in mine.values()
+    )
     for job, finished in processes.run_forked(jobs, at_a_time):
       result = _judged(mine[job.name], job, finished)
       if not result.failed:
@@ -242,8 +431,9 @@ def _normal_seconds(reader, assets, work):
     job = _job(good, assets, work / 'good', 0, 600.0)
     [(_, finished)] = processes.run_forked([job])
     if finished.ended_by != 'exit' or finished.code != 0:
-      raise RuntimeError(f'{job.command} fails on good inputs: {finished.ended_by}\n'
-                         f'{finished.output[-3000:]}')
+      raise RuntimeError(
+        f'{job.command} fails on good inputs: {finished.ended_by}\n{finished.output[-3000:]}'
+      )
     known[reader.name] = finished.seconds
     path.write_text(json.dumps(known), encoding='utf-8')
     shutil.rmtree(job.directory)
@@ -252,6 +442,7 @@ def _normal_seconds(reader, assets, work):
 
 def _job(case, assets, directory, seed, seconds):
   """Returns what runs a case in `directory`."""
+
   def prepare():
     shutil.rmtree(directory, ignore_errors=True)
     (directory / 'out').mkdir(parents=True)
@@ -269,14 +460,20 @@ def _job(case, assets, directory, seed, seconds):
     entries = {'out', 'output.txt', 'prepare.txt', 'before.txt'}
     entries |= {pathlib.PurePath(name).parts[0] for name in case.reader.inputs}
     written = set(os.listdir(here)) - entries
-    assert not written, f'{sorted(written)} was written beside the output directory'
+    assert not written, f'{sorted(written)} was written outside the output directory'
     if code == 2:
       changed = checks.changed_files(here)
       assert not changed, f'refused, but {changed} are not as they were'
     case.reader.check(here, code, output)
 
-  return processes.Job(case.name, case.reader.command.within(directory), directory,
-                       processes.Limits(seconds, _MEGABYTES), prepare, check)
+  return processes.Job(
+    case.name,
+    case.reader.command.within(directory),
+    directory,
+    processes.Limits(seconds, _MEGABYTES),
+    prepare,
+    check,
+  )
 
 
 def _copy(source, target):
@@ -301,8 +498,17 @@ def _judged(case, job, finished) -> Result:
   if outcome == 'exit':
     outcome = _outcome_of_exit(case, finished)
   failed = outcome not in ('refused', 'right result')
-  return Result('corrupt', case.group, case.name, outcome, failed, finished.seconds,
-                finished.peak_mb, finished.output[-2000:] if failed else '', str(job.command))
+  return Result(
+    'corrupt',
+    case.group,
+    case.name,
+    outcome,
+    failed,
+    finished.seconds,
+    finished.peak_mb,
+    finished.output[-2000:] if failed else '',
+    str(job.command),
+  )
 
 
 def _outcome_of_exit(case, finished):

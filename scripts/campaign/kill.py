@@ -5,6 +5,7 @@ report) and strike within 30 ms of its appearance; the other half is spread over
 start, from the import of TensorFlow on, to one and a half times what it takes until something is
 saved, so that a command gets on. Some kills hit the command alone, some its workers too.
 """
+
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import hashlib
@@ -35,6 +36,7 @@ _BEING_WRITTEN = re.compile(r'.*(_temp|\.part|\.tmp|^\.writing-|^unfinished-|\.t
 
 class Long(NamedTuple):
   """A command that takes long and goes on where it stopped."""
+
   name: str
   command: Command  # `{here}` is the directory of a run of it.
   saved: re.Pattern[str]  # Paths of what it has saved for the next start.
@@ -44,6 +46,7 @@ class Long(NamedTuple):
 
 class Reference(NamedTuple):
   """A run that nobody interrupted."""
+
   results: dict[str, Any]
   seconds_to_save: float  # Until the first file is saved.
   seconds: float  # Until the end.
@@ -53,32 +56,79 @@ def commands(assets: pathlib.Path) -> tuple[Long, ...]:
   """Returns the commands that are killed."""
   config = f'--config_file={assets / "tiny.textproto"}'
   solver = 'trainer_options.solver_options'
-  training = Command('deeplab2.trainer.train', (
-      config, '--mode=train_and_eval', '--model_dir={here}/runs', '--num_gpus=0',
-      f'--set={solver}.training_number_of_steps=12', '--set=evaluator_options.eval_interval=4',
-      '--gin_param=set_up.seed = 1', '--gin_param=set_up.deterministic = True'))
+  training = Command(
+    'deeplab2.trainer.train',
+    (
+      config,
+      '--mode=train_and_eval',
+      '--model_dir={here}/runs',
+      '--num_gpus=0',
+      f'--set={solver}.training_number_of_steps=12',
+      '--set=evaluator_options.eval_interval=4',
+      '--gin_param=set_up.seed = 1',
+      '--gin_param=set_up.deterministic = True',
+    ),
+  )
   own = assets / 'own_many'
   tfrecords = re.compile(r'.*\.tfrecord(\.part)?')
   return (
-      Long('training', training, re.compile(r'.*ckpt-[1-9]\d*\.index'),
-           re.compile(_BEING_WRITTEN.pattern + r'|ckpt-.*|checkpoint.*|metrics-.*'), _of_training),
-      Long('conversion of own data', Command('build_tfrecords', (
-          f'--dataset={own / "dataset.json"}', '--split=train', '--output_dir={here}/records',
-          f'--pictures={own / "images"}', f'--annotations={own / "panoptic.json"}',
-          '--num_shards=15', '--num_workers=2')),
-           tfrecords, re.compile(_BEING_WRITTEN.pattern + r'|.*\.tfrecord|manifest-.*'),
-           _of_files('records')),
-      Long('conversion of shapes', Command('build_tfrecords', (
-          '--dataset=shapes', '--split=train', '--output_dir={here}/records', '--num_images=200',
-          '--num_shards=10', '--num_workers=2', '--pictures_dir={here}/images')),
-           tfrecords, re.compile(_BEING_WRITTEN.pattern + r'|.*\.tfrecord|manifest-.*'),
-           _of_files('records', 'images')),
-      Long('prediction', Command('deeplab2.inference.predict', (
-          f'--model={assets / "exported"}', f'--input={own / "images"}',
-          '--output_dir={here}/predictions')),
-           re.compile(r'.*panoptic/.*\.png'),
-           re.compile(_BEING_WRITTEN.pattern + r'|.*\.png|.*\.json.*'),
-           _of_files('predictions')),
+    Long(
+      'training',
+      training,
+      re.compile(r'.*ckpt-[1-9]\d*\.index'),
+      re.compile(_BEING_WRITTEN.pattern + r'|ckpt-.*|checkpoint.*|metrics-.*'),
+      _of_training,
+    ),
+    Long(
+      'conversion of own data',
+      Command(
+        'build_tfrecords',
+        (
+          f'--dataset={own / "dataset.json"}',
+          '--split=train',
+          '--output_dir={here}/records',
+          f'--images={own / "images"}',
+          f'--annotations={own / "panoptic.json"}',
+          '--num_shards=15',
+          '--num_workers=2',
+        ),
+      ),
+      tfrecords,
+      re.compile(_BEING_WRITTEN.pattern + r'|.*\.tfrecord|manifest-.*'),
+      _of_files('records'),
+    ),
+    Long(
+      'conversion of shapes',
+      Command(
+        'build_tfrecords',
+        (
+          '--dataset=shapes',
+          '--split=train',
+          '--output_dir={here}/records',
+          '--num_images=200',
+          '--num_shards=10',
+          '--num_workers=2',
+          '--images_dir={here}/images',
+        ),
+      ),
+      tfrecords,
+      re.compile(_BEING_WRITTEN.pattern + r'|.*\.tfrecord|manifest-.*'),
+      _of_files('records', 'images'),
+    ),
+    Long(
+      'prediction',
+      Command(
+        'deeplab2.inference.predict',
+        (
+          f'--model={assets / "exported"}',
+          f'--input={own / "images"}',
+          '--output_dir={here}/predictions',
+        ),
+      ),
+      re.compile(r'.*panoptic/.*\.png'),
+      re.compile(_BEING_WRITTEN.pattern + r'|.*\.png|.*\.json.*'),
+      _of_files('predictions'),
+    ),
   )
 
 
@@ -101,20 +151,23 @@ def _of_training(directory):
     content = json.loads(path.read_text(encoding='utf-8'))
     training = content.pop('training', {})
     # How fast it was is another number every time.
-    content['training'] = {tag: value for tag, value in training.items()
-                           if not tag.endswith(('_second', '_seconds'))}
+    content['training'] = {
+      tag: value for tag, value in training.items() if not tag.endswith(('_second', '_seconds'))
+    }
     found[path.name] = content
   found.update(_digests(run / 'vis'))
   return found
 
 
-def _of_files(*folders):
+def _of_files(*names):
   """Returns a function that returns digests of files below the directories of a run."""
+
   def results(directory):
     found = {}
-    for folder in folders:
-      found.update(_digests(directory / folder))
+    for name in names:
+      found.update(_digests(directory / name))
     return found
+
   return results
 
 
@@ -127,8 +180,11 @@ def _digests(directory):
       data = path.read_bytes()
       if path.suffix == '.json':
         content = json.loads(data)
-        found[name] = {key: value for key, value in content.items()
-                       if key not in ('created', 'seconds', 'time', 'date_created')}
+        found[name] = {
+          key: value
+          for key, value in content.items()
+          if key not in ('created', 'seconds', 'time', 'date_created')
+        }
       else:
         found[name] = _digest(data)
   return found
@@ -173,14 +229,17 @@ def refer(one: Long, directory: pathlib.Path) -> Reference:
         saved = time.monotonic() - started
       time.sleep(0.02)
   if process.returncode:
-    raise RuntimeError(f'{one.command.within(directory)}: exit code {process.returncode}:\n'
-                       f'{_output(directory)[-2000:]}')
+    raise RuntimeError(
+      f'{one.command.within(directory)}: exit code {process.returncode}:\n'
+      f'{_output(directory)[-2000:]}'
+    )
   seconds = time.monotonic() - started
   return Reference(one.results(directory), seconds if saved is None else saved, seconds)
 
 
-def run(one: Long, number: int, most_kills: int, reference: Reference, directory: pathlib.Path,
-        seed: int) -> tuple[Result, int]:
+def run(
+  one: Long, number: int, most_kills: int, reference: Reference, directory: pathlib.Path, seed: int
+) -> tuple[Result, int]:
   """Runs a command to its end with kills on the way; returns the result and the number of kills."""
   rng = random.Random(zlib.crc32(f'{seed} {one.name} {number}'.encode()))
   shutil.rmtree(directory, ignore_errors=True)
@@ -209,16 +268,28 @@ def run(one: Long, number: int, most_kills: int, reference: Reference, directory
   if outcome not in ('equal', 'different'):
     details = _output(directory).splitlines()
   left = [name for name in _files(directory) if _BEING_WRITTEN.match(os.path.basename(name))]
-  lines = [f'{len(kills)} kills: {", ".join(kills)}', *details[-12:],
-           *([f'left over: {", ".join(left[:5])}'] if left else [])]
+  lines = [
+    f'{len(kills)} kills: {", ".join(kills)}',
+    *details[-12:],
+    *([f'left over: {", ".join(left[:5])}'] if left else []),
+  ]
   result = Result(
-      'kill', one.name, f'{one.name} {number}', outcome, outcome != 'equal',
-      time.monotonic() - started, peak, '\n'.join(lines), str(command))
+    'kill',
+    one.name,
+    f'{one.name} {number}',
+    outcome,
+    outcome != 'equal',
+    time.monotonic() - started,
+    peak,
+    '\n'.join(lines),
+    str(command),
+  )
   return result, len(kills)
 
 
 class _Moment(NamedTuple):
   """When to kill: the `count`th new file that matches, or `seconds` after the start."""
+
   seconds: float
   count: int  # 0: at a time.
   delay: float
@@ -228,8 +299,9 @@ class _Moment(NamedTuple):
 def _moment(rng, reference):
   """Draws a moment."""
   if rng.random() < 0.5:
-    return _Moment(_LONGEST_SECONDS, rng.choice([1, 1, 2, 3, 5, 8]), rng.uniform(0, 0.03),
-                   rng.random() < 0.5)
+    return _Moment(
+      _LONGEST_SECONDS, rng.choice([1, 1, 2, 3, 5, 8]), rng.uniform(0, 0.03), rng.random() < 0.5
+    )
   if rng.random() < _DURING_IMPORT:
     return _Moment(rng.uniform(0, 0.3 * reference.seconds_to_save), 0, 0.0, rng.random() < 0.5)
   return _Moment(rng.uniform(0.3, 1.5) * reference.seconds_to_save, 0, 0.0, rng.random() < 0.5)
@@ -292,8 +364,9 @@ def _output(directory):
   return (directory / 'output.txt').read_text(errors='replace')
 
 
-def run_all(chosen: tuple[Long, ...], count: int, work: pathlib.Path, seed: int,
-            done: dict[str, Result]) -> Iterator[Result]:
+def run_all(
+  chosen: tuple[Long, ...], count: int, work: pathlib.Path, seed: int, done: dict[str, Result]
+) -> Iterator[Result]:
   """Kills each command at least `count` times over as many runs as that takes.
 
   Args:

@@ -1,4 +1,5 @@
 """Whether memory grows: thousands of steps, and thousands of images of changing size."""
+
 from collections.abc import Iterator
 import os
 import pathlib
@@ -22,6 +23,7 @@ _SAMPLE_SECONDS = 0.5
 
 class Task(NamedTuple):
   """A long command and how to see how far it is."""
+
   name: str
   command: Command
   total: int
@@ -34,9 +36,20 @@ def tasks(directory: pathlib.Path, work: pathlib.Path, count: int) -> tuple[Task
   made = work / 'data'
   if not (made / 'manifest-val.json').exists():
     shutil.rmtree(made, ignore_errors=True)
-    assets.call(Command('build_tfrecords', (
-        '--dataset=shapes', '--split=val', f'--num_images={count}', f'--output_dir={made}',
-        f'--pictures_dir={made / "images"}', '--num_workers=2', '--label_format=zlib')))
+    assets.call(
+      Command(
+        'build_tfrecords',
+        (
+          '--dataset=shapes',
+          '--split=val',
+          f'--num_images={count}',
+          f'--output_dir={made}',
+          f'--images_dir={made / "images"}',
+          '--num_workers=2',
+          '--label_format=zlib',
+        ),
+      )
+    )
   config = f'--config_file={directory / "tiny.textproto"}'
   train = 'deeplab2.trainer.train'
   lines = '--gin_param=Lines.seconds_between = 1.0'
@@ -44,20 +57,55 @@ def tasks(directory: pathlib.Path, work: pathlib.Path, count: int) -> tuple[Task
     shutil.rmtree(work / name, ignore_errors=True)
   shutil.copytree(directory / 'runs', work / 'evaluation')
   return (
-      Task('training', Command(train, (
-          config, '--mode=train', f'--model_dir={work / "training"}', '--num_gpus=0', lines,
+    Task(
+      'training',
+      Command(
+        train,
+        (
+          config,
+          '--mode=train',
+          f'--model_dir={work / "training"}',
+          '--num_gpus=0',
+          lines,
           f'--set=trainer_options.solver_options.training_number_of_steps={count}',
           f'--set=trainer_options.save_checkpoints_steps={max(1, count // 20)}',
-          '--set=trainer_options.steps_per_loop=10', '--set=trainer_options.save_summaries_steps=10'
-      )), count, re.compile(r'train: step (\d+)')),
-      Task('evaluation of images of changing size', Command(train, (
-          config, '--mode=eval', f'--model_dir={work / "evaluation"}', '--num_gpus=0', lines,
-          f'--set=eval_dataset_options.file_pattern={made}/val-*.tfrecord')), count,
-           re.compile(r'eval: (?:picture|image) (\d+)')),
-      Task('prediction of images of changing size', Command('deeplab2.inference.predict', (
-          f'--model={directory / "exported"}', f'--input={made / "images"}',
-          f'--output_dir={work / "prediction"}')), count, re.compile(r'(?!)'),
-           work / 'prediction' / 'panoptic'),
+          '--set=trainer_options.steps_per_loop=10',
+          '--set=trainer_options.save_summaries_steps=10',
+        ),
+      ),
+      count,
+      re.compile(r'train: step (\d+)'),
+    ),
+    Task(
+      'evaluation of images of changing size',
+      Command(
+        train,
+        (
+          config,
+          '--mode=eval',
+          f'--model_dir={work / "evaluation"}',
+          '--num_gpus=0',
+          lines,
+          f'--set=eval_dataset_options.file_pattern={made}/val-*.tfrecord',
+        ),
+      ),
+      count,
+      re.compile(r'eval: (?:image|image) (\d+)'),
+    ),
+    Task(
+      'prediction of images of changing size',
+      Command(
+        'deeplab2.inference.predict',
+        (
+          f'--model={directory / "exported"}',
+          f'--input={made / "images"}',
+          f'--output_dir={work / "prediction"}',
+        ),
+      ),
+      count,
+      re.compile(r'(?!)'),
+      work / 'prediction' / 'panoptic',
+    ),
   )
 
 
@@ -80,8 +128,17 @@ def measure(task: Task, log: pathlib.Path) -> Result:
   outcome, details = judge(samples, task.total)
   if process.returncode:
     outcome, details = f'exit code {process.returncode}', log.read_text(errors='replace')[-2000:]
-  return Result('memory', task.name, task.name, outcome, outcome != 'does not grow', seconds, peak,
-                details, str(task.command))
+  return Result(
+    'memory',
+    task.name,
+    task.name,
+    outcome,
+    outcome != 'does not grow',
+    seconds,
+    peak,
+    details,
+    str(task.command),
+  )
 
 
 def judge(samples: list[tuple[int, float]], total: int) -> tuple[str, str]:
@@ -99,8 +156,9 @@ def judge(samples: list[tuple[int, float]], total: int) -> tuple[str, str]:
       return 'not seen', f'no sample between {part - _WINDOW:.0%} and {part:.0%} of {total}'
     weights.append(max(near))
   growth = weights[-1] - weights[0]
-  details = ', '.join(f'{part:.0%} {weight:.0f} MB'
-                      for part, weight in zip(_PARTS, weights, strict=True))
+  details = ', '.join(
+    f'{part:.0%} {weight:.0f} MB' for part, weight in zip(_PARTS, weights, strict=True)
+  )
   details += f'; growth {growth:.0f} MB, at most {MOST_GROWTH_MB:.0f}'
   return ('grows' if growth > MOST_GROWTH_MB else 'does not grow'), details
 
@@ -116,8 +174,9 @@ def _done(task, log):
   return int(found[-1]) if found else 0
 
 
-def run_all(directory: pathlib.Path, work: pathlib.Path, count: int,
-            done: dict[str, Result]) -> Iterator[Result]:
+def run_all(
+  directory: pathlib.Path, work: pathlib.Path, count: int, done: dict[str, Result]
+) -> Iterator[Result]:
   """Yields the results of the tasks that are not in `done`."""
   for task in tasks(directory, work, count):
     if task.name not in done:

@@ -3,6 +3,7 @@
 A `Mutation` turns the bytes of a good file into those of a bad one. `images.py` has those of PNG
 and JPEG.
 """
+
 from collections.abc import Callable, Sequence
 import copy
 import json
@@ -18,6 +19,7 @@ Spoil = Callable[[bytes, random.Random], bytes | Callable[[pathlib.Path], None]]
 
 class Mutation(NamedTuple):
   """One way to spoil a file."""
+
   name: str
   spoil: Spoil
   # 'any': a line that names the file, or a right result; 'refused' or 'accepted': only that.
@@ -34,21 +36,21 @@ def flip_bits(data: bytes, rng: random.Random) -> bytes:
 
 def cut(data: bytes, rng: random.Random) -> bytes:
   """Cuts the end off, at least one byte."""
-  return data[:rng.randrange(len(data))]
+  return data[: rng.randrange(len(data))]
 
 
 def scramble(data: bytes, rng: random.Random) -> bytes:
   """Replaces a stretch by noise."""
   start = rng.randrange(len(data))
   length = rng.randint(1, min(64, len(data) - start))
-  return data[:start] + rng.randbytes(length) + data[start + length:]
+  return data[:start] + rng.randbytes(length) + data[start + length :]
 
 
 def repeat_part(data: bytes, rng: random.Random) -> bytes:
   """Repeats a stretch, as interrupted copies do."""
   start = rng.randrange(len(data))
   length = rng.randint(1, len(data) - start)
-  return data[:start + length] + data[start:]
+  return data[: start + length] + data[start:]
 
 
 def becomes(content: bytes) -> Spoil:
@@ -57,21 +59,26 @@ def becomes(content: bytes) -> Spoil:
 
 
 # Of any file.
-RANDOM = (Mutation('bits flipped', flip_bits), Mutation('cut', cut),
-          Mutation('noise in the middle', scramble), Mutation('a part repeated', repeat_part))
+RANDOM = (
+  Mutation('bits flipped', flip_bits),
+  Mutation('cut', cut),
+  Mutation('noise in the middle', scramble),
+  Mutation('a part repeated', repeat_part),
+)
 ANY_FILE = (
-    Mutation('empty', becomes(b'')), Mutation('one byte', becomes(b'\0')),
-    Mutation('zeros', lambda data, rng: bytes(len(data))),
-    Mutation('noise', lambda data, rng: rng.randbytes(len(data))),
-    Mutation('text', becomes(b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n')),
-    Mutation('HTML', becomes(b'<!DOCTYPE html><html><body>404 Not Found</body></html>\n')),
+  Mutation('empty', becomes(b'')),
+  Mutation('one byte', becomes(b'\0')),
+  Mutation('zeros', lambda data, rng: bytes(len(data))),
+  Mutation('noise', lambda data, rng: rng.randbytes(len(data))),
+  Mutation('text', becomes(b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n')),
+  Mutation('HTML', becomes(b'<!DOCTYPE html><html><body>404 Not Found</body></html>\n')),
 )
 
 # Of any path.
 PLACES = (
-    Mutation('a directory in its place', lambda data, rng: pathlib.Path.mkdir),
-    Mutation('a link to nothing', lambda data, rng: lambda path: path.symlink_to('nowhere')),
-    Mutation('a link to itself', lambda data, rng: lambda path: path.symlink_to(path.name)),
+  Mutation('a directory in its place', lambda data, rng: pathlib.Path.mkdir),
+  Mutation('a link to nothing', lambda data, rng: lambda path: path.symlink_to('nowhere')),
+  Mutation('a link to itself', lambda data, rng: lambda path: path.symlink_to(path.name)),
 )
 
 
@@ -87,9 +94,37 @@ def spoil_file(path: pathlib.Path, mutation: Mutation, rng: random.Random) -> No
 
 # What a value of a JSON becomes.
 _VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**24, 2**31, 2**63, 2**64, -2**63, 10**30, 1e308, -0.5, 0.5, '',
-    '0', 'text', 'a\0b', '../../escaped', '/etc/passwd', '\ud800', 'x' * 100000, [], {}, [[]], [0],
-    [None], {'id': 0}, [1e308, -1e308])
+  None,
+  True,
+  False,
+  0,
+  -1,
+  1,
+  2**24,
+  2**31,
+  2**63,
+  2**64,
+  -(2**63),
+  10**30,
+  1e308,
+  -0.5,
+  0.5,
+  '',
+  '0',
+  'text',
+  'a\0b',
+  '../../escaped',
+  '/etc/passwd',
+  '\ud800',
+  'x' * 100000,
+  [],
+  {},
+  [[]],
+  [0],
+  [None],
+  {'id': 0},
+  [1e308, -1e308],
+)
 
 
 def json_values(data: bytes, rng: random.Random) -> bytes:
@@ -120,8 +155,21 @@ def json_numbers(data: bytes, rng: random.Random) -> bytes:
   end = start
   while text[end] in '0123456789.':
     end += 1
-  number = rng.choice(['NaN', 'Infinity', '-Infinity', '1e999', '9' * 400, '9' * 5000, '-1e400',
-                       '1' + '0' * 30, '0x10', '1.5', '007'])
+  number = rng.choice(
+    [
+      'NaN',
+      'Infinity',
+      '-Infinity',
+      '1e999',
+      '9' * 400,
+      '9' * 5000,
+      '-1e400',
+      '1' + '0' * 30,
+      '0x10',
+      '1.5',
+      '007',
+    ]
+  )
   return (text[:start] + number + text[end:]).encode()
 
 
@@ -150,31 +198,47 @@ def _repeat_key(data, rng):
 # With a byte-order mark, a file is as good as without.
 MARKED = Mutation('byte-order mark', lambda data, rng: b'\xef\xbb\xbf' + data, 'accepted')
 TEXTS = (
-    MARKED, Mutation('UTF-16', _encoded('utf-16'), 'refused'),
-    Mutation('UTF-32', _encoded('utf-32'), 'refused'),
-    Mutation('a byte that is not UTF-8', lambda data, rng: data[:9] + b'\xe9' + data[9:]),
-    Mutation('NUL characters at the end', lambda data, rng: data + bytes(100)),
-    Mutation('Windows line ends', lambda data, rng: data.replace(b'\n', b'\r\n'), 'accepted'),
+  MARKED,
+  Mutation('UTF-16', _encoded('utf-16'), 'refused'),
+  Mutation('UTF-32', _encoded('utf-32'), 'refused'),
+  Mutation('a byte that is not UTF-8', lambda data, rng: data[:9] + b'\xe9' + data[9:]),
+  Mutation('NUL characters at the end', lambda data, rng: data + bytes(100)),
+  Mutation('Windows line ends', lambda data, rng: data.replace(b'\n', b'\r\n'), 'accepted'),
 )
 JSONS = (
-    *TEXTS, *ANY_FILE, *PLACES, Mutation('null', becomes(b'null'), 'refused'),
-    Mutation('a list', becomes(b'[]'), 'refused'), Mutation('a number', becomes(b'1'), 'refused'),
-    Mutation('an empty object', becomes(b'{}'), 'refused'),
-    Mutation('nested 100,000 deep', becomes(b'[' * 100000 + b']' * 100000), 'refused'),
-    Mutation('objects nested 100,000 deep',
-             becomes(b'{"annotations":' * 100000 + b'1' + b'}' * 100000), 'refused'),
-    Mutation('a field nested 100,000 deep', lambda data, rng: data.rstrip()[:-1] + b', "extra": '
-             + b'[' * 100000 + b']' * 100000 + b'}'),
-    Mutation('a number of 10,000 digits', lambda data, rng: data.rstrip()[:-1] + b', "extra": '
-             + b'9' * 10000 + b'}'),
-    Mutation('a field twice', _repeat_key),
-    Mutation('more behind the end', lambda data, rng: data + b'{}', 'refused'),
-    Mutation('a comma too many', lambda data, rng: data.rstrip()[:-1] + b',}', 'refused'),
+  *TEXTS,
+  *ANY_FILE,
+  *PLACES,
+  Mutation('null', becomes(b'null'), 'refused'),
+  Mutation('a list', becomes(b'[]'), 'refused'),
+  Mutation('a number', becomes(b'1'), 'refused'),
+  Mutation('an empty object', becomes(b'{}'), 'refused'),
+  Mutation('nested 100,000 deep', becomes(b'[' * 100000 + b']' * 100000), 'refused'),
+  Mutation(
+    'objects nested 100,000 deep',
+    becomes(b'{"annotations":' * 100000 + b'1' + b'}' * 100000),
+    'refused',
+  ),
+  Mutation(
+    'a field nested 100,000 deep',
+    lambda data, rng: data.rstrip()[:-1] + b', "extra": ' + b'[' * 100000 + b']' * 100000 + b'}',
+  ),
+  Mutation(
+    'a number of 10,000 digits',
+    lambda data, rng: data.rstrip()[:-1] + b', "extra": ' + b'9' * 10000 + b'}',
+  ),
+  Mutation('a field twice', _repeat_key),
+  Mutation('more behind the end', lambda data, rng: data + b'{}', 'refused'),
+  Mutation('a comma too many', lambda data, rng: data.rstrip()[:-1] + b',}', 'refused'),
 )
 JSON_RANDOM = (
-    Mutation('a value changed', json_values), Mutation('a value changed', json_values),
-    Mutation('a value changed', json_values), Mutation('a hostile number', json_numbers),
-    Mutation('bits flipped', flip_bits), Mutation('cut', cut, 'refused'))
+  Mutation('a value changed', json_values),
+  Mutation('a value changed', json_values),
+  Mutation('a value changed', json_values),
+  Mutation('a hostile number', json_numbers),
+  Mutation('bits flipped', flip_bits),
+  Mutation('cut', cut, 'refused'),
+)
 
 
 def textproto_numbers(data: bytes, rng: random.Random) -> bytes:
@@ -185,9 +249,27 @@ def textproto_numbers(data: bytes, rng: random.Random) -> bytes:
   end = start
   while text[end] in '0123456789.':
     end += 1
-  number = rng.choice(['-1', '0', 'nan', 'inf', '-inf', '1e39', '1e400', '2147483647',
-                       '2147483648', '-2147483648', '9' * 30, '"1"', 'true', '0.5', '1e-46',
-                       '0x7fffffff', '-0.0'])
+  number = rng.choice(
+    [
+      '-1',
+      '0',
+      'nan',
+      'inf',
+      '-inf',
+      '1e39',
+      '1e400',
+      '2147483647',
+      '2147483648',
+      '-2147483648',
+      '9' * 30,
+      '"1"',
+      'true',
+      '0.5',
+      '1e-46',
+      '0x7fffffff',
+      '-0.0',
+    ]
+  )
   return (text[:start] + number + text[end:]).encode()
 
 
@@ -207,28 +289,58 @@ def textproto_words(data: bytes, rng: random.Random) -> bytes:
   """Puts hostile text in the place of a string."""
   parts = data.decode().split('"')
   index = rng.randrange(len(parts) // 2) * 2 + 1
-  parts[index] = rng.choice(['', 'x' * 100000, '../../../etc/passwd', '\\000', '\\377', '${',
-                             '${HOME', '${NOWHERE}', '~nobody/x', '[', '*', 'ünï'])
+  parts[index] = rng.choice(
+    [
+      '',
+      'x' * 100000,
+      '../../../etc/passwd',
+      '\\000',
+      '\\377',
+      '${',
+      '${HOME',
+      '${NOWHERE}',
+      '~nobody/x',
+      '[',
+      '*',
+      'ünï',
+    ]
+  )
   return '"'.join(parts).encode()
 
 
 TEXTPROTOS = (
-    *TEXTS, *ANY_FILE, *PLACES,
-    Mutation('a message nested 100,000 deep', becomes(b'model_options {' * 100000), 'refused'),
-    Mutation('lists nested 100,000 deep', lambda data, rng: data + b'experiment_name: '
-             + b'[' * 100000, 'refused'),
-    Mutation('a name without end', lambda data, rng: data + b'\nexperiment_name: "', 'refused'),
-    Mutation('a name of a path', lambda data, rng: data.replace(
-        b'experiment_name: "tiny"', b'experiment_name: "../../escaped"')),
-    Mutation('an empty name', lambda data, rng: data.replace(b'"tiny"', b'""')),
-    Mutation('a hundred thousand stages', lambda data, rng: data.replace(
-        b'  kmax {', b'  kmax {' + b'pixel_decoder_stages { filters: 16 } ' * 100000), 'refused'),
-    Mutation('an unknown field', lambda data, rng: data + b'\ncolour: "red"', 'refused'),
+  *TEXTS,
+  *ANY_FILE,
+  *PLACES,
+  Mutation('a message nested 100,000 deep', becomes(b'model_options {' * 100000), 'refused'),
+  Mutation(
+    'lists nested 100,000 deep',
+    lambda data, rng: data + b'experiment_name: ' + b'[' * 100000,
+    'refused',
+  ),
+  Mutation('a name without end', lambda data, rng: data + b'\nexperiment_name: "', 'refused'),
+  Mutation(
+    'a name of a path',
+    lambda data, rng: data.replace(b'experiment_name: "tiny"', b'experiment_name: "../../escaped"'),
+  ),
+  Mutation('an empty name', lambda data, rng: data.replace(b'"tiny"', b'""')),
+  Mutation(
+    'a hundred thousand stages',
+    lambda data, rng: data.replace(
+      b'  kmax {', b'  kmax {' + b'pixel_decoder_stages { filters: 16 } ' * 100000
+    ),
+    'refused',
+  ),
+  Mutation('an unknown field', lambda data, rng: data + b'\ncolour: "red"', 'refused'),
 )
 TEXTPROTO_RANDOM = (
-    Mutation('a hostile number', textproto_numbers), Mutation('lines moved', textproto_lines),
-    Mutation('a hostile number', textproto_numbers), Mutation('hostile text', textproto_words),
-    Mutation('bits flipped', flip_bits), Mutation('cut', cut))
+  Mutation('a hostile number', textproto_numbers),
+  Mutation('lines moved', textproto_lines),
+  Mutation('a hostile number', textproto_numbers),
+  Mutation('hostile text', textproto_words),
+  Mutation('bits flipped', flip_bits),
+  Mutation('cut', cut),
+)
 
 
 def crc32c(data: bytes) -> int:
@@ -249,8 +361,7 @@ def _masked(data):
 def framed(record: bytes, length: int | None = None) -> bytes:
   """Returns a record of a TFRecord file; `length` is what it claims, its own if None."""
   head = struct.pack('<Q', len(record) if length is None else length)
-  return (head + struct.pack('<I', _masked(head)) + record
-          + struct.pack('<I', _masked(record)))
+  return head + struct.pack('<I', _masked(head)) + record + struct.pack('<I', _masked(record))
 
 
 def records_of(data: bytes) -> list[bytes]:
@@ -259,7 +370,7 @@ def records_of(data: bytes) -> list[bytes]:
   position = 0
   while position < len(data):
     [length] = struct.unpack_from('<Q', data, position)
-    records.append(data[position + 12:position + 12 + length])
+    records.append(data[position + 12 : position + 12 + length])
     position += 16 + length
   return records
 
@@ -271,30 +382,38 @@ def claims(length: int) -> Spoil:
 
 def record_bytes(spoil: Spoil) -> Spoil:
   """Returns a mutation of the first record, with the right checksums."""
+
   def change(data, rng):
     first, *others = records_of(data)
     return b''.join(map(framed, [spoil(first, rng), *others]))
+
   return change
 
 
 RECORD_FILES = (
-    *ANY_FILE, *PLACES,
-    *(Mutation(f'a record of {length} bytes', claims(length), 'refused')
-      for length in (0, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**64 - 1)),
-    Mutation('compressed', lambda data, rng: zlib.compress(data), 'refused'),
-    Mutation('an empty record', record_bytes(becomes(b'')), 'refused'),
-    Mutation('a record of noise', record_bytes(lambda data, rng: rng.randbytes(500)), 'refused'),
-    Mutation('an Example of bytes that end early', record_bytes(cut), 'refused'),
+  *ANY_FILE,
+  *PLACES,
+  *(
+    Mutation(f'a record of {length} bytes', claims(length), 'refused')
+    for length in (0, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**64 - 1)
+  ),
+  Mutation('compressed', lambda data, rng: zlib.compress(data), 'refused'),
+  Mutation('an empty record', record_bytes(becomes(b'')), 'refused'),
+  Mutation('a record of noise', record_bytes(lambda data, rng: rng.randbytes(500)), 'refused'),
+  Mutation('an Example of bytes that end early', record_bytes(cut), 'refused'),
 )
 RECORD_FILES_RANDOM = (
-    *RANDOM, Mutation('bits of a record flipped, checksums right', record_bytes(flip_bits)),
-    Mutation('noise in a record, checksums right', record_bytes(scramble)))
+  *RANDOM,
+  Mutation('bits of a record flipped, checksums right', record_bytes(flip_bits)),
+  Mutation('noise in a record, checksums right', record_bytes(scramble)),
+)
 
 
-def choose(fixed: Sequence[Mutation], drawn: Sequence[Mutation], count: int,
-           rng: random.Random) -> list[Mutation]:
+def choose(
+  fixed: Sequence[Mutation], drawn: Sequence[Mutation], count: int, rng: random.Random
+) -> list[Mutation]:
   """Returns `count` mutations: two thirds fixed ones as far as they go, drawn ones by turns."""
   chosen = list(fixed)
   rng.shuffle(chosen)
-  chosen = chosen[:-(-2 * count // 3)]
+  chosen = chosen[: -(-2 * count // 3)]
   return chosen + [drawn[index % len(drawn)] for index in range(count - len(chosen))]

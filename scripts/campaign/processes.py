@@ -3,6 +3,7 @@
 Corrupted inputs go through forks of this process, which has imported TensorFlow but never run it:
 a start then costs milliseconds instead of five seconds. Everything else is a process of its own.
 """
+
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import importlib
@@ -26,6 +27,7 @@ _POLL_SECONDS = 0.02
 
 class Command(NamedTuple):
   """A command line of the project."""
+
   module: str  # 'deeplab2.inference.export', or the name of a file in `scripts` without ending.
   arguments: tuple[str, ...]
 
@@ -39,18 +41,21 @@ class Command(NamedTuple):
 
   def within(self, directory: pathlib.Path) -> 'Command':
     """Returns the command with `{here}` in its arguments replaced by `directory`."""
-    return self._replace(arguments=tuple(
-        argument.replace('{here}', str(directory)) for argument in self.arguments))
+    return self._replace(
+      arguments=tuple(argument.replace('{here}', str(directory)) for argument in self.arguments)
+    )
 
 
 class Limits(NamedTuple):
   """What a process may take."""
+
   seconds: float
   megabytes: float
 
 
 class Finished(NamedTuple):
   """What became of a process."""
+
   code: int | None  # Exit code; None if it was killed by a signal.
   ended_by: str  # 'exit', 'traceback', 'wrong' (a bad result), 'signal N', 'hang', 'memory'.
   seconds: float
@@ -60,8 +65,12 @@ class Finished(NamedTuple):
 
 def environment() -> dict[str, str]:
   """Returns the environment of processes: this tree's package, a quiet TensorFlow."""
-  return {**os.environ, 'PYTHONPATH': str(ROOT), 'TF_CPP_MIN_LOG_LEVEL': '3',
-          'CUDA_VISIBLE_DEVICES': ''}
+  return {
+    **os.environ,
+    'PYTHONPATH': str(ROOT),
+    'TF_CPP_MIN_LOG_LEVEL': '3',
+    'CUDA_VISIBLE_DEVICES': '',
+  }
 
 
 @contextlib.contextmanager
@@ -72,9 +81,15 @@ def started(command: Command, log: pathlib.Path) -> Iterator[subprocess.Popen]:
   """
   words = command.words()
   with open(log, 'ab') as file:
-    process = subprocess.Popen([sys.executable, *words[1:]], cwd=ROOT, env=environment(),
-                               stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-                               start_new_session=True)
+    process = subprocess.Popen(
+      [sys.executable, *words[1:]],
+      cwd=ROOT,
+      env=environment(),
+      stdin=subprocess.DEVNULL,
+      stdout=file,
+      stderr=file,
+      start_new_session=True,
+    )
   try:
     yield process
   except BaseException:
@@ -87,6 +102,7 @@ def started(command: Command, log: pathlib.Path) -> Iterator[subprocess.Popen]:
 
 class Job(NamedTuple):
   """A command to be run in a fork."""
+
   name: str
   command: Command
   directory: pathlib.Path  # Working directory; holds `output.txt` afterwards.
@@ -185,8 +201,14 @@ def _fork(function, log: pathlib.Path) -> int:
       os.dup2(file.fileno(), 2)
     # Whatever else they were, as in tests.
     sys.stdout, sys.stderr = (
-        io.TextIOWrapper(open(number, 'wb', closefd=False), encoding='utf-8',
-                         errors='backslashreplace', line_buffering=True) for number in (1, 2))
+      io.TextIOWrapper(
+        open(number, 'wb', closefd=False),
+        encoding='utf-8',
+        errors='backslashreplace',
+        line_buffering=True,
+      )
+      for number in (1, 2)
+    )
     code = function() or 0
   except BaseException:  # Also SystemExit: no command line calls it from `main`.
     traceback.print_exc()

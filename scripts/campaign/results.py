@@ -1,4 +1,5 @@
 """Results of the campaign: one JSON line each as they come, and the table of them all."""
+
 import collections
 from collections.abc import Iterable
 import json
@@ -10,6 +11,7 @@ from deeplab2 import errors
 
 class Result(NamedTuple):
   """The outcome of one case."""
+
   part: str  # 'kill', 'corrupt' or 'memory'
   group: str  # What was tortured: 'images', 'training', ...
   name: str  # Unique in its part.
@@ -40,8 +42,9 @@ class Journal:
       UserError: those that are there are of other settings.
     """
     if self.results and self._settings != settings:
-      raise errors.UserError(f'{self._path}: holds results of {self._settings}, not {settings}; '
-                             'take another --work_dir.')
+      raise errors.UserError(
+        f'{self._path}: holds results of {self._settings}, not {settings}; take another --work_dir.'
+      )
     self._path.parent.mkdir(parents=True, exist_ok=True)
     # Without the line that was cut, if there is one.
     lines = [settings, *(result._asdict() for result in self.results.values())]
@@ -71,14 +74,17 @@ def table(results: Iterable[Result]) -> str:
   groups = collections.defaultdict(list)
   for result in results:
     groups[result.part, result.group].append(result)
-  rows = ['| part | what | cases | outcomes | failed | longest (s) | most memory (MB) |',
-          '|---|---|---|---|---|---|---|']
+  rows = [
+    '| part | what | cases | outcomes | failed | longest (s) | most memory (MB) |',
+    '|---|---|---|---|---|---|---|',
+  ]
   for (part, group), found in sorted(groups.items()):
     counts = collections.Counter(result.outcome for result in found)
     outcomes = ', '.join(f'{outcome} {count}' for outcome, count in counts.most_common())
     rows.append(
-        f'| {part} | {group} | {len(found)} | {outcomes} | {sum(r.failed for r in found)} | '
-        f'{max(r.seconds for r in found):.0f} | {max(r.peak_mb for r in found):.0f} |')
+      f'| {part} | {group} | {len(found)} | {outcomes} | {sum(r.failed for r in found)} | '
+      f'{max(r.seconds for r in found):.0f} | {max(r.peak_mb for r in found):.0f} |'
+    )
   return '\n'.join(rows)
 
 
@@ -88,6 +94,8 @@ def failures(results: Iterable[Result]) -> str:
   for result in results:
     if result.failed:
       shown = '\n'.join(f'    {line[:300]}' for line in result.details.splitlines()[-8:])
-      parts.append(f'* {result.part} {result.group}: {result.name}: **{result.outcome}**\n'
-                   f'  `{result.command}`\n{shown}')
+      parts.append(
+        f'* {result.part} {result.group}: {result.name}: **{result.outcome}**\n'
+        f'  `{result.command}`\n{shown}'
+      )
   return '\n'.join(parts)

@@ -1,4 +1,5 @@
 """Checkpoints with any keys for tests, and what a refusal has to look like."""
+
 import pytest
 import tensorflow as tf
 
@@ -11,8 +12,12 @@ def write(path, tensors):
   """Writes a checkpoint with these keys and no object graph; returns its prefix."""
   names = sorted(tensors)
   path.parent.mkdir(exist_ok=True)
-  tf.raw_ops.SaveV2(prefix=str(path), tensor_names=names, shape_and_slices=[''] * len(names),
-                    tensors=[tf.constant(tensors[name]) for name in names])
+  tf.raw_ops.SaveV2(
+    prefix=str(path),
+    tensor_names=names,
+    shape_and_slices=[''] * len(names),
+    tensors=[tf.constant(tensors[name]) for name in names],
+  )
   return str(path)
 
 

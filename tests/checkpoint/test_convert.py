@@ -1,4 +1,5 @@
 """The converter on a checkpoint with released keys; wrong ones are refused in one line."""
+
 import pathlib
 
 import numpy as np
@@ -35,8 +36,9 @@ def _write(path, values):
 
 
 def _convert(checkpoint, output_dir, config=_CONFIG):
-  return convert.main([f'--config_file={config}', f'--checkpoint={checkpoint}',
-                       f'--output_dir={output_dir}'])
+  return convert.main(
+    [f'--config_file={config}', f'--checkpoint={checkpoint}', f'--output_dir={output_dir}']
+  )
 
 
 def test_what_is_converted_is_the_same_model(model, released, tmp_path, capsys):
@@ -59,7 +61,7 @@ def _error(capfd, *arguments):
   return lines[0]
 
 
-def test_a_folder_with_checkpoints_is_left_alone(released, tmp_path, capfd):
+def test_a_directory_with_checkpoints_is_left_alone(released, tmp_path, capfd):
   _convert(released[0], tmp_path)
   assert 'give a new directory' in _error(capfd, released[0], tmp_path)
 

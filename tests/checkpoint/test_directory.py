@@ -1,4 +1,5 @@
 """Checkpoints of a directory by literal path; what becomes of files that cannot be taken up."""
+
 import os
 import shutil
 
@@ -20,8 +21,13 @@ def _checkpoints(path, step=0, keep=2):
   model = tf.Module()
   model.x = tf.Variable(float(step))
   global_step = tf.Variable(step, dtype=tf.int64, trainable=False)
-  return restore.Checkpoints(str(path), model=model, global_step=global_step, keep=keep,
-                             training_parts={}), model, global_step
+  return (
+    restore.Checkpoints(
+      str(path), model=model, global_step=global_step, keep=keep, training_parts={}
+    ),
+    model,
+    global_step,
+  )
 
 
 def _saved(path, *steps, keep=5):
@@ -46,8 +52,12 @@ def test_a_run_in_any_directory_is_found_again_and_its_old_checkpoints_deleted(t
   run = _saved(tmp_path / name, 0, 3, 6, keep=2)
   assert _resumed(run) == 6.0
   assert sorted(os.listdir(run)) == [
-      'checkpoint', 'ckpt-3.data-00000-of-00001', 'ckpt-3.index', 'ckpt-6.data-00000-of-00001',
-      'ckpt-6.index']
+    'checkpoint',
+    'ckpt-3.data-00000-of-00001',
+    'ckpt-3.index',
+    'ckpt-6.data-00000-of-00001',
+    'ckpt-6.index',
+  ]
   assert directory.recorded(str(run)) == [str(run / 'ckpt-3'), str(run / 'ckpt-6')]
   assert list(directory.follow(str(run), timeout=0.01)) == [str(run / 'ckpt-6')]
   # A prefix of such a name.
@@ -72,13 +82,15 @@ def test_tensorflow_finds_what_is_recorded_and_the_other_way_round(tmp_path):
   model = tf.Module()
   model.x = tf.Variable(0.0)
   tf.train.Checkpoint(model=model, global_step=tf.Variable(0, dtype=tf.int64)).restore(
-      str(ours / 'ckpt-6')).assert_consumed()
+    str(ours / 'ckpt-6')
+  ).assert_consumed()
   assert model.x.numpy() == 6.0
 
   theirs = tmp_path / 'theirs'
   step = tf.Variable(4, dtype=tf.int64)
   manager = tf.train.CheckpointManager(
-      tf.train.Checkpoint(model=model, global_step=step), str(theirs), max_to_keep=2)
+    tf.train.Checkpoint(model=model, global_step=step), str(theirs), max_to_keep=2
+  )
   for value in (4, 5):
     step.assign(value)
     manager.save(checkpoint_number=value)
@@ -106,9 +118,10 @@ def test_only_recorded_checkpoints_of_the_directory_itself_are_deleted(tmp_path)
   (run / 'ckpt-best.index').write_text('mine')
   shutil.copy(run / 'ckpt-2.index', run / 'ckpt-1.index')
   (run / 'checkpoint').write_text(
-      'model_checkpoint_path: "ckpt-2"\n'
-      f'all_model_checkpoint_paths: "{other}/ckpt-1"\nall_model_checkpoint_paths: "ckpt-best"\n'
-      'all_model_checkpoint_paths: "../other/ckpt-1"\n')
+    'model_checkpoint_path: "ckpt-2"\n'
+    f'all_model_checkpoint_paths: "{other}/ckpt-1"\nall_model_checkpoint_paths: "ckpt-best"\n'
+    'all_model_checkpoint_paths: "../other/ckpt-1"\n'
+  )
   checkpoints, _, global_step = _checkpoints(run, keep=1)
   checkpoints.resume()
   global_step.assign(4)
@@ -122,15 +135,24 @@ def test_only_recorded_checkpoints_of_the_directory_itself_are_deleted(tmp_path)
 def _follow(run, message):
   """Makes what a message advises the content of the file that it names."""
   line = message.partition('make the line ')[2].partition(' the whole content of the file ')
-  path = line[2].partition('.')[0] if '.' not in str(run) else line[2][:len(f'{run}/checkpoint')]
+  path = line[2].partition('.')[0] if '.' not in str(run) else line[2][: len(f'{run}/checkpoint')]
   assert path == f'{run}/checkpoint'
   with open(path, 'w', encoding='utf-8') as file:
     file.write(line[0] + '\n')
 
 
-@pytest.mark.parametrize('state', [
-    None, b'', b'garbage', bytes(range(128, 256)), b'model_checkpoint_path: ""',
-    b'model_checkpoint_path: "ckpt-99"', b'model_checkpoint_path: 7'])
+@pytest.mark.parametrize(
+  'state',
+  [
+    None,
+    b'',
+    b'garbage',
+    bytes(range(128, 256)),
+    b'model_checkpoint_path: ""',
+    b'model_checkpoint_path: "ckpt-99"',
+    b'model_checkpoint_path: 7',
+  ],
+)
 @pytest.mark.parametrize('name', ['run', 'runs[lr=0.1]'])
 def test_checkpoints_that_nothing_names_are_not_written_over(tmp_path, name, state):
   run = _saved(tmp_path / name, 3, 6)
@@ -149,11 +171,20 @@ def test_checkpoints_that_nothing_names_are_not_written_over(tmp_path, name, sta
 def test_without_a_whole_checkpoint_another_name_is_advised(tmp_path):
   run = _saved(tmp_path / 'run', 6)
   (run / 'ckpt-6.index').unlink()
-  files.refused(lambda: directory.newest(str(run)), 'names', 'ckpt-6, which is missing',
-                'No checkpoint there is whole', 'give another experiment_name')
+  files.refused(
+    lambda: directory.newest(str(run)),
+    'names',
+    'ckpt-6, which is missing',
+    'No checkpoint there is whole',
+    'give another experiment_name',
+  )
   (run / 'checkpoint').unlink()
-  files.refused(lambda: directory.newest(str(run)), 'ckpt-6.data-00000-of-00001',
-                'No checkpoint there is whole', 'give another experiment_name')
+  files.refused(
+    lambda: directory.newest(str(run)),
+    'ckpt-6.data-00000-of-00001',
+    'No checkpoint there is whole',
+    'give another experiment_name',
+  )
 
 
 @pytest.mark.parametrize('file', ['ckpt-9.index', 'ckpt-9.data-00000-of-00001'])
@@ -175,12 +206,18 @@ def test_a_damaged_checkpoint_names_the_newest_whole_one_before_it(tmp_path, fil
 def test_a_damaged_only_checkpoint(tmp_path):
   run = _saved(tmp_path, 3)
   os.truncate(run / 'ckpt-3.index', 0)
-  files.refused(_checkpoints(run)[0].resume, 'ckpt-3', 'No other checkpoint there is whole',
-                'give another experiment_name')
+  files.refused(
+    _checkpoints(run)[0].resume,
+    'ckpt-3',
+    'No other checkpoint there is whole',
+    'give another experiment_name',
+  )
 
 
-@pytest.mark.parametrize('left', [
-    ['ckpt-0.data-00000-of-00001'], ['ckpt-0_temp/part-00000-of-00001.data-00000-of-00001'], []])
+@pytest.mark.parametrize(
+  'left',
+  [['ckpt-0.data-00000-of-00001'], ['ckpt-0_temp/part-00000-of-00001.data-00000-of-00001'], []],
+)
 def test_a_first_save_that_was_interrupted_is_done_again(tmp_path, left):
   for name in left:
     (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -198,24 +235,48 @@ def test_what_killed_saves_left_is_removed(tmp_path):
   (run / 'ckpt-5_template').write_bytes(b'mine')
   directory.remove_unfinished(str(run))
   assert sorted(os.listdir(run)) == [
-      'checkpoint', 'ckpt-3.data-00000-of-00001', 'ckpt-3.index', 'ckpt-5_template']
+    'checkpoint',
+    'ckpt-3.data-00000-of-00001',
+    'ckpt-3.index',
+    'ckpt-5_template',
+  ]
   directory.remove_unfinished(str(tmp_path / 'nothing'))
+
+
+def test_what_a_killed_deletion_left_is_deleted_by_the_next_save(tmp_path):
+  run = _saved(tmp_path, 3, 6)
+  (run / 'ckpt-3.index').unlink()
+  checkpoints, _, global_step = _checkpoints(run)
+  checkpoints.resume()
+  global_step.assign(9)
+  checkpoints.save()
+  assert not (run / 'ckpt-3.data-00000-of-00001').exists()
 
 
 def test_a_first_checkpoint_that_was_not_recorded_yet_is_taken_up(tmp_path):
   run = _saved(tmp_path, 0)
   (run / 'checkpoint').unlink()
   assert directory.newest(str(run)) == str(run / 'ckpt-0')
+  checkpoints, _, global_step = _checkpoints(run)
+  checkpoints.resume()
+  assert directory.recorded(str(run)) == [str(run / 'ckpt-0')]
+  for step in (3, 6):
+    global_step.assign(step)
+    checkpoints.save()
+  assert not (run / 'ckpt-0.index').exists()  # Two are kept.
 
 
-@pytest.mark.parametrize('file', [
-    'train/events.out.tfevents.1.host', 'eval/metrics-20.json', 'eval/metrics-20-0123abcd.json'])
+@pytest.mark.parametrize(
+  'file',
+  ['train/events.out.tfevents.1.host', 'eval/metrics-20.json', 'eval/metrics-20-0123abcd.json'],
+)
 def test_results_of_a_training_without_its_checkpoints_are_found(tmp_path, file):
   path = tmp_path / 'run' / file
   path.parent.mkdir(parents=True)
   path.write_text('x')
-  files.refused(lambda: directory.check_unused(str(tmp_path / 'run')), file,
-                'give another experiment_name')
+  files.refused(
+    lambda: directory.check_unused(str(tmp_path / 'run')), file, 'give another experiment_name'
+  )
   path.rename(tmp_path / 'away')
   directory.check_unused(str(tmp_path / 'run'))
 

@@ -1,4 +1,5 @@
 """Released keys against DeepLab2's manifests; checkpoints in the released format, read back."""
+
 import json
 import re
 
@@ -29,10 +30,11 @@ def _manifest(name):
 
 
 _RELEASED = [
-    (builders.coco, 'resnet50', 'checkpoint_coco_r50'),
-    (builders.coco, 'axial_resnet50', 'checkpoint_coco_axial_r50'),
-    (builders.coco, 'convnext_tiny', 'checkpoint_coco_convnext_tiny'),
-    (builders.cityscapes, 'resnet50', 'checkpoint_cityscapes_r50')]
+  (builders.coco, 'resnet50', 'checkpoint_coco_r50'),
+  (builders.coco, 'axial_resnet50', 'checkpoint_coco_axial_r50'),
+  (builders.coco, 'convnext_tiny', 'checkpoint_coco_convnext_tiny'),
+  (builders.cityscapes, 'resnet50', 'checkpoint_cityscapes_r50'),
+]
 
 
 @pytest.mark.slow
@@ -46,16 +48,18 @@ def test_keys_and_shapes_are_the_manifest(make, backbone, name):
 
 def _paths(num_stages):
   """Returns the attribute paths of a ResNet-50 model, from those of a tiny one."""
-  paths = [path for path, _ in released_keys._walk(builders.tiny(num_stages), '')
-           if not path.startswith('backbone/')]
+  paths = [
+    path
+    for path, _ in released_keys._walk(builders.tiny(num_stages), '')
+    if not path.startswith('backbone/')
+  ]
   norm = [f'norm/{leaf}' for leaf in ('gamma', 'beta', 'moving_mean', 'moving_variance')]
   unit = ['kernel', *norm]
   paths += [f'backbone/stem/{leaf}' for leaf in unit]
   for stage, blocks in enumerate((3, 4, 6, 3)):
     for block in range(blocks):
       parts = ['reduce', 'conv', 'expand'] + (['shortcut'] if block == 0 else [])
-      paths += [f'backbone/stages/{stage}/{block}/{part}/{leaf}' for part in parts
-                for leaf in unit]
+      paths += [f'backbone/stages/{stage}/{block}/{part}/{leaf}' for part in parts for leaf in unit]
   return paths
 
 
@@ -132,8 +136,11 @@ def test_heads_of_the_same_number_of_classes_are_kept_but_the_last_semantic_laye
 
 def _backbone_alone(source, prefix):
   """Returns the source's backbone below `prefix`, with the classifier that comes with it."""
-  tensors = {key.replace('encoder/', prefix, 1): value for key, value in source.items()
-             if key.startswith('encoder/')}
+  tensors = {
+    key.replace('encoder/', prefix, 1): value
+    for key, value in source.items()
+    if key.startswith('encoder/')
+  }
   # Model Garden keeps its classifier below model/.
   head = 'model/layer_with_weights-1/kernel' if prefix == 'backbone/_encoder/' else 'head/kernel'
   return tensors | {head + files.SUFFIX: np.zeros(5)}
@@ -147,9 +154,11 @@ def test_training_starts_from_a_backbone_alone(source, tmp_path, prefix):
   model = builders.tiny()
   before = _values(model)
   path = files.write(tmp_path / 'ckpt', _backbone_alone(source, prefix))
-  files.refused(lambda: _load(path, model),
-                'holds a backbone, MobileNetV3 with 13 blocks',
-                'a whole kMaX-DeepLab is expected')
+  files.refused(
+    lambda: _load(path, model),
+    'holds a backbone, MobileNetV3 with 13 blocks',
+    'a whole kMaX-DeepLab is expected',
+  )
   report = _load(path, model, backbone_alone=True)
   assert len(report.unused) == 1 and report.unused[0].endswith('/kernel')
   assert set(report.matched) == {key for key in before if key.startswith('encoder/')}
@@ -180,8 +189,11 @@ def _moat_names(num_blocks):
     for index in range(count):
       block = f'moat/block_{stage:02d}_{index:02d}'
       layers += [(f'{block}/{name}_norm', norm) for name in ('pre', 'expand', 'depthwise')]
-      layers += [(f'{block}/expand_conv', ['kernel']), (f'{block}/shrink_conv', biased),
-                 (f'{block}/depthwise_conv', ['depthwise_kernel'])]
+      layers += [
+        (f'{block}/expand_conv', ['kernel']),
+        (f'{block}/shrink_conv', biased),
+        (f'{block}/depthwise_conv', ['depthwise_kernel']),
+      ]
       if stage > 0 and index == 0:
         layers.append((f'{block}/shortcut_conv', biased))
       if stage < 2:
@@ -201,17 +213,23 @@ def test_moat_classifiers_go_by_names_of_variables(tmp_path, with_statistics):
   by_name = {released_keys.of_moat_name(name): name for name in names}
   generator = np.random.default_rng(0)
   variables = released_keys.of_model(backbone, 'backbone')
-  expected = {key: generator.normal(size=variable.shape).astype(np.float32)
-              for key, variable in variables.items()}
+  expected = {
+    key: generator.normal(size=variable.shape).astype(np.float32)
+    for key, variable in variables.items()
+  }
   tensors = {by_name[key]: value for key, value in expected.items() if key in by_name}
   assert len(tensors) == len(names) == len(by_name)
   tensors |= {f'{name}/ExponentialMovingAverage': np.zeros(2) for name in names}
   if with_statistics:
-    tensors |= {by_name[f'{place}/gamma'].replace('gamma', leaf): expected[key]
-                for key in expected for place, _, leaf in [key.rpartition('/')]
-                if leaf.startswith('moving_')}
-  path = files.write(tmp_path / 'ckpt', tensors | {
-      'global_step': np.int64(3), 'moat/logits_head/bias': np.zeros(10)})
+    tensors |= {
+      by_name[f'{place}/gamma'].replace('gamma', leaf): expected[key]
+      for key in expected
+      for place, _, leaf in [key.rpartition('/')]
+      if leaf.startswith('moving_')
+    }
+  path = files.write(
+    tmp_path / 'ckpt', tensors | {'global_step': np.int64(3), 'moat/logits_head/bias': np.zeros(10)}
+  )
   before = {key: variable.numpy() for key, variable in variables.items()}
   report = _load_backbone(path, backbone)
   is_missing = {key: '/moving_' in key and not with_statistics for key in variables}
@@ -219,10 +237,13 @@ def test_moat_classifiers_go_by_names_of_variables(tmp_path, with_statistics):
     np.testing.assert_array_equal(variable, (before if is_missing[key] else expected)[key])
   assert set(report.missing) == {key for key, missing in is_missing.items() if missing}
   assert set(report.unused) == {'moat/logits_head/bias'} | {
-      f'{name}/ExponentialMovingAverage' for name in names}
+    f'{name}/ExponentialMovingAverage' for name in names
+  }
   tensors.pop('moat/block_02_00/attention/q/weight')
-  files.refused(lambda: _load_backbone(files.write(tmp_path / 'less', tensors), backbone),
-                'MOAT with 14 blocks, but it lacks encoder/_blocks/2/0/_attention/_q_proj/weight')
+  files.refused(
+    lambda: _load_backbone(files.write(tmp_path / 'less', tensors), backbone),
+    'MOAT with 14 blocks, but it lacks encoder/_blocks/2/0/_attention/_q_proj/weight',
+  )
 
 
 def test_a_head_is_fresh_as_a_whole_or_not_at_all(source, tmp_path):
@@ -230,27 +251,42 @@ def test_a_head_is_fresh_as_a_whole_or_not_at_all(source, tmp_path):
   key = 'transformer_class_head/_conv/kernel' + files.SUFFIX
   tensors = source | {key: np.zeros([1, 5, source[key].shape[-1]], np.float32)}
   path = files.write(tmp_path / 'ckpt', tensors)
-  files.refused(lambda: _load(path, builders.tiny(), fresh_class_heads=True),
-                'transformer_class_head/_conv/kernel', 'other widths')
+  files.refused(
+    lambda: _load(path, builders.tiny(), fresh_class_heads=True),
+    'transformer_class_head/_conv/kernel',
+    'other widths',
+  )
 
 
 def test_one_tensor_too_few_and_one_too_many(source, tmp_path):
   tensors = dict(source)
   tensors['pixel_decoder/_stages/4/_block1/_conv3_bn/_conv/kernel' + files.SUFFIX] = tensors.pop(
-      'transformer_decoder/cluster_centers' + files.SUFFIX)
+    'transformer_decoder/cluster_centers' + files.SUFFIX
+  )
   model = builders.tiny()
   before = _values(model)
-  files.refused(lambda: _load(files.write(tmp_path / 'ckpt', tensors), model), 'ckpt',
-                'it lacks transformer_decoder/cluster_centers',
-                'it has pixel_decoder/_stages/4/_block1/_conv3_bn/_conv/kernel besides')
+  files.refused(
+    lambda: _load(files.write(tmp_path / 'ckpt', tensors), model),
+    'ckpt',
+    'it lacks transformer_decoder/cluster_centers',
+    'it has pixel_decoder/_stages/4/_block1/_conv3_bn/_conv/kernel in addition',
+  )
   assert _unchanged(model, before)
 
 
-@pytest.mark.parametrize('settings, words', [
+@pytest.mark.parametrize(
+  'settings, words',
+  [
     ({'num_classes': 9}, ['trained with 6 classes, not 9: what to do']),
-    ({'num_slots': 5}, ['transformer_decoder/cluster_centers is [1, 8, 32] there and [1, 5, 32]',
-                        'num_mask_slots=8']),
-])
+    (
+      {'num_slots': 5},
+      [
+        'transformer_decoder/cluster_centers is [1, 8, 32] there and [1, 5, 32]',
+        'num_mask_slots=8',
+      ],
+    ),
+  ],
+)
 def test_other_shapes_change_nothing(source, tmp_path, settings, words):
   model = builders.tiny(**settings)
   before = _values(model)
@@ -262,14 +298,19 @@ def test_other_shapes_change_nothing(source, tmp_path, settings, words):
 def _manifest_file(path, name):
   """Writes a checkpoint with the keys and shapes of a released one."""
   shapes = _manifest(name)
-  return files.write(path, {key + files.SUFFIX: np.zeros(shape, np.float32)
-                            for key, shape in shapes.items()})
+  return files.write(
+    path, {key + files.SUFFIX: np.zeros(shape, np.float32) for key, shape in shapes.items()}
+  )
 
 
-@pytest.mark.parametrize('name, family', [
+@pytest.mark.parametrize(
+  'name, family',
+  [
     ('checkpoint_coco_axial_r50', 'Axial-ResNet with 16 blocks'),
     ('checkpoint_coco_convnext_tiny', 'ConvNeXt with 18 blocks'),
-    ('checkpoint_coco_r50', 'ResNet with 16 blocks')])
+    ('checkpoint_coco_r50', 'ResNet with 16 blocks'),
+  ],
+)
 def test_checkpoints_of_other_backbones(tmp_path, name, family):
   model = builders.tiny()
   before = _values(model)
@@ -284,10 +325,12 @@ def test_a_deeper_backbone(source, tmp_path):
   deeper = source | {'encoder/_blocks/13/_conv/kernel' + files.SUFFIX: np.zeros(3)}
   for tensors in (deeper, _backbone_alone(deeper, '')):
     path = files.write(tmp_path / 'ckpt', tensors)
-    files.refused(lambda path=path: _load(path, builders.tiny(), backbone_alone=True),
-                  'MobileNetV3 with 14 blocks',
-                  'where the configuration has MobileNetV3 with 13',
-                  'it has encoder/_blocks/13/_conv/kernel besides')
+    files.refused(
+      lambda path=path: _load(path, builders.tiny(), backbone_alone=True),
+      'MobileNetV3 with 14 blocks',
+      'where the configuration has MobileNetV3 with 13',
+      'it has encoder/_blocks/13/_conv/kernel in addition',
+    )
 
 
 def test_no_backbone_at_all(tmp_path):

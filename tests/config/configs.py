@@ -2,30 +2,81 @@
 
 # Dataset -> the backbones of its published configs.
 BACKBONES = {
-    'coco_panoptic': ('resnet50', 'axial_resnet50', 'convnext_tiny', 'convnext_small',
-                      'convnext_base', 'convnext_large'),
-    'cityscapes_panoptic': ('resnet50', 'axial_resnet50', 'convnext_tiny', 'convnext_small',
-                            'convnext_base', 'convnext_large'),
-    'ade20k_panoptic': ('resnet50', 'convnext_large'),
+  'coco_panoptic': (
+    'resnet50',
+    'axial_resnet50',
+    'convnext_tiny',
+    'convnext_small',
+    'convnext_base',
+    'convnext_large',
+  ),
+  'cityscapes_panoptic': (
+    'resnet50',
+    'axial_resnet50',
+    'convnext_tiny',
+    'convnext_small',
+    'convnext_base',
+    'convnext_large',
+  ),
+  'ade20k_panoptic': ('resnet50', 'convnext_large'),
 }
 _PER_DATASET = {
-    'coco_panoptic': dict(
-        channels=134, crop='1281 1281', resize=1281, rate=0.0005, steps=150000, batch=64,
-        top_k=1.0, scale=(0.3, 1.7), policy='simple_classification_policy', things=128,
-        thing=0.7, stuff=0.5, overlap=0.8, mask_weight=1.0, areas=(400, 6400),
-        sampling='instance_discrimination_sample_temperature: 1.5 semantic_sample_k: 4096 '
-                 'semantic_sample_temperature: 2.0'),
-    'cityscapes_panoptic': dict(
-        channels=19, crop='1025 2049', resize=0, rate=0.0003, steps=60000, batch=32,
-        top_k=0.2, scale=(0.5, 2.0), policy='simple_classification_policy_magnitude_scale_0.2',
-        things=256, thing=0.5, stuff=0.3, overlap=0.9, mask_weight=0.0, areas=(256, 2048),
-        sampling=''),
-    'ade20k_panoptic': dict(
-        channels=151, crop='641 641', resize=641, rate=0.0005, steps=100000, batch=64,
-        top_k=1.0, scale=(0.5, 2.0), policy='simple_classification_policy', things=256,
-        thing=0.4, stuff=0.4, overlap=0.8, mask_weight=1.0, areas=(0, 0),
-        sampling='instance_discrimination_sample_temperature: 1.5 semantic_sample_k: 1024 '
-                 'semantic_sample_temperature: 2.0'),
+  'coco_panoptic': dict(
+    channels=134,
+    crop='1281 1281',
+    resize=1281,
+    rate=0.0005,
+    steps=150000,
+    batch=64,
+    top_k=1.0,
+    scale=(0.3, 1.7),
+    policy='simple_classification_policy',
+    things=128,
+    thing=0.7,
+    stuff=0.5,
+    overlap=0.8,
+    mask_weight=1.0,
+    areas=(400, 6400),
+    sampling='instance_discrimination_sample_temperature: 1.5 semantic_sample_k: 4096 '
+    'semantic_sample_temperature: 2.0',
+  ),
+  'cityscapes_panoptic': dict(
+    channels=19,
+    crop='1025 2049',
+    resize=0,
+    rate=0.0003,
+    steps=60000,
+    batch=32,
+    top_k=0.2,
+    scale=(0.5, 2.0),
+    policy='simple_classification_policy_magnitude_scale_0.2',
+    things=256,
+    thing=0.5,
+    stuff=0.3,
+    overlap=0.9,
+    mask_weight=0.0,
+    areas=(256, 2048),
+    sampling='',
+  ),
+  'ade20k_panoptic': dict(
+    channels=151,
+    crop='641 641',
+    resize=641,
+    rate=0.0005,
+    steps=100000,
+    batch=64,
+    top_k=1.0,
+    scale=(0.5, 2.0),
+    policy='simple_classification_policy',
+    things=256,
+    thing=0.4,
+    stuff=0.4,
+    overlap=0.8,
+    mask_weight=1.0,
+    areas=(0, 0),
+    sampling='instance_discrimination_sample_temperature: 1.5 semantic_sample_k: 1024 '
+    'semantic_sample_temperature: 2.0',
+  ),
 }
 
 
@@ -39,8 +90,11 @@ def kmax(dataset: str, backbone: str, *, max_deeplab: str = '', more: str = '') 
     more: text to add to the end.
   """
   of = _PER_DATASET[dataset]
-  weights = ('initial_checkpoint: "${INIT_CHECKPOINT}"', '') if 'resnet' in backbone else (
-      '', 'pretrained_weights: "${PRETRAINED_WEIGHTS}"')
+  weights = (
+    ('initial_checkpoint: "${INIT_CHECKPOINT}"', '')
+    if 'resnet' in backbone
+    else ('', 'pretrained_weights: "${PRETRAINED_WEIGHTS}"')
+  )
   height, width = of['crop'].split()
   data = f"""
     dataset: "{dataset}"

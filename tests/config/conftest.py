@@ -1,4 +1,5 @@
 """Fixtures of the configuration tests."""
+
 import pytest
 
 from deeplab2.config import load
@@ -9,10 +10,12 @@ from . import configs
 @pytest.fixture
 def write(tmp_path):
   """Returns a function that writes a text as a configuration file and returns its path."""
+
   def write_text(text, name='experiment.textproto'):
     path = tmp_path / name
     path.write_text(text)
     return str(path)
+
   return write_text
 
 

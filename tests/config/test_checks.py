@@ -1,4 +1,5 @@
 """Every check of data, training and evaluation, by values that it refuses and that pass."""
+
 import pytest
 
 from deeplab2 import errors
@@ -9,7 +10,9 @@ COPY_PASTE = 'train_dataset_options.augmentations.panoptic_copy_paste'
 MASKWISE = 'evaluator_options.maskwise_postprocessing'
 
 
-@pytest.mark.parametrize('override, message', [
+@pytest.mark.parametrize(
+  'override, message',
+  [
     # Crops: the next valid size is the smallest 32n + 1 that is not smaller.
     ('train_dataset_options.crop_size=640,640', 'the next such size is [641, 641].'),
     ('train_dataset_options.crop_size=65,66', 'the next such size is [65, 97].'),
@@ -28,17 +31,24 @@ MASKWISE = 'evaluator_options.maskwise_postprocessing'
     ('train_dataset_options.shuffle_buffer_size=0', 'must be greater than 0.'),
     ('train_dataset_options.small_instance_weight=-1', 'must be 0 or greater.'),
     # Reading.
-    ('train_dataset_options.max_corrupt_share=-0.1', 'must be at least 0 and less than 1.'),
-    ('train_dataset_options.max_corrupt_share=1', 'must be at least 0 and less than 1.'),
+    ('train_dataset_options.max_corrupt_fraction=-0.1', 'must be at least 0 and less than 1.'),
+    ('train_dataset_options.max_corrupt_fraction=1', 'must be at least 0 and less than 1.'),
     ('train_dataset_options.data_service=localhost:5000', 'must be of the form grpc://host:port.'),
-    ('train_dataset_options.data_service=grpc://localhost', 'must be of the form grpc://host:port.'),
+    (
+      'train_dataset_options.data_service=grpc://localhost',
+      'must be of the form grpc://host:port.',
+    ),
     ('train_dataset_options.data_service=grpc://a:99999', 'must be of the form grpc://host:port.'),
-    ('eval_dataset_options.data_service=grpc://a:5000',
-     'is for training; evaluation reads every picture once, itself. Remove it.'),
+    (
+      'eval_dataset_options.data_service=grpc://a:5000',
+      'is for training; evaluation reads every image once, itself. Remove it.',
+    ),
     # Augmentation.
     ('train_dataset_options.augmentations.min_scale_factor=0', 'must be greater than 0.'),
-    ('train_dataset_options.augmentations.max_scale_factor=0.5',
-     'must not be less than min_scale_factor 1.'),
+    (
+      'train_dataset_options.augmentations.max_scale_factor=0.5',
+      'must not be less than min_scale_factor 1.',
+    ),
     ('train_dataset_options.augmentations.max_scale_factor=inf', 'must be greater than 0.'),
     (f'{COPY_PASTE}.panoptic_copy_paste_thing_option=some', 'must be one of none, all, random.'),
     (f'{COPY_PASTE}.panoptic_copy_paste_void_option=All', 'must be one of none, all, random.'),
@@ -69,7 +79,8 @@ MASKWISE = 'evaluator_options.maskwise_postprocessing'
     ('evaluator_options.eval_steps=0', 'must be a number of batches, or -1 for all.'),
     ('evaluator_options.continuous_eval_timeout=-2', 'must be a number of seconds, or -1'),
     ('evaluator_options.thing_area_limit=-1', 'must be 0 or greater.'),
-])
+  ],
+)
 def test_refused(small, override, message):
   path = override.partition('=')[0]
   with pytest.raises(errors.UserError) as error:
@@ -80,14 +91,17 @@ def test_refused(small, override, message):
   assert path.split('.')[0] in str(error.value)
 
 
-@pytest.mark.parametrize('overrides', [
+@pytest.mark.parametrize(
+  'overrides',
+  [
     ['train_dataset_options.max_resize_value=65', 'train_dataset_options.min_resize_value=0'],
     ['train_dataset_options.max_resize_value=2000,0'],  # One 0 switches both sides off.
     ['train_dataset_options.max_resize_value=65,97'],
     [f'{SOLVER}.warmup_steps=70000'],
     ['evaluator_options.transformer_post_processing=maskwise'],
     ['trainer_options.loss_options.pq_style_loss.weight=0'],
-])
+  ],
+)
 def test_accepted(small, overrides):
   small(*overrides)
 
@@ -95,31 +109,43 @@ def test_accepted(small, overrides):
 def test_data_service_has_no_seed(small):
   service = 'train_dataset_options.data_service=grpc://[::1]:5000'
   small(service)
-  with pytest.raises(errors.UserError, match=r'train_dataset_options.seed = 3: cannot be kept with '
-                                             'data_service'):
+  with pytest.raises(
+    errors.UserError,
+    match=r'train_dataset_options.seed = 3: cannot be kept with '
+    'data_service',
+  ):
     small(service, 'train_dataset_options.seed=3')
 
 
 def test_share_of_corrupt_records_without_skipping_has_no_effect(small, caplog):
-  small('train_dataset_options={on_corrupt: SKIP max_corrupt_share: 0.1}')
+  small('train_dataset_options={on_corrupt: SKIP max_corrupt_fraction: 0.1}')
   assert 'no effect' not in caplog.text
-  small('train_dataset_options.max_corrupt_share=0.1')
-  assert 'max_corrupt_share = 0.1: has no effect without on_corrupt: SKIP.' in caplog.text
+  small('train_dataset_options.max_corrupt_fraction=0.1')
+  assert 'max_corrupt_fraction = 0.1: has no effect without on_corrupt: SKIP.' in caplog.text
 
 
 def test_maskwise_without_its_message_has_the_defaults(small):
   config = small('evaluator_options.transformer_post_processing=maskwise')
   maskwise = config.value(MASKWISE)
-  assert [getattr(maskwise, name) for name in (
+  assert [
+    getattr(maskwise, name)
+    for name in (
       'transformer_class_confidence_threshold_thing',
-      'transformer_class_confidence_threshold_stuff', 'overlapping_threshold',
-      'reorder_class_weight', 'reorder_mask_weight')] == pytest.approx([0.7, 0.7, 0.5, 1.0, 0.0])
+      'transformer_class_confidence_threshold_stuff',
+      'overlapping_threshold',
+      'reorder_class_weight',
+      'reorder_mask_weight',
+    )
+  ] == pytest.approx([0.7, 0.7, 0.5, 1.0, 0.0])
 
 
-@pytest.mark.parametrize('size, replicas, message', [
+@pytest.mark.parametrize(
+  'size, replicas, message',
+  [
     (8, 3, 'cannot be split over 3 replicas; take 6 or 9.'),
     (2, 4, 'cannot be split over 4 replicas; take 4.'),
-])
+  ],
+)
 def test_batch(small, size, replicas, message):
   config = small(f'train_dataset_options.batch_size={size}')
   with pytest.raises(errors.UserError, match=message):
@@ -134,8 +160,10 @@ def complete(small, tmp_path):
   for name in ('train-0.tfrecord', 'val-0.tfrecord'):
     (tmp_path / name).write_bytes(b'')
   return lambda *overrides: small(
-      f'train_dataset_options.file_pattern={tmp_path}/train-*.tfrecord',
-      f'eval_dataset_options.file_pattern={tmp_path}/val-*.tfrecord', *overrides)
+    f'train_dataset_options.file_pattern={tmp_path}/train-*.tfrecord',
+    f'eval_dataset_options.file_pattern={tmp_path}/val-*.tfrecord',
+    *overrides,
+  )
 
 
 @pytest.mark.parametrize('mode', checks.MODES)
@@ -143,7 +171,9 @@ def test_modes(complete, mode):
   checks.check_mode(complete(), mode)
 
 
-@pytest.mark.parametrize('mode, override, message', [
+@pytest.mark.parametrize(
+  'mode, override, message',
+  [
     ('train', 'train_dataset_options.crop_size=', 'train_dataset_options.crop_size: is missing'),
     ('train', 'train_dataset_options.dataset=', 'train_dataset_options.dataset: is missing'),
     ('train', 'train_dataset_options.file_pattern=', 'file_pattern: is missing'),
@@ -159,7 +189,8 @@ def test_modes(complete, mode):
     ('train_and_eval', 'train_dataset_options.crop_size=', 'is missing'),
     ('train', 'experiment_name=${NOT_SET_ANYWHERE}', 'NOT_SET_ANYWHERE is not set'),
     ('export', 'eval_dataset_options.crop_size=', 'eval_dataset_options.crop_size: is missing'),
-])
+  ],
+)
 def test_what_a_mode_needs(complete, mode, override, message):
   with pytest.raises(errors.UserError) as error:
     checks.check_mode(complete(override), mode)
@@ -167,14 +198,17 @@ def test_what_a_mode_needs(complete, mode, override, message):
   assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('mode, override', [
+@pytest.mark.parametrize(
+  'mode, override',
+  [
     ('eval', 'train_dataset_options='),
     ('eval', 'model_options.initial_checkpoint=${NOT_SET_ANYWHERE}'),
     ('train', 'eval_dataset_options='),
     ('export', 'train_dataset_options='),
     ('export', 'eval_dataset_options.file_pattern=${NOT_SET_ANYWHERE}'),
     ('export', 'experiment_name=${NOT_SET_ANYWHERE}'),
-])
+  ],
+)
 def test_what_a_mode_does_not_need(complete, mode, override):
   checks.check_mode(complete(override), mode)
 

@@ -1,4 +1,5 @@
 """Reading whole configurations: published fields, defaults by dataset, files that are wrong."""
+
 from absl import logging as absl_logging
 import pytest
 
@@ -8,15 +9,21 @@ from deeplab2.config import load
 
 from . import configs
 
-PUBLISHED = [(dataset, backbone) for dataset, backbones in configs.BACKBONES.items()
-             for backbone in backbones]
+PUBLISHED = [
+  (dataset, backbone) for dataset, backbones in configs.BACKBONES.items() for backbone in backbones
+]
 _KINDS = {'AXIAL': 0, 'BOTTLENECK': 1}
-_STAGES = [(512, 1, 'AXIAL'), (256, 5, 'AXIAL'), (128, 1, 'BOTTLENECK'), (64, 1, 'BOTTLENECK'),
-           (32, 1, 'BOTTLENECK')]
+_STAGES = [
+  (512, 1, 'AXIAL'),
+  (256, 5, 'AXIAL'),
+  (128, 1, 'BOTTLENECK'),
+  (64, 1, 'BOTTLENECK'),
+  (32, 1, 'BOTTLENECK'),
+]
 
 
 def _stages(kmax):
-  return [(stage.filters, stage.num_blocks, stage.kind) for stage in kmax.pixel_decoder_stages]
+  return [(stage.filters, stage.num_blocks, stage.type) for stage in kmax.pixel_decoder_stages]
 
 
 @pytest.mark.parametrize('dataset, backbone', PUBLISHED)
@@ -27,12 +34,15 @@ def test_published_configs_load(write, dataset, backbone):
   assert options.trainer_options.solver_options.warmup_steps == 5000
 
 
-@pytest.mark.parametrize('dataset, stride, slots, semantic, keep', [
+@pytest.mark.parametrize(
+  'dataset, stride, slots, semantic, keep',
+  [
     # DeepLab2's choice by the name of the dataset.
     ('cityscapes_panoptic', 2, 256, False, 0.8),
     ('coco_panoptic', 4, 128, True, 0.8),
     ('ade20k_panoptic', 4, 128, True, 1.0),
-])
+  ],
+)
 def test_kmax_defaults(write, dataset, stride, slots, semantic, keep):
   kmax = load.load(write(configs.kmax(dataset, 'resnet50'))).options.model_options.kmax
   assert kmax.high_resolution_stride == stride
@@ -41,8 +51,9 @@ def test_kmax_defaults(write, dataset, stride, slots, semantic, keep):
   assert kmax.decoder_drop_path_keep_prob == pytest.approx(keep)
   assert list(kmax.decoder_layers) == [2, 2, 2]
   assert (kmax.cluster_channels, kmax.feed_forward_channels) == (256, 2048)
-  assert _stages(kmax) == [(filters, blocks, _KINDS[kind])
-                           for filters, blocks, kind in _STAGES[:4 if stride == 4 else 5]]
+  assert _stages(kmax) == [
+    (filters, blocks, _KINDS[kind]) for filters, blocks, kind in _STAGES[: 4 if stride == 4 else 5]
+  ]
 
 
 def test_an_unknown_dataset_is_as_coco_and_the_log_says_so(write, monkeypatch):
@@ -51,7 +62,7 @@ def test_an_unknown_dataset_is_as_coco_and_the_log_says_so(write, monkeypatch):
   text = configs.SMALL.replace('coco_panoptic', 'my_own')
   options = load.load(write(text), ['model_options.kmax.decoder_layers=1,1,1']).options
   assert options.model_options.kmax.num_mask_slots == 128
-  line, = lines
+  (line,) = lines
   assert "of COCO; 'my_own' has none of its own" in line
   assert 'num_mask_slots: 128' in line
   assert 'decoder_layers' not in line
@@ -65,8 +76,10 @@ def test_the_eval_dataset_counts_where_there_is_no_other(write):
 
 def test_what_is_given_stays(small):
   config = small(
-      'model_options.kmax.high_resolution_stride=2', 'model_options.kmax.num_mask_slots=9',
-      'model_options.kmax.semantic_decoder=false')
+    'model_options.kmax.high_resolution_stride=2',
+    'model_options.kmax.num_mask_slots=9',
+    'model_options.kmax.semantic_decoder=false',
+  )
   kmax = config.options.model_options.kmax
   assert kmax.num_mask_slots == 9
   assert kmax.semantic_decoder is False
@@ -76,8 +89,9 @@ def test_what_is_given_stays(small):
 
 
 def test_older_field_of_the_drop_path(write, small):
-  text = configs.kmax('ade20k_panoptic', 'convnext_large',
-                      max_deeplab='transformer_decoder_drop_path_keep_prob: 0.7')
+  text = configs.kmax(
+    'ade20k_panoptic', 'convnext_large', max_deeplab='transformer_decoder_drop_path_keep_prob: 0.7'
+  )
   old = 'model_options.max_deeplab.transformer_decoder_drop_path_keep_prob'
   new = 'model_options.kmax.decoder_drop_path_keep_prob'
   kmax = load.load(write(text)).options.model_options.kmax
@@ -109,7 +123,8 @@ def test_the_least_example_loads(write):
 def test_lines_of_mistakes(small):
   error = small().error('trainer_options.loss_options.pq_style_loss.weight', 'is bad.')
   assert str(error).endswith(
-      'experiment.textproto:13: trainer_options.loss_options.pq_style_loss.weight = 3: is bad.')
+    'experiment.textproto:13: trainer_options.loss_options.pq_style_loss.weight = 3: is bad.'
+  )
 
 
 def test_environment(write, monkeypatch):
@@ -181,12 +196,32 @@ def test_every_text_that_is_a_path_is_known():
         found.add(path)
 
   walk(config_pb2.ExperimentOptions.DESCRIPTOR, '')
-  no_paths = {path for path in found if path.rpartition('.')[2] in (
-      'name', 'experiment_name', 'feature_key', 'head_conv_type', 'decoder_conv_type',
-      'learning_policy', 'optimizer', 'drop_path_schedule', 'autoaugment_policy_name',
-      'data_service', 'cameras_to_use',
-      'raw_panoptic_format', 'transformer_post_processing')
-              or 'panoptic_copy_paste' in path or path.startswith((
-                  'model_options.panoptic_deeplab', 'model_options.motion_deeplab',
-                  'model_options.vip_deeplab'))}
+  no_paths = {
+    path
+    for path in found
+    if path.rpartition('.')[2]
+    in (
+      'name',
+      'experiment_name',
+      'feature_key',
+      'head_conv_type',
+      'decoder_conv_type',
+      'learning_policy',
+      'optimizer',
+      'drop_path_schedule',
+      'autoaugment_policy_name',
+      'data_service',
+      'cameras_to_use',
+      'raw_panoptic_format',
+      'transformer_post_processing',
+    )
+    or 'panoptic_copy_paste' in path
+    or path.startswith(
+      (
+        'model_options.panoptic_deeplab',
+        'model_options.motion_deeplab',
+        'model_options.vip_deeplab',
+      )
+    )
+  }
   assert found - no_paths == set(load.PATHS)

@@ -1,4 +1,5 @@
 """Every check of model_options, by values that it refuses and that pass."""
+
 import pytest
 
 from deeplab2 import errors
@@ -7,7 +8,9 @@ KMAX = 'model_options.kmax'
 HEAD = 'model_options.max_deeplab.auxiliary_semantic_head'
 
 
-@pytest.mark.parametrize('override, message', [
+@pytest.mark.parametrize(
+  'override, message',
+  [
     ('model_options.backbone.drop_path_keep_prob=0', 'greater than 0 and at most 1.'),
     ('model_options.max_deeplab.pixel_space_head=', 'is missing; it makes the pixel features'),
     ('model_options.max_deeplab.pixel_space_head.output_channels=0', 'must be greater than 0.'),
@@ -19,8 +22,10 @@ HEAD = 'model_options.max_deeplab.auxiliary_semantic_head'
     ('model_options.decoder.feature_key=', 'must be "feature_semantic"'),
     ('model_options.decoder.feature_key=res5', 'must be "feature_semantic"'),
     ('model_options.max_deeplab.auxiliary_low_level[1].feature_key=res9', 'must be one of stage1,'),
-    ('model_options.max_deeplab.auxiliary_low_level[1].feature_key=res4',
-     'is coarser than the feature before, at stride 8; must go from coarse to fine.'),
+    (
+      'model_options.max_deeplab.auxiliary_low_level[1].feature_key=res4',
+      'is coarser than the feature before, at stride 8; must go from coarse to fine.',
+    ),
     ('model_options.max_deeplab.auxiliary_low_level[1].channels_project=0', 'greater than 0.'),
     (f'{KMAX}.num_mask_slots=0', 'must be greater than 0.'),
     (f'{KMAX}.high_resolution_stride=8', 'must be 4 or 2.'),
@@ -29,9 +34,12 @@ HEAD = 'model_options.max_deeplab.auxiliary_semantic_head'
     (f'{KMAX}.decoder_layers=3,-1,1', 'must be 0 or greater.'),
     (f'{KMAX}.cluster_channels=200', 'must be a multiple of 16'),
     (f'{KMAX}.decoder_drop_path_keep_prob=0', 'greater than 0 and at most 1.'),
-    (f'{KMAX}.pixel_decoder_stages={{filters: 8 num_blocks: 1 kind: AXIAL}}',
-     'there are 1; high_resolution_stride 4 takes 4, from stride 32 on.'),
-])
+    (
+      f'{KMAX}.pixel_decoder_stages={{filters: 8 num_blocks: 1 type: AXIAL}}',
+      'there are 1; high_resolution_stride 4 takes 4, from stride 32 on.',
+    ),
+  ],
+)
 def test_refused(small, override, message):
   path = override.partition('=')[0]
   with pytest.raises(errors.UserError) as error:
@@ -42,14 +50,17 @@ def test_refused(small, override, message):
   assert path.split('.')[0] in str(error.value)
 
 
-@pytest.mark.parametrize('stage, message', [
-    ('{filters: 12 num_blocks: 1 kind: AXIAL}', 'must be a multiple of the 8 attention heads.'),
-    ('{filters: 8 num_blocks: 0 kind: AXIAL}', 'must be greater than 0.'),
-    ('{filters: 0 num_blocks: 1 kind: AXIAL}', 'must be greater than 0.'),
+@pytest.mark.parametrize(
+  'stage, message',
+  [
+    ('{filters: 12 num_blocks: 1 type: AXIAL}', 'must be a multiple of the 8 attention heads.'),
+    ('{filters: 8 num_blocks: 0 type: AXIAL}', 'must be greater than 0.'),
+    ('{filters: 0 num_blocks: 1 type: AXIAL}', 'must be greater than 0.'),
     ('{filters: 8 num_blocks: 1}', 'is missing; give AXIAL or BOTTLENECK.'),
-])
+  ],
+)
 def test_stages(small, stage, message):
-  good = '{filters: 8 num_blocks: 1 kind: AXIAL}'
+  good = '{filters: 8 num_blocks: 1 type: AXIAL}'
   small(f'{KMAX}.pixel_decoder_stages=[{good}, {good}, {good}, {good}]')
   with pytest.raises(errors.UserError) as error:
     small(f'{KMAX}.pixel_decoder_stages=[{good}, {good}, {stage}, {good}]')
@@ -57,12 +68,17 @@ def test_stages(small, stage, message):
   assert message in str(error.value)
 
 
-@pytest.mark.parametrize('overrides', [
-    ['model_options.decoder.atrous_rates=[]',
-     'model_options.decoder.aspp_use_only_1x1_proj_conv=true'],
+@pytest.mark.parametrize(
+  'overrides',
+  [
+    [
+      'model_options.decoder.atrous_rates=[]',
+      'model_options.decoder.aspp_use_only_1x1_proj_conv=true',
+    ],
     [f'{HEAD}='],
     [f'{KMAX}.semantic_decoder=false', 'model_options.decoder='],
-])
+  ],
+)
 def test_accepted(small, overrides):
   small(*overrides)
 

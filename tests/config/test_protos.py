@@ -1,4 +1,5 @@
 """The messages: DeepLab2's fields, this project's own, and fresh generated code."""
+
 import hashlib
 import json
 import pathlib
@@ -16,7 +17,13 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 MODULES = (config_pb2, dataset_pb2, evaluator_pb2, model_pb2, trainer_pb2)
 GOLDEN = json.loads((REPOSITORY / 'tests' / 'goldens' / 'proto_fields.json').read_text())
 _TYPES = {
-    'bool': 8, 'float': 2, 'int32': 5, 'int64': 3, 'string': 9, 'enum': 14, 'message': 11,
+  'bool': 8,
+  'float': 2,
+  'int32': 5,
+  'int64': 3,
+  'string': 9,
+  'enum': 14,
+  'message': 11,
 }
 
 
@@ -27,6 +34,7 @@ def _messages():
     found[descriptor.full_name] = descriptor
     for nested in descriptor.nested_types:
       add(nested)
+
   for module in MODULES:
     for descriptor in module.DESCRIPTOR.message_types_by_name.values():
       add(descriptor)
@@ -55,7 +63,8 @@ def test_fields_of_the_reference(name):
       # Decimal text in the golden, float32 in the descriptor.
       float32 = isinstance(golden['default'], float)
       assert field.default_value == (
-          pytest.approx(golden['default'], rel=1e-7) if float32 else golden['default'])
+        pytest.approx(golden['default'], rel=1e-7) if float32 else golden['default']
+      )
 
 
 def test_every_message_of_the_reference_is_there():
@@ -71,27 +80,38 @@ def test_packed_as_in_the_reference():
 
 def test_fields_of_this_project_start_at_100():
   own = {
-      name: {field.name: field.number for field in descriptor.fields
-             if field.name not in {golden['name'] for golden in GOLDEN['messages'][name]}}
-      for name, descriptor in MESSAGES.items() if name in GOLDEN['messages']}
+    name: {
+      field.name: field.number
+      for field in descriptor.fields
+      if field.name not in {golden['name'] for golden in GOLDEN['messages'][name]}
+    }
+    for name, descriptor in MESSAGES.items()
+    if name in GOLDEN['messages']
+  }
   assert {name: fields for name, fields in own.items() if fields} == {
-      'deeplab2.ModelOptions': {'kmax': 100},
-      'deeplab2.ModelOptions.MaXDeepLabOptions': {'transformer_decoder_drop_path_keep_prob': 100},
-      'deeplab2.DatasetOptions': {
-          'shuffle_buffer_size': 102, 'seed': 103, 'on_corrupt': 104, 'max_corrupt_share': 105,
-          'data_service': 106},
-      'deeplab2.EvaluatorOptions': {'instance_ap': 100},
-      'deeplab2.LossOptions': {'remask': 100, 'reclass': 101, 'mask_loss_activation': 102},
+    'deeplab2.ModelOptions': {'kmax': 100},
+    'deeplab2.ModelOptions.MaXDeepLabOptions': {'transformer_decoder_drop_path_keep_prob': 100},
+    'deeplab2.DatasetOptions': {
+      'shuffle_buffer_size': 102,
+      'seed': 103,
+      'on_corrupt': 104,
+      'max_corrupt_fraction': 105,
+      'data_service': 106,
+    },
+    'deeplab2.EvaluatorOptions': {'instance_ap': 100},
+    'deeplab2.LossOptions': {'remask': 100, 'reclass': 101, 'mask_loss_activation': 102},
   }
 
 
 def test_generated_code_is_fresh():
-  folder = REPOSITORY / 'deeplab2' / 'config'
-  lines = (folder / 'generated.sha256').read_text().splitlines()
+  directory = REPOSITORY / 'deeplab2' / 'config'
+  lines = (directory / 'generated.sha256').read_text().splitlines()
   recorded = dict(line.split('  ')[::-1] for line in lines)
-  files = [*folder.glob('*.proto'), *folder.glob('*_pb2.py'), *folder.glob('*_pb2.pyi')]
-  actual = {str(path.relative_to(REPOSITORY)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in files}
+  files = [*directory.glob('*.proto'), *directory.glob('*_pb2.py'), *directory.glob('*_pb2.pyi')]
+  actual = {
+    str(path.relative_to(REPOSITORY)): hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in files
+  }
   assert actual == recorded, 'run scripts/generate_protos.py'
 
 

@@ -1,4 +1,5 @@
 """Bounds of single values, at the bounds themselves."""
+
 import pytest
 
 from deeplab2 import errors
@@ -13,17 +14,25 @@ TEXT = 'trainer_options.solver_options.optimizer'
 
 def _config(number=1.0, numbers=(), text=''):
   return experiment.Config(
-      config_pb2.ExperimentOptions(
-          trainer_options=dict(solver_options=dict(base_learning_rate=number, optimizer=text)),
-          train_dataset_options=dict(crop_size=numbers)), 'f', '', {})
+    config_pb2.ExperimentOptions(
+      trainer_options=dict(solver_options=dict(base_learning_rate=number, optimizer=text)),
+      train_dataset_options=dict(crop_size=numbers),
+    ),
+    'f',
+    '',
+    {},
+  )
 
 
-@pytest.mark.parametrize('check, good, bad', [
+@pytest.mark.parametrize(
+  'check, good, bad',
+  [
     (values.positive, [1e-30, 5], [0, -1, float('nan'), float('inf')]),
     (values.not_negative, [0, 5], [-1e-30, float('nan'), float('inf')]),
     (values.probability, [0, 1], [-0.1, 1.1, float('nan')]),
     (values.positive_probability, [1e-30, 1], [0, 1.1, float('nan')]),
-])
+  ],
+)
 def test_bounds(check, good, bad):
   for number in good:
     check(_config(number), NUMBER)

@@ -1,4 +1,5 @@
 """Tests for scripts/build_tfrecords.py: whole runs on small roots."""
+
 import importlib.util
 import json
 import os
@@ -38,6 +39,7 @@ def _build():
   def build(**options):
     options = {'num_workers': 1, **options}
     return module.main([f'--{key}={value}' for key, value in options.items()])
+
   return build
 
 
@@ -53,42 +55,54 @@ def _root(tmp_path):
   return root
 
 
-def _records(folder):
-  files = sorted(str(path) for path in pathlib.Path(folder).glob('*.tfrecord'))
+def _records(directory):
+  files = sorted(str(path) for path in pathlib.Path(directory).glob('*.tfrecord'))
   return [tfrecord.parse_example(serialized, True) for serialized in tf.data.TFRecordDataset(files)]
 
 
-@pytest.mark.parametrize('options, key', [
-    ({}, 'label_keep_crowd'), ({'treat_crowd_as_ignore': 'true'}, 'label'),
-    ({'treat_crowd_as_ignore': 'false', 'label_format': 'zlib'}, 'label_keep_crowd')])
-def test_coco_records_hold_deeplab2s_label_maps(build, root, golden, tmp_path, capsys, options,
-                                                key):
+@pytest.mark.parametrize(
+  'options, key',
+  [
+    ({}, 'label_keep_crowd'),
+    ({'treat_crowd_as_ignore': 'true'}, 'label'),
+    ({'treat_crowd_as_ignore': 'false', 'label_format': 'zlib'}, 'label_keep_crowd'),
+  ],
+)
+def test_coco_records_hold_deeplab2s_label_maps(
+  build, root, golden, tmp_path, capsys, options, key
+):
   out = tmp_path / 'out'
   assert build(dataset='coco', root=root, split='val', output_dir=out, num_shards=2, **options) == 0
   assert sorted(os.listdir(out)) == [
-      'manifest-val.json', 'val-00000-of-00002.tfrecord', 'val-00001-of-00002.tfrecord']
+    'manifest-val.json',
+    'val-00000-of-00002.tfrecord',
+    'val-00001-of-00002.tfrecord',
+  ]
   assert 'Wrote 2 records' in capsys.readouterr().out
   records = _records(out)
   assert [record.name.numpy().decode() for record in records] == sorted(_SIZES)
   for record in records:
     stem = record.name.numpy().decode()
     np.testing.assert_array_equal(
-        record.label[..., 0], golden('data_coco_labels')[f'{key}_{int(stem)}'])
+      record.label[..., 0], golden('data_coco_labels')[f'{key}_{int(stem)}']
+    )
     data = (root / 'val2017' / f'{stem}.jpg').read_bytes()
     np.testing.assert_array_equal(record.image, tf.io.decode_image(data))
   # The files' bytes went into the records as they are.
   assert (root / 'val2017' / '000000142238.jpg').read_bytes() in (
-      out / 'val-00000-of-00002.tfrecord').read_bytes()
+    out / 'val-00000-of-00002.tfrecord'
+  ).read_bytes()
 
 
 def test_crowd_is_void_in_other_splits_by_default(build, root, golden, tmp_path):
   (root / 'val2017').rename(root / 'train2017')
-  folder = root / 'annotations'
-  (folder / 'panoptic_val2017').rename(folder / 'panoptic_train2017')
-  (folder / 'panoptic_val2017.json').rename(folder / 'panoptic_train2017.json')
+  directory = root / 'annotations'
+  (directory / 'panoptic_val2017').rename(directory / 'panoptic_train2017')
+  (directory / 'panoptic_val2017.json').rename(directory / 'panoptic_train2017.json')
   assert build(dataset='coco', root=root, split='train', output_dir=tmp_path / 'out') == 0
   np.testing.assert_array_equal(
-      _records(tmp_path / 'out')[0].label[..., 0], golden('data_coco_labels')['label_142238'])
+    _records(tmp_path / 'out')[0].label[..., 0], golden('data_coco_labels')['label_142238']
+  )
 
 
 def test_test_split_has_no_labels(build, root, tmp_path):
@@ -120,29 +134,49 @@ def _wrong_area(annotation):
   annotation['segments_info'][3]['area'] += 1
 
 
-@pytest.mark.parametrize('harm, words', [
-    (lambda root: shutil.rmtree(root), ['--root', 'no such folder']),
-    (lambda root: shutil.rmtree(root / 'val2017'), ['--split=val', 'no such folder', 'val2017']),
+@pytest.mark.parametrize(
+  'harm, words',
+  [
+    (lambda root: shutil.rmtree(root), ['--root', 'no such directory']),
+    (lambda root: shutil.rmtree(root / 'val2017'), ['--split=val', 'no such directory', 'val2017']),
     (lambda root: shutil.rmtree(root / 'annotations'), ['panoptic_val2017.json', 'no such file']),
-    (lambda root: shutil.rmtree(root / 'annotations' / 'panoptic_val2017'),
-     ['no such folder', 'panoptic_val2017']),
-    (lambda root: (root / 'val2017' / '000000142238.jpg').unlink(),
-     ['missing', 'first 000000142238;']),
-    (lambda root: (root / 'val2017' / '000000142238.jpg').rename(root / 'val2017' / '1.jpg'),
-     ['no annotation', 'first 1']),
-    (lambda root: (root / 'annotations' / 'panoptic_val2017' / '000000439180.png').unlink(),
-     ['000000439180.png', 'no such annotation PNG']),
-    (lambda root: _truncate(root / 'val2017' / '000000439180.jpg'),
-     ['000000439180.jpg', 'cannot be decoded']),
-    (lambda root: PIL.Image.new('RGB', (30, 20)).save(root / 'val2017' / '000000439180.jpg'),
-     ['000000439180.png: is 360x640', '000000439180.jpg is 20x30']),
-    (lambda root: _edit_json(root, _wrong_category),
-     ['panoptic_val2017.json, image 142238, segment', 'category_id 12 is not a class of coco']),
-    (lambda root: _edit_json(root, _wrong_area),
-     ['000000142238.png, image 142238, segment', 'annotated area']),
-])
-def test_mistakes_in_a_root_are_one_line_and_leave_nothing(build, root, tmp_path, capsys, harm,
-                                                           words):
+    (
+      lambda root: shutil.rmtree(root / 'annotations' / 'panoptic_val2017'),
+      ['no such directory', 'panoptic_val2017'],
+    ),
+    (
+      lambda root: (root / 'val2017' / '000000142238.jpg').unlink(),
+      ['missing', 'first 000000142238;'],
+    ),
+    (
+      lambda root: (root / 'val2017' / '000000142238.jpg').rename(root / 'val2017' / '1.jpg'),
+      ['no annotation', 'first 1'],
+    ),
+    (
+      lambda root: (root / 'annotations' / 'panoptic_val2017' / '000000439180.png').unlink(),
+      ['000000439180.png', 'no such annotation PNG'],
+    ),
+    (
+      lambda root: _truncate(root / 'val2017' / '000000439180.jpg'),
+      ['000000439180.jpg', 'cannot be decoded'],
+    ),
+    (
+      lambda root: PIL.Image.new('RGB', (30, 20)).save(root / 'val2017' / '000000439180.jpg'),
+      ['000000439180.png: is 360x640', '000000439180.jpg is 20x30'],
+    ),
+    (
+      lambda root: _edit_json(root, _wrong_category),
+      ['panoptic_val2017.json, image 142238, segment', 'category_id 12 is not a class of coco'],
+    ),
+    (
+      lambda root: _edit_json(root, _wrong_area),
+      ['000000142238.png, image 142238, segment', 'annotated area'],
+    ),
+  ],
+)
+def test_mistakes_in_a_root_are_one_line_and_leave_nothing(
+  build, root, tmp_path, capsys, harm, words
+):
   harm(root)
   out = tmp_path / 'out'
   assert build(dataset='coco', root=root, split='val', output_dir=out, num_shards=1) == 2
@@ -153,15 +187,18 @@ def test_mistakes_in_a_root_are_one_line_and_leave_nothing(build, root, tmp_path
   assert not out.exists() or not os.listdir(out)
 
 
-@pytest.mark.parametrize('options, words', [
+@pytest.mark.parametrize(
+  'options, words',
+  [
     ({'dataset': 'koko'}, ['--dataset=koko', 'coco', 'shapes']),
     ({'split': 'vall'}, ["'vall'", 'train', 'val', 'test']),
-    ({'num_shards': 0}, ['--num_shards', "'0' must be a whole number from 1"]),
+    ({'num_shards': 0}, ['--num_shards', "'0' must be an integer from 1"]),
     ({'num_images': 'many'}, ['--num_images', "'many'"]),
     ({'treat_crowd_as_ignore': 'maybe'}, ['--treat_crowd_as_ignore', "'maybe'"]),
     ({'root': '/data'}, ['--root=/data', 'leave --root out']),
     ({'num_image': 3}, ['--num_image=3']),
-])
+  ],
+)
 def test_mistakes_in_flags(build, tmp_path, capsys, options, words):
   options = {'dataset': 'shapes', 'split': 'val', 'output_dir': tmp_path / 'out', **options}
   assert build(**options) == 2
@@ -183,15 +220,27 @@ def _run(**options):
   Workers are forked, which is safe only before TensorFlow has run anything: not in this process.
   """
   flags = [f'--{key}={value}' for key, value in {'num_workers': 2, **options}.items()]
-  return subprocess.run([sys.executable, _SCRIPT, *flags], capture_output=True, text=True,
-                        timeout=120, check=False,
-                        env={**os.environ, 'PYTHONPATH': str(_SCRIPT.parents[1])})
+  return subprocess.run(
+    [sys.executable, _SCRIPT, *flags],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+    env={**os.environ, 'PYTHONPATH': str(_SCRIPT.parents[1])},
+  )
 
 
 def test_shapes_by_several_processes(tmp_path):
   space = datasets.get('shapes').label_space
-  result = _run(dataset='shapes', split='train', num_images=9, seed=3, num_shards=2,
-                output_dir=tmp_path / 'out', pictures_dir=tmp_path / 'pictures')
+  result = _run(
+    dataset='shapes',
+    split='train',
+    num_images=9,
+    seed=3,
+    num_shards=2,
+    output_dir=tmp_path / 'out',
+    images_dir=tmp_path / 'images',
+  )
   assert result.returncode == 0, result.stderr
   assert 'Wrote 9 records' in result.stdout and 'in 2 shards' in result.stdout
   records = _records(tmp_path / 'out')
@@ -203,7 +252,7 @@ def test_shapes_by_several_processes(tmp_path):
     # The split train: crowd is void.
     np.testing.assert_array_equal(record.label[..., 0], labels.ignore_crowd(label, space))
     assert np.abs(record.image.numpy().astype(int) - image).mean() < 4
-    data = (tmp_path / 'pictures' / f'{name}.jpg').read_bytes()
+    data = (tmp_path / 'images' / f'{name}.jpg').read_bytes()
     np.testing.assert_array_equal(tf.io.decode_image(data), record.image)
 
 
@@ -220,23 +269,29 @@ def test_an_error_in_a_worker_is_the_users_to_see(root, tmp_path):
 def test_a_dataset_of_ones_own_and_a_second_run(build, tmp_path, capsys):
   info = datasets.get('shapes')
   (tmp_path / 'mine.json').write_text(datasets.to_json(info))
-  (tmp_path / 'pictures').mkdir()
+  (tmp_path / 'images').mkdir()
   writer = panoptic_files.Writer(str(tmp_path / 'masks'), info)
   expected = []
   for index in range(3):
     image, label = shapes.generate(1, 'val', index, info.label_space)
     expected.append(label)
-    PIL.Image.fromarray(image).save(tmp_path / 'pictures' / f'{index}.png')
+    PIL.Image.fromarray(image).save(tmp_path / 'images' / f'{index}.png')
     writer.add(str(index), label)
   writer.save(str(tmp_path / 'annotations.json'))
-  flags = dict(dataset=tmp_path / 'mine.json', split='val', output_dir=tmp_path / 'out',
-               pictures=tmp_path / 'pictures', annotations=tmp_path / 'annotations.json',
-               masks=tmp_path / 'masks', num_shards=3)
-  (tmp_path / 'pictures' / '2.png').rename(tmp_path / 'kept.png')
-  (tmp_path / 'pictures' / '2.png').write_bytes(b'no picture')
+  flags = dict(
+    dataset=tmp_path / 'mine.json',
+    split='val',
+    output_dir=tmp_path / 'out',
+    images=tmp_path / 'images',
+    annotations=tmp_path / 'annotations.json',
+    masks=tmp_path / 'masks',
+    num_shards=3,
+  )
+  (tmp_path / 'images' / '2.png').rename(tmp_path / 'kept.png')
+  (tmp_path / 'images' / '2.png').write_bytes(b'no image')
   assert build(**flags) == 2
   assert '2.png: the image cannot be decoded' in capsys.readouterr().err
-  (tmp_path / 'kept.png').replace(tmp_path / 'pictures' / '2.png')
+  (tmp_path / 'kept.png').replace(tmp_path / 'images' / '2.png')
   assert build(**flags) == 0
   assert 'Wrote 3 records (2 by an earlier run)' in capsys.readouterr().out
   for record, label in zip(_records(tmp_path / 'out'), expected, strict=True):
@@ -246,10 +301,13 @@ def test_a_dataset_of_ones_own_and_a_second_run(build, tmp_path, capsys):
   assert manifest['records'] == 3 and manifest['crowd'] == 'kept'
 
 
-@pytest.mark.parametrize('options, words', [
-    ({'dataset': 'shapes', 'pictures': '/p'}, ['--pictures=/p', 'dataset of your own']),
-    ({'dataset': '/none/x.json', 'pictures': '/p'}, ['/none/x.json: no such file']),
-])
+@pytest.mark.parametrize(
+  'options, words',
+  [
+    ({'dataset': 'shapes', 'images': '/p'}, ['--images=/p', 'dataset of your own']),
+    ({'dataset': '/none/x.json', 'images': '/p'}, ['/none/x.json: no such file']),
+  ],
+)
 def test_mistakes_in_flags_of_ones_own(build, tmp_path, capsys, options, words):
   assert build(split='val', output_dir=tmp_path / 'out', **options) == 2
   message = capsys.readouterr().err
@@ -259,23 +317,31 @@ def test_mistakes_in_flags_of_ones_own(build, tmp_path, capsys, options, words):
 @pytest.fixture(name='own')
 def _own(tmp_path):
   """Returns a function that makes a set of one's own in a directory; it returns the flags."""
-  def make(folder, count=4, split='val'):
+
+  def make(directory, count=4, split='val'):
     info = datasets.get('shapes')
-    (folder / 'images').mkdir(parents=True, exist_ok=True)
-    (folder / 'mine.json').write_text(datasets.to_json(info))
-    writer = panoptic_files.Writer(str(folder / 'masks'), info)
+    (directory / 'images').mkdir(parents=True, exist_ok=True)
+    (directory / 'mine.json').write_text(datasets.to_json(info))
+    writer = panoptic_files.Writer(str(directory / 'masks'), info)
     for index in range(count):
       image, label = shapes.generate(1, 'val', index, info.label_space)
-      PIL.Image.fromarray(image).save(folder / 'images' / f'{index}.png')
+      PIL.Image.fromarray(image).save(directory / 'images' / f'{index}.png')
       writer.add(str(index), label)
-    writer.save(str(folder / 'masks.json'))
-    return dict(dataset=folder / 'mine.json', split=split, output_dir=folder / 'out',
-                pictures=folder / 'images', annotations=folder / 'masks.json', num_shards=2)
+    writer.save(str(directory / 'masks.json'))
+    return dict(
+      dataset=directory / 'mine.json',
+      split=split,
+      output_dir=directory / 'out',
+      images=directory / 'images',
+      annotations=directory / 'masks.json',
+      num_shards=2,
+    )
+
   return make
 
 
-def _manifest(folder, split='val'):
-  return json.loads((folder / f'manifest-{split}.json').read_text())
+def _manifest(directory, split='val'):
+  return json.loads((directory / f'manifest-{split}.json').read_text())
 
 
 def _error(capsys):
@@ -292,13 +358,14 @@ def test_images_left_out_are_named_and_listed(build, own, tmp_path, capsys):
   (tmp_path / 'images' / '3.png').unlink()
   assert build(**flags) == 2
   # The advice is followed, twice: a build that stopped goes on with --on_error=skip.
-  assert '1 pictures that ' in (message := _error(capsys)) and '--on_error=skip' in message
+  assert '1 images that ' in (message := _error(capsys)) and '--on_error=skip' in message
   assert build(**flags, on_error='skip') == 0
   out, err = capsys.readouterr()
   assert 'left out: 1: ' in err and '1.png: the image cannot be decoded' in err
   assert 'left out: 3: ' in err and 'there is no image 3' in err
   assert out.splitlines()[-1] == (
-      f'Left out 2 of 4 images; {tmp_path}/out/manifest-val.json lists them.')
+    f'Left out 2 of 4 images; {tmp_path}/out/manifest-val.json lists them.'
+  )
   assert [record.name.numpy() for record in _records(tmp_path / 'out')] == [b'0', b'2']
   manifest = _manifest(tmp_path / 'out')
   assert [entry['name'] for entry in manifest['left_out']] == ['1', '3']
@@ -320,8 +387,9 @@ def test_broken_exif_is_no_matter(build, own, tmp_path):
   path.write_bytes(data[:33] + chunk + data[33:])
   assert build(**flags) == 0
   (record,) = _records(tmp_path / 'out')
-  np.testing.assert_array_equal(record.image, shapes.generate(
-      1, 'val', 0, datasets.get('shapes').label_space)[0])
+  np.testing.assert_array_equal(
+    record.image, shapes.generate(1, 'val', 0, datasets.get('shapes').label_space)[0]
+  )
 
 
 def test_masks_with_red_and_blue_exchanged(build, own, tmp_path, capsys):
@@ -356,20 +424,29 @@ def test_orientation_of_masks_as_advised(build, own, tmp_path, capsys):
 
 @pytest.mark.parametrize('name', hostile_names.HOSTILE_NAMES)
 def test_directories_of_any_name(build, own, tmp_path, monkeypatch, name):
-  folder = tmp_path / name / name
-  flags = own(folder)
-  flags |= {'output_dir': folder / f'out {name}', 'pictures_dir': folder / f'copy {name}'}
+  directory = tmp_path / name / name
+  flags = own(directory)
+  flags |= {'output_dir': directory / f'out {name}', 'images_dir': directory / f'copy {name}'}
   assert build(**flags) == 0
-  assert len(_records(flags['output_dir'])) == len(os.listdir(flags['pictures_dir'])) == 4
+  assert len(_records(flags['output_dir'])) == len(os.listdir(flags['images_dir'])) == 4
   # Again over it, relative, with trailing slashes, and below the home directory.
-  monkeypatch.chdir(folder)
+  monkeypatch.chdir(directory)
   monkeypatch.setenv('HOME', str(tmp_path))
   for base, end in (('.', '/'), (f'~/{name}/{name}', '//')):
-    assert build(dataset=f'{base}/mine.json', split='val', num_shards=2,
-                 output_dir=f'{base}/again{end}', pictures=f'{base}/images{end}',
-                 annotations=f'{base}/masks.json', masks=f'{base}/masks{end}',
-                 pictures_dir=f'{base}/copies{end}') == 0
-    assert len(_records(folder / 'again')) == 4
+    assert (
+      build(
+        dataset=f'{base}/mine.json',
+        split='val',
+        num_shards=2,
+        output_dir=f'{base}/again{end}',
+        images=f'{base}/images{end}',
+        annotations=f'{base}/masks.json',
+        masks=f'{base}/masks{end}',
+        images_dir=f'{base}/copies{end}',
+      )
+      == 0
+    )
+    assert len(_records(directory / 'again')) == 4
 
 
 @pytest.mark.parametrize('name', hostile_names.HOSTILE_NAMES)
@@ -399,7 +476,7 @@ def test_another_number_of_shards_as_advised(build, own, tmp_path, capsys):
   assert build(**flags) == 0
   flags['num_shards'] = 3
   assert build(**flags) == 2
-  assert 'delete those or choose another folder' in _error(capsys)
+  assert 'delete those or choose another directory' in _error(capsys)
   assert build(**{**flags, 'output_dir': tmp_path / 'other'}) == 0
   for path in (tmp_path / 'out').glob('*.tfrecord'):
     path.unlink()
@@ -411,24 +488,29 @@ def test_other_settings_as_advised(build, own, tmp_path, capsys):
   assert build(**flags) == 0
   flags['label_format'] = 'zlib'
   assert build(**flags) == 2
-  assert 'of label_format raw, not zlib; delete them or choose another folder' in _error(capsys)
+  assert 'of label_format raw, not zlib; delete them or choose another directory' in _error(capsys)
   assert build(**{**flags, 'output_dir': tmp_path / 'other'}) == 0
   for path in (tmp_path / 'out').glob('*.tfrecord'):
     path.unlink()
   assert build(**flags) == 0
 
 
-@pytest.mark.parametrize('change, words, follow', [
+@pytest.mark.parametrize(
+  'change, words, follow',
+  [
     ({'root': '/data'}, 'leave --root out', {'root': None}),
     ({'annotations': None}, '--annotations is missing', {}),
-    ({'pictures': None}, '--pictures is missing', {})])
+    ({'images': None}, '--images is missing', {}),
+  ],
+)
 def test_advice_on_flags(build, own, tmp_path, capsys, change, words, follow):
   flags = own(tmp_path)
   given = {key: value for key, value in {**flags, **change}.items() if value is not None}
   assert build(**given) == 2
   assert words in _error(capsys)
-  followed = {key: value for key, value in {**given, **flags, **follow}.items()
-              if value is not None}
+  followed = {
+    key: value for key, value in {**given, **flags, **follow}.items() if value is not None
+  }
   assert build(**followed) == 0
 
 
@@ -439,7 +521,7 @@ def test_flags_of_own_sets_are_left_out_as_advised(build, tmp_path, capsys):
   assert build(**flags) == 0
 
 
-@pytest.mark.parametrize('flag', ['output_dir', 'pictures_dir'])
+@pytest.mark.parametrize('flag', ['output_dir', 'images_dir'])
 @pytest.mark.parametrize('below', ['', '/x/y'])
 def test_directories_that_cannot_be_made(build, own, tmp_path, capsys, flag, below):
   flags = own(tmp_path)
@@ -462,7 +544,9 @@ def test_a_full_disk_and_the_same_command_again(build, own, tmp_path, capsys):
     signal.signal(signal.SIGXFSZ, handler)
   assert 'the same command goes on from there' in _error(capsys)
   assert sorted(os.listdir(tmp_path / 'out')) == [
-      'unfinished-val.json', 'val-00000-of-00002.tfrecord.part']
+    'unfinished-val.json',
+    'val-00000-of-00002.tfrecord.part',
+  ]
   assert build(**flags, on_error='skip') == 0
   out, err = capsys.readouterr()
   assert 'Wrote 3 records (1 by an earlier run)' in out and 'left out' not in err
@@ -470,10 +554,10 @@ def test_a_full_disk_and_the_same_command_again(build, own, tmp_path, capsys):
   assert 'Left out 1 of 4 images' in out
 
 
-def test_pictures_that_cannot_be_written_are_no_bad_images(build, own, tmp_path, capsys):
+def test_images_that_cannot_be_written_are_no_bad_images(build, own, tmp_path, capsys):
   flags = own(tmp_path)
   (tmp_path / 'copies' / '1.png').mkdir(parents=True)
-  assert build(**flags, pictures_dir=tmp_path / 'copies', on_error='skip') == 2
+  assert build(**flags, images_dir=tmp_path / 'copies', on_error='skip') == 2
   assert '1.png: is a directory; must be a file.' in _error(capsys)
 
 
@@ -487,5 +571,6 @@ def test_what_becomes_void_is_said_with_numbers(build, own, tmp_path, caplog):
   (tmp_path / 'masks.json').write_text(json.dumps(content))
   assert things and build(**flags) == 0
   assert f'{things} segments of things became void, as all things of their image are crowd ' in (
-      caplog.text)
+    caplog.text
+  )
   assert '(1 images, first 0).' in caplog.text

@@ -1,4 +1,5 @@
 """Tests for deeplab2.data.coco_panoptic: real annotations against DeepLab2's label maps."""
+
 import json
 import os
 import pathlib
@@ -11,8 +12,9 @@ from deeplab2 import errors
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 
-_ANNOTATIONS = (pathlib.Path(__file__).parents[1] / 'goldens' / 'coco_sample_annotations'
-                / 'annotations')
+_ANNOTATIONS = (
+  pathlib.Path(__file__).parents[1] / 'goldens' / 'coco_sample_annotations' / 'annotations'
+)
 _JSON = str(_ANNOTATIONS / 'panoptic_val2017.json')
 
 
@@ -27,8 +29,11 @@ def test_real_annotations_equal_deeplab2(golden, coco, image_id, ignore, key):
   annotation = coco_panoptic.read_annotations(_JSON, coco)[f'{image_id:012d}']
   assert annotation.image_id == image_id
   label = coco_panoptic.read_label(
-      str(_ANNOTATIONS / 'panoptic_val2017' / annotation.file_name), annotation, coco,
-      treat_crowd_as_ignore=ignore)
+    str(_ANNOTATIONS / 'panoptic_val2017' / annotation.file_name),
+    annotation,
+    coco,
+    treat_crowd_as_ignore=ignore,
+  )
   np.testing.assert_array_equal(label, golden('data_coco_labels')[f'{key}_{image_id}'])
 
 
@@ -38,9 +43,10 @@ def test_encode_by_hand():
   rgb, segments = coco_panoptic.encode(panoptic, info)
   # Road is class 0 without instance: its segment id must differ from void's 0.
   assert segments == [
-      {'id': 1, 'category_id': 7, 'area': 3, 'bbox': [0, 0, 2, 2], 'iscrowd': 0},
-      {'id': 11002, 'category_id': 24, 'area': 1, 'bbox': [0, 1, 1, 1], 'iscrowd': 0},
-      {'id': 19000, 'category_id': 33, 'area': 1, 'bbox': [2, 1, 1, 1], 'iscrowd': 0}]
+    {'id': 1, 'category_id': 7, 'area': 3, 'bbox': [0, 0, 2, 2], 'iscrowd': 0},
+    {'id': 11002, 'category_id': 24, 'area': 1, 'bbox': [0, 1, 1, 1], 'iscrowd': 0},
+    {'id': 19000, 'category_id': 33, 'area': 1, 'bbox': [2, 1, 1, 1], 'iscrowd': 0},
+  ]
   assert rgb.dtype == np.uint8
   assert rgb[0, 2].tolist() == [0, 0, 0]
   assert rgb[1, 0].tolist() == [11002 % 256, 11002 // 256, 0]
@@ -66,22 +72,31 @@ def _annotation(**changes):
   return {'image_id': 3, 'file_name': '3.png', 'segments_info': [_segment()], **changes}
 
 
-@pytest.mark.parametrize('content, message', [
+@pytest.mark.parametrize(
+  'content, message',
+  [
     ([], "has no list 'annotations'"),
     ({'images': [], 'categories': []}, "has no list 'annotations'"),
     ({'annotations': [{'image_id': 3, 'segmentation': [], 'bbox': []}]}, 'a COCO instances'),
     ({'annotations': [{'segmentation': [], 'keypoints': []}]}, 'a COCO keypoints file'),
     ({'annotations': [{'image_id': 3, 'caption': 'x'}]}, 'a COCO captions file'),
-    ({'annotations': [{'image_id': 3}]}, 'of an unknown kind'),
+    ({'annotations': [{'image_id': 3}]}, 'of an unknown type'),
     ({'annotations': [_annotation(), _annotation()]}, 'image 3: annotated twice'),
-    ({'annotations': [_annotation(), _annotation(image_id=4)]},
-     'image 4: file_name 3.png is also that of image 3'),
-    ({'annotations': [_annotation(segments_info=[_segment(category_id=12)])]},
-     r'image 3, segment 5: category_id 12 is not a class of coco_panoptic \(133 ids'),
-    ({'annotations': [_annotation(segments_info=[{'id': 5, 'category_id': 1}])]},
-     "segment 5: field 'area' is missing"),
+    (
+      {'annotations': [_annotation(), _annotation(image_id=4)]},
+      'image 4: file_name 3.png is also that of image 3',
+    ),
+    (
+      {'annotations': [_annotation(segments_info=[_segment(category_id=12)])]},
+      r'image 3, segment 5: category_id 12 is not a class of coco_panoptic \(133 ids',
+    ),
+    (
+      {'annotations': [_annotation(segments_info=[{'id': 5, 'category_id': 1}])]},
+      "segment 5: field 'area' is missing",
+    ),
     ({'annotations': [{'segments_info': []}]}, "field 'image_id' is missing"),
-])
+  ],
+)
 def test_wrong_files_are_explained(tmp_path, coco, content, message):
   path = tmp_path / 'a.json'
   path.write_text(json.dumps(content))
@@ -91,14 +106,23 @@ def test_wrong_files_are_explained(tmp_path, coco, content, message):
   assert '\n' not in str(caught.value)
 
 
-@pytest.mark.parametrize('field, value, kind', [
-    ('id', [1], 'whole number'), ('id', True, 'whole number'), ('category_id', {}, 'whole number'),
-    ('area', None, 'number'), ('iscrowd', 2, '0 or 1'), ('iscrowd', None, '0 or 1')])
+@pytest.mark.parametrize(
+  'field, value, kind',
+  [
+    ('id', [1], 'integer'),
+    ('id', True, 'integer'),
+    ('category_id', {}, 'integer'),
+    ('area', None, 'number'),
+    ('iscrowd', 2, '0 or 1'),
+    ('iscrowd', None, '0 or 1'),
+  ],
+)
 def test_fields_of_segments_of_the_wrong_kind(tmp_path, coco, field, value, kind):
   segment = {'id': 5, 'category_id': 1, 'area': 3} | {field: value}
   path = tmp_path / 'x.json'
-  path.write_text(json.dumps({'annotations': [
-      {'image_id': 1, 'file_name': '1.png', 'segments_info': [segment]}]}))
+  path.write_text(
+    json.dumps({'annotations': [{'image_id': 1, 'file_name': '1.png', 'segments_info': [segment]}]})
+  )
   with pytest.raises(errors.UserError) as caught:
     coco_panoptic.read_annotations(str(path), coco)
   assert str(caught.value).startswith(f'{path}, image 1')
@@ -106,12 +130,14 @@ def test_fields_of_segments_of_the_wrong_kind(tmp_path, coco, field, value, kind
   assert str(caught.value).endswith(f'{kind}.')
 
 
-@pytest.mark.parametrize('field, value', [
-    ('image_id', [1]), ('image_id', None), ('file_name', 7), ('segments_info', {})])
-def test_fields_of_pictures_of_the_wrong_kind(tmp_path, coco, field, value):
+@pytest.mark.parametrize(
+  'field, value', [('image_id', [1]), ('image_id', None), ('file_name', 7), ('segments_info', {})]
+)
+def test_fields_of_images_of_the_wrong_kind(tmp_path, coco, field, value):
   # The first entry tells the kind of the file.
-  entries = [{'image_id': number, 'file_name': f'{number}.png', 'segments_info': []}
-             for number in (1, 2)]
+  entries = [
+    {'image_id': number, 'file_name': f'{number}.png', 'segments_info': []} for number in (1, 2)
+  ]
   entries[1][field] = value
   path = tmp_path / 'x.json'
   path.write_text(json.dumps({'annotations': entries}))

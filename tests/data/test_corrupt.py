@@ -1,4 +1,5 @@
 """Tests of what the pipelines do about records that cannot be read, on records broken here."""
+
 import io
 
 import numpy as np
@@ -29,12 +30,11 @@ def _encode(image, image_format):
 
 
 def _example(number, image_format='png', **features):
-  """A picture of one colour, its number; `features` are replaced, or taken away where None."""
+  """An image of one colour, its number; `features` are replaced, or taken away where None."""
   image = _encode(np.full([20, 30, 3], number, np.uint8), image_format)
   encoded = images.Encoded(image, image_format, 20, 30)
   label = np.full([20, 30], 3 * 256, np.int32)
-  example = tf.train.Example.FromString(
-      tfrecord.encode_example(encoded, f'picture {number}', label))
+  example = tf.train.Example.FromString(tfrecord.encode_example(encoded, f'image {number}', label))
   for name, value in features.items():
     key = f'image/{name}'
     if value is None:
@@ -59,23 +59,35 @@ def _flip(path, position):
   path.write_bytes(bytes(content))
 
 
-def _training(folder, **overrides):
+def _training(directory, **overrides):
   settings = dict(
-      label_space=_SPACE, crop_size=(33, 33), batch_size=2, resize=geometry.Resize(),
-      scale=augment.RandomScale(), target_options=targets.TargetOptions(max_thing_id=4),
-      shuffle_buffer_size=4, seed=1, reader=_ALL)
-  return pipeline.training([f'{folder}/*'], **{**settings, **overrides})
+    label_space=_SPACE,
+    crop_size=(33, 33),
+    batch_size=2,
+    resize=geometry.Resize(),
+    scale=augment.RandomScale(),
+    target_options=targets.TargetOptions(max_thing_id=4),
+    shuffle_buffer_size=4,
+    seed=1,
+    reader=_ALL,
+  )
+  return pipeline.training([f'{directory}/*'], **{**settings, **overrides})
 
 
-def _evaluation(folder, **overrides):
+def _evaluation(directory, **overrides):
   settings = dict(
-      label_space=_SPACE, crop_size=(33, 33), batch_size=2, resize=geometry.Resize(),
-      target_options=targets.TargetOptions(max_thing_id=4), reader=_FEW)
-  return pipeline.evaluation([f'{folder}/*'], **{**settings, **overrides})
+    label_space=_SPACE,
+    crop_size=(33, 33),
+    batch_size=2,
+    resize=geometry.Resize(),
+    target_options=targets.TargetOptions(max_thing_id=4),
+    reader=_FEW,
+  )
+  return pipeline.evaluation([f'{directory}/*'], **{**settings, **overrides})
 
 
 def _shown(dataset):
-  """Returns (names of pictures, names of corrupt records) of an evaluation."""
+  """Returns (names of images, names of corrupt records) of an evaluation."""
   names, skipped = [], []
   for sample in dataset:
     for name, size in zip(sample.name.numpy(), sample.placement.raw_size.numpy(), strict=True):
@@ -87,29 +99,31 @@ def _shown(dataset):
 
 
 def _trained(dataset, batches=8):
-  """Returns the set of pictures in the first batches, by their colour."""
+  """Returns the set of images in the first batches, by their colour."""
   found = set()
   for sample in dataset.take(batches):
-    is_picture = sample.targets.semantic.numpy() == 3
-    found.update(np.unique(sample.image.numpy()[is_picture]).astype(int).tolist())
+    is_image = sample.targets.semantic.numpy() == 3
+    found.update(np.unique(sample.image.numpy()[is_image]).astype(int).tolist())
   return found
 
 
-_JPEG, _PNG = (_encode(np.random.default_rng(0).integers(0, 255, [20, 30, 3], np.uint8), kind)
-               for kind in ('jpeg', 'png'))
+_JPEG, _PNG = (
+  _encode(np.random.default_rng(0).integers(0, 255, [20, 30, 3], np.uint8), kind)
+  for kind in ('jpeg', 'png')
+)
 _BAD_RECORDS = {
-    'not a tf.Example': b'\xff\xff',
-    'an empty record': b'',
-    'a cut JPEG': _example(9, encoded=_JPEG[:200]),
-    'a cut PNG': _example(9, encoded=_PNG[:-200]),
-    'no picture': _example(9, encoded=b'nothing'),
-    'another size': _example(9, height=21),
-    'no picture at all': _example(9, encoded=None),
-    'no name': _example(9, filename=None),
-    'no label': _example(9, **{'segmentation/class/encoded': None}),
-    'a short label': _example(9, **{'segmentation/class/encoded': bytes(100)}),
-    'a format of labels': _example(9, **{'segmentation/class/format': b'png'}),
-    'a broken zlib stream': _example(9, **{'segmentation/class/format': b'zlib'}),
+  'not a tf.Example': b'\xff\xff',
+  'an empty record': b'',
+  'a cut JPEG': _example(9, encoded=_JPEG[:200]),
+  'a cut PNG': _example(9, encoded=_PNG[:-200]),
+  'no image': _example(9, encoded=b'nothing'),
+  'another size': _example(9, height=21),
+  'no image at all': _example(9, encoded=None),
+  'no name': _example(9, filename=None),
+  'no label': _example(9, **{'segmentation/class/encoded': None}),
+  'a short label': _example(9, **{'segmentation/class/encoded': bytes(100)}),
+  'a format of labels': _example(9, **{'segmentation/class/format': b'png'}),
+  'a broken zlib stream': _example(9, **{'segmentation/class/format': b'zlib'}),
 }
 
 
@@ -117,7 +131,7 @@ _BAD_RECORDS = {
 def test_a_bad_record_is_left_out_and_the_rest_is_not(tmp_path, bad, capfd):
   _write(tmp_path / 'a', [_example(1), bad, _example(2, 'jpeg')])
   names, skipped = _shown(_evaluation(tmp_path))
-  assert names == ['picture 1', 'picture 2']
+  assert names == ['image 1', 'image 2']
   assert skipped == [f'{tmp_path}/a, record 1']
   log = capfd.readouterr().err
   assert f'Skipped {tmp_path}/a, record 1: 1 of 2 records read are corrupt' in log
@@ -144,9 +158,10 @@ def test_the_rest_of_a_file_after_a_flipped_bit_is_left_out(tmp_path, position):
   _write(tmp_path / 'b', [_example(4)])
   _flip(tmp_path / 'a', sum(sizes[:position]) + sizes[position] // 2)
   names, (skipped,) = _shown(_evaluation(tmp_path))
-  assert names == [f'picture {number}' for number in (1, 2, 3)[:position]] + ['picture 4']
-  assert skipped == (f'{tmp_path}/a, record {position} to the end: {sum(sizes[position:])} bytes '
-                     f'of {sum(sizes)}')
+  assert names == [f'image {number}' for number in (1, 2, 3)[:position]] + ['image 4']
+  assert skipped == (
+    f'{tmp_path}/a, record {position} to the end: {sum(sizes[position:])} bytes of {sum(sizes)}'
+  )
   assert _trained(_training(tmp_path)) == {1, 2, 3, 4} - set((1, 2, 3)[position:])
 
 
@@ -157,7 +172,7 @@ def test_a_truncated_file_is_read_up_to_the_cut(tmp_path, cut):
   end = len(content) // 2 + 5 if cut == 'inside the length' else len(content) - cut
   (tmp_path / 'a').write_bytes(content[:end])
   names, (skipped,) = _shown(_evaluation(tmp_path))
-  assert names == ['picture 1']
+  assert names == ['image 1']
   assert skipped.startswith(f'{tmp_path}/a, record 1 to the end: ')
   assert _trained(_training(tmp_path)) == {1}
 
@@ -165,7 +180,7 @@ def test_a_truncated_file_is_read_up_to_the_cut(tmp_path, cut):
 def test_empty_files_are_nothing_to_speak_of(tmp_path, capfd):
   _write(tmp_path / 'a', [_example(1)])
   (tmp_path / 'b').touch()
-  assert _shown(_evaluation(tmp_path)) == (['picture 1'], [])
+  assert _shown(_evaluation(tmp_path)) == (['image 1'], [])
   assert _trained(_training(tmp_path)) == {1}
   assert 'Skipped' not in capfd.readouterr().err
   (tmp_path / 'a').unlink()
@@ -186,7 +201,7 @@ def test_too_many_bad_records_end_the_run(tmp_path, read):
   explanation = pipeline.explain(error.value, [f'{tmp_path}/*'])
   assert isinstance(explanation, errors.UserError)
   assert 'Corrupt records: 6 of ' in str(explanation)
-  assert 'more than max_corrupt_share = 0.005 allows; the last is ' in str(explanation)
+  assert 'more than max_corrupt_fraction = 0.005 allows; the last is ' in str(explanation)
   assert '\n' not in str(explanation)
 
 
@@ -208,10 +223,14 @@ def test_the_share_is_of_what_was_read(tmp_path):
 def test_skipping_changes_nothing_where_all_is_well(tmp_path):
   _write(tmp_path / 'a', [_example(number) for number in range(4)])
   _write(tmp_path / 'b', [_example(number, 'jpeg') for number in range(4, 7)])
-  for read, settings in ((_training, dict(paste=copy_paste.CopyPaste(0.5, stuff='all'))),
-                         (_training, {}), (_evaluation, {})):
-    plain, skipping = (read(tmp_path, reader=reader, **settings).take(5)
-                       for reader in (reading.Fail(), _FEW))
+  for read, settings in (
+    (_training, dict(paste=copy_paste.CopyPaste(0.5, stuff='all'))),
+    (_training, {}),
+    (_evaluation, {}),
+  ):
+    plain, skipping = (
+      read(tmp_path, reader=reader, **settings).take(5) for reader in (reading.Fail(), _FEW)
+    )
     for one, other in zip(plain, skipping, strict=True):
       tf.nest.map_structure(np.testing.assert_array_equal, one, other)
 
@@ -220,8 +239,8 @@ def test_copy_paste_never_sees_a_bad_record(tmp_path):
   _write(tmp_path / 'a', [_example(1), b'bad', _example(2)])
   dataset = _training(tmp_path, paste=copy_paste.CopyPaste(0.5, stuff='all', void='all'))
   for sample in dataset.take(6):
-    is_picture = sample.targets.semantic.numpy() == 3
-    assert is_picture.any(axis=(1, 2)).all()
+    is_image = sample.targets.semantic.numpy() == 3
+    assert is_image.any(axis=(1, 2)).all()
 
 
 def test_evaluation_without_labels_skips_too(tmp_path):
@@ -241,4 +260,4 @@ def test_wrong_labels_are_no_matter_of_reading(tmp_path):
     _shown(_evaluation(tmp_path))
   explanation = pipeline.explain(error.value, [f'{tmp_path}/*'])
   assert isinstance(explanation, errors.UserError)
-  assert str(explanation).startswith(f'{tmp_path}/a, record 1: Picture picture 1: its label map')
+  assert str(explanation).startswith(f'{tmp_path}/a, record 1: Image image 1: its label map')

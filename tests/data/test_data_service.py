@@ -1,4 +1,5 @@
-"""Tests of input that several machines share: a tf.data service on this one, and hosts' shares."""
+"""Tests of input from several machines: a tf.data service on this one, and shards of hosts."""
+
 import socket
 
 import numpy as np
@@ -21,9 +22,10 @@ _SERVICE = tf.data.experimental.service
 
 
 def _example(number):
-  """A picture of one colour, its number."""
+  """An image of one colour, its number."""
   encoded = images.Encoded(
-      tf.io.encode_png(np.full([20, 30, 3], number, np.uint8)).numpy(), 'png', 20, 30)
+    tf.io.encode_png(np.full([20, 30, 3], number, np.uint8)).numpy(), 'png', 20, 30
+  )
   return tfrecord.encode_example(encoded, f'{number}', np.full([20, 30], 3 * 256, np.int32))
 
 
@@ -33,9 +35,9 @@ def _write(path, examples):
       writer.write(example)
 
 
-@pytest.fixture(name='folder')
-def _folder(tmp_path):
-  """Eight pictures in four files."""
+@pytest.fixture(name='directory')
+def _directory(tmp_path):
+  """Eight images in four files."""
   for index in range(4):
     _write(tmp_path / f'{index}.tfrecord', [_example(2 * index), _example(2 * index + 1)])
   return tmp_path
@@ -46,37 +48,47 @@ def _service():
   """The address of a dispatcher with two workers."""
   dispatcher = _SERVICE.DispatchServer()
   address = dispatcher.target.split('://')[1]
-  workers = [_SERVICE.WorkerServer(_SERVICE.WorkerConfig(dispatcher_address=address,
-                                                         heartbeat_interval_ms=100))
-             for _ in range(2)]
+  workers = [
+    _SERVICE.WorkerServer(
+      _SERVICE.WorkerConfig(dispatcher_address=address, heartbeat_interval_ms=100)
+    )
+    for _ in range(2)
+  ]
   yield dispatcher.target, workers
   for worker in workers:
     worker._stop()
   dispatcher._stop()
 
 
-def _training(folder, **overrides):
+def _training(directory, **overrides):
   settings = dict(
-      label_space=_SPACE, crop_size=(33, 33), batch_size=4, resize=geometry.Resize(),
-      scale=augment.RandomScale(), target_options=targets.TargetOptions(max_thing_id=4),
-      shuffle_buffer_size=4)
-  return pipeline.training([f'{folder}/*'], **{**settings, **overrides})
+    label_space=_SPACE,
+    crop_size=(33, 33),
+    batch_size=4,
+    resize=geometry.Resize(),
+    scale=augment.RandomScale(),
+    target_options=targets.TargetOptions(max_thing_id=4),
+    shuffle_buffer_size=4,
+  )
+  return pipeline.training([f'{directory}/*'], **{**settings, **overrides})
 
 
 def _numbers(sample):
-  """Returns the pictures of a batch by their colour."""
-  return [int(np.unique(image[label == 3]).item()) for image, label in zip(
-      sample.image.numpy(), sample.targets.semantic.numpy(), strict=True)]
+  """Returns the images of a batch by their colour."""
+  return [
+    int(np.unique(image[label == 3]).item())
+    for image, label in zip(sample.image.numpy(), sample.targets.semantic.numpy(), strict=True)
+  ]
 
 
-def test_two_workers_make_the_batches(folder, service):
+def test_two_workers_make_the_batches(directory, service):
   address, workers = service
-  local = _training(folder)
-  dataset = _training(folder, data_service=address)
+  local = _training(directory)
+  dataset = _training(directory, data_service=address)
   assert dataset.element_spec == local.element_spec
   batches = list(dataset.take(40))
   shown = [number for sample in batches for number in _numbers(sample)]
-  # As many as asked for, and every picture about as often: 20 times, of two workers each.
+  # As many as asked for, and every image about as often: 20 times, of two workers each.
   assert len(shown) == 160
   counts = [shown.count(number) for number in range(8)]
   assert sum(counts) == 160 and min(counts) >= 12 and max(counts) <= 28
@@ -86,107 +98,130 @@ def test_two_workers_make_the_batches(folder, service):
 
 
 @pytest.mark.parametrize('seed', [0, 7])
-def test_workers_draw_independently_whatever_the_global_seed(folder, service, seed):
+def test_workers_draw_independently_whatever_the_global_seed(directory, service, seed):
   address, _ = service
   tf.random.set_seed(seed)
   try:
-    dataset = _training(folder, data_service=address,
-                        paste=copy_paste.CopyPaste(0.5, stuff='random'))
+    dataset = _training(
+      directory, data_service=address, paste=copy_paste.CopyPaste(0.5, stuff='random')
+    )
     batches = [sample.image.numpy().tobytes() for sample in dataset.take(12)]
   finally:
     tf.random.set_seed(None)
   assert len(set(batches)) == 12
 
 
-def test_errors_of_a_worker_name_file_and_record(folder, service):
+def test_errors_of_a_worker_name_file_and_record(directory, service):
   address, _ = service
-  path = folder / '2.tfrecord'
+  path = directory / '2.tfrecord'
   _write(path, [_example(4), b'no example'])
   with pytest.raises(tf.errors.OpError) as error:
-    for _ in _training(folder, data_service=address).take(40):
+    for _ in _training(directory, data_service=address).take(40):
       pass
-  explanation = pipeline.explain(error.value, [f'{folder}/*'])
+  explanation = pipeline.explain(error.value, [f'{directory}/*'])
   assert isinstance(explanation, errors.UserError)
   assert str(explanation).startswith(f'{path}, record 1: not a tf.Example')
 
 
-def test_workers_skip_and_count(folder, service):
+def test_workers_skip_and_count(directory, service):
   address, _ = service
-  _write(folder / '2.tfrecord', [_example(4), b'no example'])
-  dataset = _training(folder, data_service=address, reader=reading.Skip(1.0))
+  _write(directory / '2.tfrecord', [_example(4), b'no example'])
+  dataset = _training(directory, data_service=address, reader=reading.Skip(1.0))
   shown = {number for sample in dataset.take(20) for number in _numbers(sample)}
   assert shown == {0, 1, 2, 3, 4, 6, 7}
   with pytest.raises(tf.errors.OpError) as error:
-    for _ in _training(folder, data_service=address, reader=reading.Skip(0.001)).take(40):
+    for _ in _training(directory, data_service=address, reader=reading.Skip(0.001)).take(40):
       pass
-  explanation = pipeline.explain(error.value, [f'{folder}/*'])
+  explanation = pipeline.explain(error.value, [f'{directory}/*'])
   assert isinstance(explanation, errors.UserError)
   assert str(explanation).startswith('Corrupt records: 2 of ')
 
 
-def test_a_dispatcher_that_cannot_be_reached_is_said_at_once(folder):
+def test_a_dispatcher_that_cannot_be_reached_is_said_at_once(directory):
   with socket.socket() as unused:
     unused.bind(('localhost', 0))
     address = f'grpc://localhost:{unused.getsockname()[1]}'
     with pytest.raises(errors.UserError) as error:
-      _training(folder, data_service=address)
+      _training(directory, data_service=address)
   assert str(error.value) == (
-      f'data_service = "{address}": no dispatcher of a tf.data service can be reached (Connection '
-      'refused); start one there, and its workers.')
+    f'data_service = "{address}": no dispatcher of a tf.data service can be reached (Connection '
+    'refused); start one there, and its workers.'
+  )
   with pytest.raises(errors.UserError, match='grpc://no.such.host.invalid:80": no dispatcher'):
-    _training(folder, data_service='grpc://no.such.host.invalid:80')
+    _training(directory, data_service='grpc://no.such.host.invalid:80')
 
 
 @pytest.mark.parametrize('hosts', [1, 2, 3, 4])
-def test_every_file_belongs_to_one_host(folder, hosts):
-  (folder / 'empty.tfrecord').touch()
-  shown = [{number for sample in _training(
-      folder, seed=1, batch_size=hosts, share=pipeline.Share(host, hosts)).take(40)
-            for number in _numbers(sample)} for host in range(hosts)]
+def test_every_file_belongs_to_one_host(directory, hosts):
+  (directory / 'empty.tfrecord').touch()
+  shown = [
+    {
+      number
+      for sample in _training(
+        directory, seed=1, batch_size=hosts, shard=pipeline.Shard(host, hosts)
+      ).take(40)
+      for number in _numbers(sample)
+    }
+    for host in range(hosts)
+  ]
   assert sorted(sum(map(list, shown), [])) == list(range(8))
   assert all(2 * (4 // hosts) <= len(numbers) <= 2 * -(-4 // hosts) for numbers in shown)
 
 
-def test_more_hosts_than_files_are_refused(folder):
-  (folder / 'empty.tfrecord').touch()
+def test_more_hosts_than_files_are_refused(directory):
+  (directory / 'empty.tfrecord').touch()
   with pytest.raises(errors.UserError, match='^4 files with records cannot be shared by 5 hosts'):
-    _training(folder, share=pipeline.Share(0, 5))
+    _training(directory, shard=pipeline.Shard(0, 5))
 
 
 def test_hosts_draw_differently(tmp_path):
   for index in range(2):
     _write(tmp_path / f'{index}', [_example(5)])
-  first, second = (next(iter(_training(tmp_path, seed=1, batch_size=8,
-                                       share=pipeline.Share(host, 2)))) for host in range(2))
+  first, second = (
+    next(iter(_training(tmp_path, seed=1, batch_size=8, shard=pipeline.Shard(host, 2))))
+    for host in range(2)
+  )
   assert first.image.shape == (4, 33, 33, 3)
   assert np.any(first.image != second.image)
 
 
-def test_replicas_of_a_host_get_parts_of_the_batch(folder):
-  whole = list(_training(folder, seed=1).take(3))
-  parts = list(_training(folder, seed=1, share=pipeline.Share(replicas=2)).take(6))
+def test_replicas_of_a_host_get_parts_of_the_batch(directory):
+  whole = list(_training(directory, seed=1).take(3))
+  parts = list(_training(directory, seed=1, shard=pipeline.Shard(replicas=2)).take(6))
   for index, sample in enumerate(whole):
-    first, second = parts[2 * index:2 * index + 2]
+    first, second = parts[2 * index : 2 * index + 2]
     np.testing.assert_array_equal(tf.concat([first.image, second.image], 0), sample.image)
     np.testing.assert_array_equal(
-        tf.concat([first.targets.semantic, second.targets.semantic], 0), sample.targets.semantic)
+      tf.concat([first.targets.semantic, second.targets.semantic], 0), sample.targets.semantic
+    )
 
 
 @pytest.mark.parametrize('hosts, replicas', [(1, 1), (2, 1), (2, 2), (3, 1)])
-def test_hosts_share_an_evaluation_without_repeating(folder, hosts, replicas):
-  """Shards as tf.distribute makes them of runtime.distribute's dataset, seven pictures in all."""
+def test_hosts_share_an_evaluation_without_repeating(directory, hosts, replicas):
+  """Shards as tf.distribute makes them of runtime.distribute's dataset, seven images in all."""
   # What experimental_distribute_dataset does for several hosts; there is no public door to it.
   from tensorflow.python.distribute import input_ops
-  _write(folder / '3.tfrecord', [_example(6)])
+
+  _write(directory / '3.tfrecord', [_example(6)])
   dataset = pipeline.evaluation(
-      [f'{folder}/*'], label_space=_SPACE, crop_size=(33, 33), batch_size=2 * hosts * replicas,
-      resize=geometry.Resize(), target_options=targets.TargetOptions(max_thing_id=4))
+    [f'{directory}/*'],
+    label_space=_SPACE,
+    crop_size=(33, 33),
+    batch_size=2 * hosts * replicas,
+    resize=geometry.Resize(),
+    target_options=targets.TargetOptions(max_thing_id=4),
+  )
   options = tf.data.Options()
   options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
   dataset = dataset.with_options(options)
-  shards = [list(input_ops.auto_shard_dataset(
-      dataset.rebatch([2] * hosts * replicas).prefetch(replicas), hosts, host, hosts * replicas))
-            for host in range(hosts)]
+  shards = [
+    list(
+      input_ops.auto_shard_dataset(
+        dataset.rebatch([2] * hosts * replicas).prefetch(replicas), hosts, host, hosts * replicas
+      )
+    )
+    for host in range(hosts)
+  ]
   names = [name.decode() for shard in shards for sample in shard for name in sample.name.numpy()]
   assert sorted(name for name in names if name) == [str(number) for number in range(7)]
   assert len({len(shard) for shard in shards}) == 1

@@ -1,4 +1,5 @@
 """Tests for deeplab2.data.datasets."""
+
 import json
 
 import numpy as np
@@ -9,17 +10,25 @@ from deeplab2.data import datasets
 
 
 # num_classes, ignore, divisor, things, stuff: spec of DeepLab2's descriptors.
-@pytest.mark.parametrize('name, expected', [
+@pytest.mark.parametrize(
+  'name, expected',
+  [
     ('coco_panoptic', (134, 0, 256, 80, 53)),
     ('cityscapes_panoptic', (19, 255, 1000, 8, 11)),
     ('ade20k_panoptic', (151, 0, 1000, 100, 50)),
     ('shapes', (10, 0, 256, 5, 4)),
-])
+  ],
+)
 def test_numbers_of_known_datasets(name, expected):
   info = datasets.get(name)
   space = info.label_space
-  assert (space.num_classes, space.ignore_label, space.label_divisor, len(space.thing_ids),
-          len(space.stuff_ids)) == expected
+  assert (
+    space.num_classes,
+    space.ignore_label,
+    space.label_divisor,
+    len(space.thing_ids),
+    len(space.stuff_ids),
+  ) == expected
   assert info.name == name
   for sequence in (info.class_names, info.colors, info.original_ids):
     assert len(sequence) == space.num_classes
@@ -50,8 +59,27 @@ def test_coco_ids_both_ways():
 
 def test_cityscapes_original_ids():
   table = datasets.original_id_table(datasets.get('cityscapes_panoptic'))
-  assert table[:19].tolist() == [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31,
-                                 32, 33]
+  assert table[:19].tolist() == [
+    7,
+    8,
+    11,
+    12,
+    13,
+    17,
+    19,
+    20,
+    21,
+    22,
+    23,
+    24,
+    25,
+    26,
+    27,
+    28,
+    31,
+    32,
+    33,
+  ]
   assert not table[19:].any() and len(table) == 256
 
 
@@ -79,18 +107,22 @@ def test_json_round_trip(tmp_path, name):
 def _change(key, value):
   def change(content):
     content[key] = value
+
   return change
 
 
 def _change_category(index, key, value):
   def change(content):
     content['categories'][index][key] = value
+
   return change
 
 
-@pytest.mark.parametrize('change, message', [
+@pytest.mark.parametrize(
+  'change, message',
+  [
     (lambda c: c.pop('num_classes'), "field 'num_classes' is missing"),
-    (_change('num_classes', '10'), "num_classes is '10'; must be a whole number"),
+    (_change('num_classes', '10'), "num_classes is '10'; must be an integer"),
     (_change('num_classes', 11), 'must be a list of 11 categories'),
     (_change('panoptic_label_divisor', True), 'panoptic_label_divisor is True'),
     (_change('panoptic_label_divisor', 2**21), r'must be below 2\*\*24'),
@@ -101,7 +133,8 @@ def _change_category(index, key, value):
     (_change_category(3, 'isthing', 2), 'isthing is 2; must be 0 or 1'),
     (_change_category(3, 'original_id', 2), 'original_id 2 is also that of category 2'),
     (_change_category(3, 'name', ''), "name is ''"),
-])
+  ],
+)
 def test_mistakes_in_a_file_are_named(tmp_path, change, message):
   content = json.loads(datasets.to_json(datasets.get('shapes')))
   change(content)
@@ -129,15 +162,22 @@ def test_a_byte_order_mark_is_accepted(tmp_path):
   assert datasets.load(str(path)) == datasets.get('shapes')
 
 
-@pytest.mark.parametrize('name, file_name, image_id', [
+@pytest.mark.parametrize(
+  'name, file_name, image_id',
+  [
     ('coco_panoptic', 'val2017/000000000139.jpg', 139),
     ('coco_panoptic', 'holiday.2.jpg', 'holiday.2'),
     ('ade20k_panoptic', 'ADE_val_00000001.jpg', 'ADE_val_00000001'),
-    ('cityscapes_panoptic', 'frankfurt/frankfurt_000000_000294_leftImg8bit.png',
-     'frankfurt_000000_000294'),
+    (
+      'cityscapes_panoptic',
+      'frankfurt/frankfurt_000000_000294_leftImg8bit.png',
+      'frankfurt_000000_000294',
+    ),
     ('cityscapes_panoptic', 'my_street.png', 'my_street'),
     ('cityscapes_panoptic', '_leftImg8bit.png', '_leftImg8bit'),
-    ('shapes', '\u0663.png', '\u0663')])
+    ('shapes', '\u0663.png', '\u0663'),
+  ],
+)
 def test_image_ids_follow_from_names(name, file_name, image_id):
   assert datasets.image_id(datasets.get(name), file_name) == image_id
 

@@ -1,4 +1,5 @@
 """Records are counted by their frames; lengths beyond the file are refused."""
+
 import struct
 
 import pytest
@@ -16,8 +17,11 @@ def _write(path, records):
 
 
 def test_records_are_counted(tmp_path):
-  paths = [_write(tmp_path / 'a', [b'x' * 100, b'', b'y']), _write(tmp_path / 'b', []),
-           _write(tmp_path / 'c', [b'z' * 7])]
+  paths = [
+    _write(tmp_path / 'a', [b'x' * 100, b'', b'y']),
+    _write(tmp_path / 'b', []),
+    _write(tmp_path / 'c', [b'z' * 7]),
+  ]
   assert framing.count(paths) == 4
   assert list(framing.positions(paths[0])) == [0, 116, 132]
 
@@ -50,6 +54,6 @@ def test_a_length_beyond_the_file_is_refused(tmp_path):
   path = tmp_path / 'a'
   _write(path, [b'x' * 100])
   with open(path, 'ab') as file:
-    file.write(struct.pack('<QI', 2**40, 0xe46b3daa) + b'rest')
+    file.write(struct.pack('<QI', 2**40, 0xE46B3DAA) + b'rest')
   with pytest.raises(errors.UserError, match=f'{path}, record 1: claims to have {2**40} bytes'):
     framing.count([str(path)])

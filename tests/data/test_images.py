@@ -1,4 +1,5 @@
 """Tests for deeplab2.data.images: whatever is accepted, training decodes to the right pixels."""
+
 import io
 import os
 import pathlib
@@ -41,16 +42,22 @@ def _chunk(kind, content, crc=None):
 
 
 def _png(height, width, color, bits, rows, *chunks):
-  return b''.join([
-      b'\x89PNG\r\n\x1a\n', _chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, bits, color,
-                                                       0, 0, 0)),
-      *chunks, _chunk(b'IDAT', zlib.compress(rows)), _chunk(b'IEND', b'')])
+  return b''.join(
+    [
+      b'\x89PNG\r\n\x1a\n',
+      _chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, bits, color, 0, 0, 0)),
+      *chunks,
+      _chunk(b'IDAT', zlib.compress(rows)),
+      _chunk(b'IEND', b''),
+    ]
+  )
 
 
 def _tiff(orientation, order='<'):
   """EXIF data of one field."""
   return (b'II*\0' if order == '<' else b'MM\0*') + struct.pack(
-      f'{order}IHHHIHH', 8, 1, 0x0112, 3, 1, orientation, 0)
+    f'{order}IHHHIHH', 8, 1, 0x0112, 3, 1, orientation, 0
+  )
 
 
 def _loads(path, expected, tolerance=0):
@@ -66,8 +73,9 @@ def _loads(path, expected, tolerance=0):
   return encoded
 
 
-@pytest.mark.parametrize('ending, image_format', [
-    ('jpg', 'jpeg'), ('png', 'png'), ('JFIF', 'jpeg')])
+@pytest.mark.parametrize(
+  'ending, image_format', [('jpg', 'jpeg'), ('png', 'png'), ('JFIF', 'jpeg')]
+)
 def test_good_files_keep_their_bytes(tmp_path, image, ending, image_format):
   path = tmp_path / f'a.{ending}'
   _save(path, image, format=image_format)
@@ -75,15 +83,28 @@ def test_good_files_keep_their_bytes(tmp_path, image, ending, image_format):
 
 
 _TURNS = [
-    (1, lambda a: a), (2, lambda a: a[:, ::-1]), (3, lambda a: a[::-1, ::-1]),
-    (4, lambda a: a[::-1]), (5, lambda a: a.transpose(1, 0, 2)), (6, lambda a: np.rot90(a, -1)),
-    (7, lambda a: a[::-1, ::-1].transpose(1, 0, 2)), (8, lambda a: np.rot90(a))]
+  (1, lambda a: a),
+  (2, lambda a: a[:, ::-1]),
+  (3, lambda a: a[::-1, ::-1]),
+  (4, lambda a: a[::-1]),
+  (5, lambda a: a.transpose(1, 0, 2)),
+  (6, lambda a: np.rot90(a, -1)),
+  (7, lambda a: a[::-1, ::-1].transpose(1, 0, 2)),
+  (8, lambda a: np.rot90(a)),
+]
 
 
 @pytest.mark.parametrize('orientation, turn', _TURNS)
-@pytest.mark.parametrize('ending, settings', [
-    ('jpg', {'quality': 95, 'subsampling': 0}), ('png', {}), ('webp', {'lossless': True}),
-    ('tif', {}), ('tif', {'compression': 'tiff_lzw'})])
+@pytest.mark.parametrize(
+  'ending, settings',
+  [
+    ('jpg', {'quality': 95, 'subsampling': 0}),
+    ('png', {}),
+    ('webp', {'lossless': True}),
+    ('tif', {}),
+    ('tif', {'compression': 'tiff_lzw'}),
+  ],
+)
 def test_exif_orientation_is_baked_in(tmp_path, image, ending, settings, orientation, turn):
   exif = PIL.Image.Exif()
   exif[0x0112] = orientation
@@ -99,10 +120,16 @@ def _as_text(exif):
   return b'Raw profile type exif\0\0' + zlib.compress(text)
 
 
-@pytest.mark.parametrize('kind, content', [
-    (b'eXIf', _tiff(3)), (b'eXIf', _tiff(3, '>')), (b'eXIf', b'Exif\0\0' + _tiff(3)),
+@pytest.mark.parametrize(
+  'kind, content',
+  [
+    (b'eXIf', _tiff(3)),
+    (b'eXIf', _tiff(3, '>')),
+    (b'eXIf', b'Exif\0\0' + _tiff(3)),
     (b'iTXt', b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="3"/>'),
-    (b'zTXt', _as_text(_tiff(3)))])
+    (b'zTXt', _as_text(_tiff(3))),
+  ],
+)
 @pytest.mark.parametrize('after', [False, True])
 def test_orientation_of_a_png_wherever_it_stands(tmp_path, image, kind, content, after):
   data = io.BytesIO()
@@ -118,8 +145,9 @@ def test_orientation_of_xmp_in_a_jpeg(tmp_path, image):
   PIL.Image.fromarray(image).save(data, 'JPEG', quality=95, subsampling=0)
   xmp = b'http://ns.adobe.com/xap/1.0/\0<x><tiff:Orientation>4</tiff:Orientation></x>'
   path = tmp_path / 'a.jpg'
-  path.write_bytes(data.getvalue()[:2] + b'\xff\xe1' + struct.pack('>H', len(xmp) + 2) + xmp
-                   + data.getvalue()[2:])
+  path.write_bytes(
+    data.getvalue()[:2] + b'\xff\xe1' + struct.pack('>H', len(xmp) + 2) + xmp + data.getvalue()[2:]
+  )
   _loads(path, image[::-1], tolerance=10)
 
 
@@ -133,10 +161,16 @@ def test_broken_metadata_of_a_png_stops_nothing(tmp_path, image, exif):
   at = data.getvalue().index(b'IDAT') - 4
   bomb = zlib.compress(bytes(30_000_000))
   path = tmp_path / 'a.png'
-  for chunk in (_chunk(b'eXIf', exif), _chunk(b'eXIf', _tiff(6), crc=7), _chunk(b'iCCP', b'x'),
-                _chunk(b'tEXt', b'no separator', crc=1), _chunk(b'zTXt', b'a\0\0' + bomb),
-                _chunk(b'zTXt', b'Raw profile type exif\0\0' + bomb),
-                _chunk(b'zTXt', b'Raw profile type exif\0\0garbage'), _chunk(b'tIME', b'1')):
+  for chunk in (
+    _chunk(b'eXIf', exif),
+    _chunk(b'eXIf', _tiff(6), crc=7),
+    _chunk(b'iCCP', b'x'),
+    _chunk(b'tEXt', b'no separator', crc=1),
+    _chunk(b'zTXt', b'a\0\0' + bomb),
+    _chunk(b'zTXt', b'Raw profile type exif\0\0' + bomb),
+    _chunk(b'zTXt', b'Raw profile type exif\0\0garbage'),
+    _chunk(b'tIME', b'1'),
+  ):
     path.write_bytes(data.getvalue()[:at] + chunk + data.getvalue()[at:])
     encoded = _loads(path, image)
     assert encoded.data == path.read_bytes()
@@ -146,18 +180,25 @@ def test_broken_metadata_of_a_png_stops_nothing(tmp_path, image, exif):
 @pytest.mark.parametrize('ending', ['jpg', 'webp'])
 def test_broken_metadata_of_other_formats_stops_nothing(tmp_path, image, ending, exif):
   settings = {'jpg': {'quality': 95, 'subsampling': 0}, 'webp': {'lossless': True}}[ending]
-  path = _save(tmp_path / f'a.{ending}', image, exif=b'Exif\0\0' + exif, icc_profile=b'garbage',
-               **settings)
+  path = _save(
+    tmp_path / f'a.{ending}', image, exif=b'Exif\0\0' + exif, icc_profile=b'garbage', **settings
+  )
   _loads(path, image, tolerance=10 if ending == 'jpg' else 0)
 
 
-@pytest.mark.parametrize('mode, ending, tolerance', [
-    ('L', 'jpg', 6), ('CMYK', 'jpg', 12), ('1', 'jpg', 40),
+@pytest.mark.parametrize(
+  'mode, ending, tolerance',
+  [
+    ('L', 'jpg', 6),
+    ('CMYK', 'jpg', 12),
+    ('1', 'jpg', 40),
     *[(mode, 'png', 0) for mode in ('L', 'P', 'RGBA', 'LA', '1')],
     *[(mode, 'bmp', 0) for mode in ('L', 'P', 'RGB', 'RGBA', '1')],
     *[(mode, 'tiff', 0) for mode in ('L', 'P', 'RGB', 'RGBA', 'LA', '1', 'CMYK')],
     *[(mode, 'gif', 0) for mode in ('L', 'P', '1')],
-    *[(mode, 'webp', 0) for mode in ('L', 'RGB', 'RGBA')]])
+    *[(mode, 'webp', 0) for mode in ('L', 'RGB', 'RGBA')],
+  ],
+)
 def test_other_modes_become_rgb(tmp_path, image, mode, ending, tolerance):
   converted = PIL.Image.fromarray(image).convert(mode)
   settings = {'lossless': True} if ending == 'webp' else {}
@@ -204,24 +245,36 @@ def test_sixteen_bits_of_colour_in_a_png(tmp_path, color, channels):
 def test_sixteen_bits_of_colour_in_a_tiff(tmp_path, order):
   values = np.arange(18, dtype=np.uint16).reshape(2, 3, 3) * 2500 + 77
   pixels = values.astype(f'{order}u2').tobytes()
-  fields = [(256, 3, 1, 3), (257, 3, 1, 2), (258, 3, 3, 0), (259, 3, 1, 1), (262, 3, 1, 2),
-            (273, 4, 1, 0), (277, 3, 1, 3), (278, 3, 1, 2), (279, 4, 1, len(pixels))]
+  fields = [
+    (256, 3, 1, 3),
+    (257, 3, 1, 2),
+    (258, 3, 3, 0),
+    (259, 3, 1, 1),
+    (262, 3, 1, 2),
+    (273, 4, 1, 0),
+    (277, 3, 1, 3),
+    (278, 3, 1, 2),
+    (279, 4, 1, len(pixels)),
+  ]
   end = 8 + 2 + 12 * len(fields) + 4
   data = (b'II*\0' if order == '<' else b'MM\0*') + struct.pack(f'{order}IH', 8, len(fields))
   for tag, kind, count, value in fields:
     value = {258: end, 273: end + 6}.get(tag, value)
     is_short = kind == 3 and count == 1
     data += struct.pack(f'{order}HHI', tag, kind, count) + struct.pack(
-        f'{order}HH' if is_short else f'{order}I', *((value, 0) if is_short else (value,)))
+      f'{order}HH' if is_short else f'{order}I', *((value, 0) if is_short else (value,))
+    )
   data += struct.pack(f'{order}I3H', 0, 16, 16, 16) + pixels
   (tmp_path / 'a.tif').write_bytes(data)
   _loads(tmp_path / 'a.tif', values >> 8)
 
 
-@pytest.mark.parametrize('ending, settings', [
-    ('gif', {}), ('webp', {'lossless': True}), ('png', {}), ('tif', {})])
-def test_of_several_images_the_first_is_used_and_the_file_named(tmp_path, image, caplog, ending,
-                                                                settings):
+@pytest.mark.parametrize(
+  'ending, settings', [('gif', {}), ('webp', {'lossless': True}), ('png', {}), ('tif', {})]
+)
+def test_of_several_images_the_first_is_used_and_the_file_named(
+  tmp_path, image, caplog, ending, settings
+):
   path = tmp_path / f'a.{ending}'
   first = PIL.Image.fromarray(image[..., 0] // 4 * 4)
   others = [PIL.Image.fromarray(image[::-1, :, 0]), PIL.Image.fromarray(image[..., 2])]
@@ -232,8 +285,14 @@ def test_of_several_images_the_first_is_used_and_the_file_named(tmp_path, image,
 
 def test_mpo_is_a_jpeg(tmp_path, image, caplog):
   path = tmp_path / 'a.mpo'
-  PIL.Image.fromarray(image).save(path, 'MPO', save_all=True, quality=95, subsampling=0,
-                                  append_images=[PIL.Image.new('RGB', (9, 9))])
+  PIL.Image.fromarray(image).save(
+    path,
+    'MPO',
+    save_all=True,
+    quality=95,
+    subsampling=0,
+    append_images=[PIL.Image.new('RGB', (9, 9))],
+  )
   assert _loads(path, image, 8).data == path.read_bytes()
   assert not caplog.text
 
@@ -283,8 +342,9 @@ def test_what_pillow_alone_decodes_is_refused(tmp_path, image):
   _refused(path, 'the image cannot be decoded')
 
 
-@pytest.mark.parametrize('height, width', [
-    (100_000, 100_000), (2**31 - 1, 1), (_PIXELS + 1, 1), (2, _PIXELS)])
+@pytest.mark.parametrize(
+  'height, width', [(100_000, 100_000), (2**31 - 1, 1), (_PIXELS + 1, 1), (2, _PIXELS)]
+)
 def test_hostile_sizes_of_a_png(tmp_path, height, width):
   (tmp_path / 'a.png').write_bytes(_png(height, width, 2, 8, bytes(1000)))
   _refused(tmp_path / 'a.png', f'is {height}x{width} (height x width), ')
@@ -310,7 +370,7 @@ def test_a_jpeg_of_very_many_scans(tmp_path):
   path = tmp_path / 'a.jpg'
   _save(path, PIL.Image.new('RGB', (4000, 4000)), progressive=True)
   data = path.read_bytes()
-  scan = data[data.rindex(b'\xff\xda'):-2]
+  scan = data[data.rindex(b'\xff\xda') : -2]
   path.write_bytes(data[:-2] + 2000 * scan + data[-2:])
   _refused(path, 'goes over its 4000x4000 pixels 2010 times')
 
@@ -347,7 +407,7 @@ def test_image_files_that_are_not_read_are_named(tmp_path, caplog):
   for name in ('a.HEIC', 'b.avif', '._c.jpg', 'd.jpg', 'e.json'):
     (tmp_path / name).touch()
   assert images.list_directory(str(tmp_path)) == ['d.jpg']
-  assert f"{tmp_path}: left out" in caplog.text
+  assert f'{tmp_path}: left out' in caplog.text
   assert "'._c.jpg', 'a.HEIC', 'b.avif'." in caplog.text and 'e.json' not in caplog.text
 
 

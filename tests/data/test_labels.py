@@ -1,4 +1,5 @@
 """Tests for deeplab2.data.labels. Expected maps are worked out by hand."""
+
 import re
 
 import numpy as np
@@ -14,13 +15,17 @@ _OUTSIDE = structures.LabelSpace(3, 255, 1000, (1, 2))
 
 _IDS = np.array([[7, 7, 8, 8, 9], [5, 5, 5, 0, 0]])
 _SEGMENTS = (
-    labels.Segment(8, 1, 2), labels.Segment(7, 1, 2), labels.Segment(5, 3, 3),
-    labels.Segment(9, 2, 1, is_crowd=True))
+  labels.Segment(8, 1, 2),
+  labels.Segment(7, 1, 2),
+  labels.Segment(5, 3, 3),
+  labels.Segment(9, 2, 1, is_crowd=True),
+)
 
 
 def _build(segments=_SEGMENTS, space=_SPACE, treat_crowd_as_ignore=True, ids=_IDS):
-  return labels.from_segments(ids, segments, space, treat_crowd_as_ignore=treat_crowd_as_ignore,
-                              where='a.json, image 3')
+  return labels.from_segments(
+    ids, segments, space, treat_crowd_as_ignore=treat_crowd_as_ignore, where='a.json, image 3'
+  )
 
 
 def test_instances_are_numbered_in_the_order_of_the_list():
@@ -40,17 +45,24 @@ def test_kept_crowd_has_instance_0():
 def test_void_beyond_the_classes():
   segments = (labels.Segment(7, 0, 2), labels.Segment(8, 1, 2))
   np.testing.assert_array_equal(
-      _build(segments, _OUTSIDE, ids=np.where(_IDS > 6, _IDS, 0) * (_IDS < 9)),
-      [[0, 0, 1001, 1001, 255000], [255000] * 5])
+    _build(segments, _OUTSIDE, ids=np.where(_IDS > 6, _IDS, 0) * (_IDS < 9)),
+    [[0, 0, 1001, 1001, 255000], [255000] * 5],
+  )
 
 
-@pytest.mark.parametrize('changed, message', [
+@pytest.mark.parametrize(
+  'changed, message',
+  [
     (labels.Segment(9, 2, 2), 'segment 9: covers 1 pixels, but its annotated area is 2'),
-    (labels.Segment(11, 2, 5), r'segment 9: covers 1 pixels from \(row 0, column 4\) on, but is '
-     'not listed; segment 11 is listed, but has no pixel'),
+    (
+      labels.Segment(11, 2, 5),
+      r'segment 9: covers 1 pixels from \(row 0, column 4\) on, but is '
+      'not listed; segment 11 is listed, but has no pixel',
+    ),
     (labels.Segment(9, 3, 1, is_crowd=True), 'segment 9: crowd of class 3, which is stuff'),
     (labels.Segment(8, 2, 2), 'segment 8: listed twice'),
-])
+  ],
+)
 def test_wrong_segments_are_named(changed, message):
   with pytest.raises(errors.UserError, match=f'^a.json, image 3, {message}'):
     _build(_SEGMENTS[:3] + (changed,))
@@ -68,12 +80,18 @@ def test_too_many_instances():
 
 
 def test_ids_of_list_and_map_must_agree():
-  with pytest.raises(errors.UserError, match=r'segment 5: covers 3 pixels from \(row 1, column 0\) '
-                     r'on, but is not listed \(2 painted ids are not listed\)\.$'):
+  with pytest.raises(
+    errors.UserError,
+    match=r'segment 5: covers 3 pixels from \(row 1, column 0\) '
+    r'on, but is not listed \(2 ids of the map are not listed\)\.$',
+  ):
     _build(_SEGMENTS[:2])
   more = tuple(labels.Segment(i, 3, None) for i in (20, 21))
-  with pytest.raises(errors.UserError, match=r'segment 20: is listed, but has no pixel \(2 listed '
-                     r'segments have none\)\.$'):
+  with pytest.raises(
+    errors.UserError,
+    match=r'segment 20: is listed, but has no pixel \(2 listed '
+    r'segments have none\)\.$',
+  ):
     _build(_SEGMENTS + more)
   hidden = tuple(segment._replace(may_be_hidden=True) for segment in more)
   np.testing.assert_array_equal(_build(_SEGMENTS + hidden), _build())
@@ -89,9 +107,10 @@ def test_exchanged_channels_are_guessed():
     _build(segments[1:], ids=exchanged)
   assert 'exchanged' not in str(caught.value)
   # Ids that are the same either way are no reason to guess.
-  assert labels.compare_ids(labels.regions(np.array([[0x050005]])), [
-      labels.Segment(0x050005, 3, None), labels.Segment(3, 3, None)]) == (
-          'segment 3: is listed, but has no pixel')
+  assert labels.compare_ids(
+    labels.regions(np.array([[0x050005]])),
+    [labels.Segment(0x050005, 3, None), labels.Segment(3, 3, None)],
+  ) == ('segment 3: is listed, but has no pixel')
 
 
 def test_nothing_but_void_is_refused_where_segments_are_listed():
@@ -119,7 +138,11 @@ def test_regions_by_brute_force(monkeypatch, at_a_time):
     rows, columns = np.nonzero(values == value)
     assert (area, pixel) == (len(rows), (rows[0], columns[0]))
     assert (x, y, x + width - 1, y + height - 1) == (
-        columns.min(), rows.min(), columns.max(), rows.max())
+      columns.min(),
+      rows.min(),
+      columns.max(),
+      rows.max(),
+    )
 
 
 def test_split_and_join():
@@ -129,10 +152,14 @@ def test_split_and_join():
   np.testing.assert_array_equal(labels.join(class_ids, instance_ids, _OUTSIDE), [[0, 6, 255003]])
 
 
-@pytest.mark.parametrize('value, message', [
+@pytest.mark.parametrize(
+  'value, message',
+  [
     (16, r'id 16 \(class 4, instance 0\); classes must be below 4 or the ignore label 0'),
-    (-1, r'class -1'), (13, r'class 3 is stuff'),
-])
+    (-1, r'class -1'),
+    (13, r'class 3 is stuff'),
+  ],
+)
 def test_find_problem(value, message):
   assert labels.find_problem(np.array([[0, 4, 5, 12]]), _SPACE) is None
   problem = labels.find_problem(np.array([[0, 4, value, 12]]), _SPACE)

@@ -1,4 +1,5 @@
 """Results that grow: what is there at any moment, after a stop, and in a place of other results."""
+
 import json
 import os
 import pathlib
@@ -19,16 +20,19 @@ from deeplab2.data import panoptic_results
 from deeplab2.data import stretched
 from tests import hostile_names
 
-_ANNOTATIONS = (pathlib.Path(__file__).parents[1] / 'goldens' / 'coco_sample_annotations'
-                / 'annotations')
-_IMAGES = {name: {'id': number, 'file_name': f'{name}.jpg'}
-           for number, name in enumerate(['c', 'a', 'b'])}
+_ANNOTATIONS = (
+  pathlib.Path(__file__).parents[1] / 'goldens' / 'coco_sample_annotations' / 'annotations'
+)
+_IMAGES = {
+  name: {'id': number, 'file_name': f'{name}.jpg'} for number, name in enumerate(['c', 'a', 'b'])
+}
 
 
 def _open(place, **changes):
   arguments = {'of': {'model': 'm1'}, 'images': _IMAGES, **changes}
   return panoptic_results.open_results(
-      str(place / 'panoptic.json'), datasets.get('shapes'), **arguments)
+    str(place / 'panoptic.json'), datasets.get('shapes'), **arguments
+  )
 
 
 def _map(value=257):
@@ -39,7 +43,8 @@ def _read(place):
   """Returns the JSON, and checks that the PNGs that it lists have its segments."""
   content = json.loads((place / 'panoptic.json').read_text())
   assert [image['id'] for image in content['images']] == [
-      annotation['image_id'] for annotation in content['annotations']]
+    annotation['image_id'] for annotation in content['annotations']
+  ]
   for annotation in content['annotations']:
     ids = coco_panoptic.read_segment_ids(str(place / 'panoptic' / annotation['file_name']))
     assert set(np.unique(ids)) - {0} == {s['id'] for s in annotation['segments_info']}
@@ -52,7 +57,7 @@ def test_written_map_has_the_segments_of_the_original(golden, tmp_path, image_id
   coco, name = datasets.get('coco_panoptic'), f'{image_id:012d}'
   label = golden('data_coco_labels')[f'label_keep_crowd_{image_id}'].astype(np.int32)
   with panoptic_results.open_results(
-      str(tmp_path / 'out.json'), coco, of={}, images={name: {'id': image_id, 'file_name': 'x'}}
+    str(tmp_path / 'out.json'), coco, of={}, images={name: {'id': image_id, 'file_name': 'x'}}
   ) as results:
     results.add(name, stretched.unstretched(label), None)
   written = json.loads((tmp_path / 'out.json').read_text())
@@ -63,6 +68,7 @@ def test_written_map_has_the_segments_of_the_original(golden, tmp_path, image_id
 
   def facts(segments):
     return sorted((s['category_id'], s['area'], tuple(s['bbox']), s['iscrowd']) for s in segments)
+
   assert facts(actual['segments_info']) == facts(expected['segments_info'])
   ids = [s['id'] for s in actual['segments_info']]
   assert len(set(ids)) == len(ids) and 0 not in ids
@@ -71,7 +77,8 @@ def test_written_map_has_the_segments_of_the_original(golden, tmp_path, image_id
   # And the file is one that the reader takes; pixels of each segment coincide.
   again = coco_panoptic.read_annotations(str(tmp_path / 'out.json'), coco)[name]
   read = coco_panoptic.read_label(
-      str(tmp_path / 'out' / again.file_name), again, coco, treat_crowd_as_ignore=False)
+    str(tmp_path / 'out' / again.file_name), again, coco, treat_crowd_as_ignore=False
+  )
   np.testing.assert_array_equal(read, label)
 
 
@@ -87,11 +94,17 @@ def test_the_json_is_valid_from_the_start_and_in_the_order_of_the_images(tmp_pat
     results.add('a', _map(), 1)
   content = _read(tmp_path)
   assert content['images'] == [
-      {'id': 0, 'file_name': 'c.jpg', 'height': 2, 'width': 3},
-      {'id': 1, 'file_name': 'a.jpg', 'height': 2, 'width': 3},
-      {'id': 2, 'file_name': 'b.jpg', 'height': 2, 'width': 3}]
+    {'id': 0, 'file_name': 'c.jpg', 'height': 2, 'width': 3},
+    {'id': 1, 'file_name': 'a.jpg', 'height': 2, 'width': 3},
+    {'id': 2, 'file_name': 'b.jpg', 'height': 2, 'width': 3},
+  ]
   assert content['annotations'][0]['segments_info'][0] == {
-      'id': 258, 'category_id': 1, 'area': 2, 'bbox': [0, 0, 3, 1], 'iscrowd': 0}
+    'id': 258,
+    'category_id': 1,
+    'area': 2,
+    'bbox': [0, 0, 3, 1],
+    'iscrowd': 0,
+  }
   assert sorted(os.listdir(tmp_path)) == ['panoptic', 'panoptic.index.jsonl', 'panoptic.json']
 
 
@@ -132,10 +145,18 @@ def test_a_torn_last_line_is_ignored(tmp_path, bytes_left):
   assert [image['id'] for image in _read(tmp_path)['images']] == [0, 1]
 
 
-@pytest.mark.parametrize('damage', [
-    b'{"name": 3}', b'[]', b'\xff\xfe', b'{"name": "a", "stamp": 1, "size": [1], "files": {}, '
-    b'"notes": {}, "segments_info": []}', b'{"name": "a", "stamp": 1, "size": [2, 3], "files": '
-    b'{"../precious": 5}, "notes": {}, "segments_info": []}', b'[' * 100_000])
+@pytest.mark.parametrize(
+  'damage',
+  [
+    b'{"name": 3}',
+    b'[]',
+    b'\xff\xfe',
+    b'{"name": "a", "stamp": 1, "size": [1], "files": {}, "notes": {}, "segments_info": []}',
+    b'{"name": "a", "stamp": 1, "size": [2, 3], "files": '
+    b'{"../precious": 5}, "notes": {}, "segments_info": []}',
+    b'[' * 100_000,
+  ],
+)
 def test_damaged_lines_are_images_to_be_made_again(tmp_path, damage):
   place = tmp_path / 'out'
   (tmp_path / 'precious').write_text('12345')
@@ -167,11 +188,14 @@ def _refused(place, words, **changes):
   assert _read(place)['images'] == []
 
 
-@pytest.mark.parametrize('words, changes', [
+@pytest.mark.parametrize(
+  'words, changes',
+  [
     (r'results of something else \(model m1, now m2\)', {'of': {'model': 'm2'}}),
     (r'something else \(classes None, now k\)', {'of': {'model': 'm1', 'classes': 'k'}}),
-    ('results of 1 images that are not in the input, first a',
-     {'images': {'b': _IMAGES['b']}})])
+    ('results of 1 images that are not in the input, first a', {'images': {'b': _IMAGES['b']}}),
+  ],
+)
 def test_results_of_something_else_are_refused(tmp_path, words, changes):
   with _open(tmp_path) as results:
     results.add('a', _map(), 1)
@@ -202,24 +226,28 @@ def test_an_index_with_a_damaged_first_line_is_refused(tmp_path, content):
 def test_a_discarded_image_leaves_nothing(tmp_path):
   with _open(tmp_path) as results:
     results.add('a', _map(), 1)
-    (tmp_path / 'beside.png').write_bytes(b'12')
-    results.add('b', _map(), 1, beside=[str(tmp_path / 'beside.png')])
+    (tmp_path / 'overlay.png').write_bytes(b'12')
+    results.add('b', _map(), 1, other_files=[str(tmp_path / 'overlay.png')])
     results.discard('b')
     results.discard('never there')
-  assert os.listdir(tmp_path / 'panoptic') == ['a.png'] and not (tmp_path / 'beside.png').exists()
+  assert os.listdir(tmp_path / 'panoptic') == ['a.png'] and not (tmp_path / 'overlay.png').exists()
   assert [image['id'] for image in _read(tmp_path)['images']] == [1]
 
 
 def test_half_files_of_killed_processes_are_removed(tmp_path):
   (tmp_path / 'panoptic').mkdir()
   (tmp_path / 'overlay').mkdir()
-  half = ['panoptic/.writing-77-a.png', '.writing-77-panoptic.json', 'overlay/.writing-7-a.png',
-          '.writing-77-panoptic.index.jsonl']
+  half = [
+    'panoptic/.writing-77-a.png',
+    '.writing-77-panoptic.json',
+    'overlay/.writing-7-a.png',
+    '.writing-77-panoptic.index.jsonl',
+  ]
   for name in [*half, '.writing-77-mine', 'overlay/a.png']:
     (tmp_path / name).write_bytes(b'x')
   with _open(tmp_path) as results:
     assert [(tmp_path / name).exists() for name in half] == [False, False, True, False]
-    results.add('a', _map(), 1, beside=[str(tmp_path / 'overlay' / 'a.png')])
+    results.add('a', _map(), 1, other_files=[str(tmp_path / 'overlay' / 'a.png')])
   assert not any((tmp_path / name).exists() for name in half)
   assert (tmp_path / '.writing-77-mine').exists() and (tmp_path / 'overlay' / 'a.png').exists()
 
@@ -279,16 +307,18 @@ def test_hostile_names(tmp_path):
 
 def test_places_that_cannot_be_written_are_one_line(tmp_path):
   (tmp_path / 'file').write_text('')
-  for path, words in (('gs://bucket/panoptic.json', 'must be on a local disk'),
-                      (str(tmp_path / 'file' / 'panoptic.json'), 'directory'),
-                      ('/proc/nowhere/panoptic.json', '/proc/nowhere')):
+  for path, words in (
+    ('gs://bucket/panoptic.json', 'must be on a local disk'),
+    (str(tmp_path / 'file' / 'panoptic.json'), 'directory'),
+    ('/proc/nowhere/panoptic.json', '/proc/nowhere'),
+  ):
     with pytest.raises(errors.UserError, match=re.escape(words)) as caught:
       with panoptic_results.open_results(path, datasets.get('shapes'), of={}, images={}):
         pass
     assert '\n' not in str(caught.value)
 
 
-_LOOP = '''
+_LOOP = """
 import sys, time
 import numpy as np
 from deeplab2.data import datasets, panoptic_results, stretched
@@ -299,20 +329,29 @@ with panoptic_results.open_results(
   for name in names:
     results.add(name, stretched.unstretched(np.full((50, 50), 257 + int(name) % 9)), 1)
     print(name, flush=True)
-'''
+"""
 
 
-@pytest.mark.parametrize('number', [
-    signal.SIGTERM, signal.SIGKILL, pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
-    pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  'number',
+  [
+    signal.SIGTERM,
+    signal.SIGKILL,
+    pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+  ],
+)
 def test_signals(tmp_path, number):
   process = subprocess.Popen(
-      [sys.executable, '-c', _LOOP, str(tmp_path / 'panoptic.json')], text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    [sys.executable, '-c', _LOOP, str(tmp_path / 'panoptic.json')],
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+  )
   for _ in range(20):
     last = process.stdout.readline()
   process.send_signal(number)
-  last = ([last] + process.stdout.read().split('\n'))
+  last = [last] + process.stdout.read().split('\n')
   last = int([line for line in last if line.strip()][-1])
   code = process.wait(timeout=60)
   process.stdout.close()

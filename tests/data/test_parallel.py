@@ -1,4 +1,5 @@
 """Work over processes: order, how much waits, and what becomes of a worker that dies."""
+
 import functools
 import os
 import time
@@ -10,8 +11,8 @@ from deeplab2 import errors
 from deeplab2.data import parallel
 
 
-def _noted(folder, task):
-  (folder / str(task)).touch()
+def _noted(directory, task):
+  (directory / str(task)).touch()
   return 2 * task
 
 

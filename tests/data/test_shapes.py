@@ -1,4 +1,5 @@
 """Tests for deeplab2.data.shapes."""
+
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ def _samples():
   return [shapes.generate(0, 'val', index, _SPACE) for index in range(60)]
 
 
-def test_same_arguments_same_picture(samples):
+def test_same_arguments_same_image(samples):
   image, label = shapes.generate(0, 'val', 7, _SPACE)
   np.testing.assert_array_equal(image, samples[7][0])
   np.testing.assert_array_equal(label, samples[7][1])
@@ -26,7 +27,7 @@ def test_seed_split_and_index_matter(samples, arguments):
   assert image.shape != samples[7][0].shape or (image != samples[7][0]).mean() > 0.5
 
 
-def test_pictures_and_labels_fit_the_schema(samples):
+def test_images_and_labels_fit_the_schema(samples):
   for image, label in samples:
     assert image.dtype == np.uint8 and label.dtype == np.int32
     assert image.shape == label.shape + (3,)
@@ -37,11 +38,11 @@ def test_pictures_and_labels_fit_the_schema(samples):
 def test_the_set_holds_all_that_a_panoptic_set_can_hold(samples):
   ids = [np.unique(label) for _, label in samples]
   classes = np.concatenate([np.unique(i // 256) for i in ids])
-  # Every class on at least a tenth of the pictures.
+  # Every class on at least a tenth of the images.
   assert all((classes == index).sum() >= 6 for index in range(1, 10))
   assert any((label == 0).any() for _, label in samples)  # void
   assert any(labels.crowd_mask(label, _SPACE).any() for _, label in samples)
-  # Several instances of one class in a picture.
+  # Several instances of one class in an image.
   assert any((np.unique(i[i % 256 > 0] // 256, return_counts=True)[1] > 1).any() for i in ids)
 
 
@@ -57,10 +58,14 @@ def test_instances_are_numbered_without_gaps_and_stay_visible(samples):
 
 def test_areas_of_the_outlines():
   """Covered area of the figures against the textbook's, at radius 40."""
+
   def area(outline):
-    alphas = [shapes.figure_alpha(np.random.default_rng(seed), 160, 160, outline, 40.0, (80., 80.))
-              for seed in range(4)]
+    alphas = [
+      shapes.figure_alpha(np.random.default_rng(seed), 160, 160, outline, 40.0, (80.0, 80.0))
+      for seed in range(4)
+    ]
     return np.mean([alpha.sum() for alpha in alphas])
+
   circle, triangle, square, star, ring = shapes.OUTLINES
   disc = np.pi * 40**2
   assert area(circle) == pytest.approx(disc, rel=0.02)

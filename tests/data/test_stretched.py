@@ -1,4 +1,5 @@
 """Maps in strips against the same maps in one piece."""
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -12,13 +13,16 @@ def _random(seed, size, values, new_size):
   rng = np.random.RandomState(seed)
   ids = np.array([0, *(256 * np.arange(1, 10))])[:values] + 1
   small = ids[rng.randint(0, values, size)].astype(np.int32)
-  rows, columns = (np.sort(rng.randint(0, old, new))
-                   for old, new in zip(size, new_size, strict=True))
+  rows, columns = (
+    np.sort(rng.randint(0, old, new)) for old, new in zip(size, new_size, strict=True)
+  )
   return small, rows, columns
 
 
-@pytest.mark.parametrize('seed, size, new_size', [
-    (0, (5, 7), (13, 29)), (1, (9, 4), (3, 3)), (2, (1, 1), (17, 1)), (3, (33, 65), (101, 64))])
+@pytest.mark.parametrize(
+  'seed, size, new_size',
+  [(0, (5, 7), (13, 29)), (1, (9, 4), (3, 3)), (2, (1, 1), (17, 1)), (3, (33, 65), (101, 64))],
+)
 def test_strips_and_measures_are_those_of_the_whole(monkeypatch, seed, size, new_size):
   monkeypatch.setattr(stretched, '_STRIP_PIXELS', 4 * new_size[1] - 1)
   small, rows, columns = _random(seed, size, 6, new_size)
@@ -48,8 +52,13 @@ def test_a_png_written_in_strips_is_that_of_the_whole_map(monkeypatch, tmp_path)
   rgb, segments = coco_panoptic.encode(panoptic.whole(), info)
   np.testing.assert_array_equal(np.asarray(PIL.Image.open(tmp_path / 'map.png')), rgb)
   assert encoded.segments_info == segments
-  assert segments[0] == {'id': 258, 'category_id': 1, 'area': 9 * 33, 'bbox': [9, 0, 9, 33],
-                         'iscrowd': 0}
+  assert segments[0] == {
+    'id': 258,
+    'category_id': 1,
+    'area': 9 * 33,
+    'bbox': [9, 0, 9, 33],
+    'iscrowd': 0,
+  }
 
 
 def test_reduced_maps_keep_their_corners_and_their_proportions():

@@ -1,4 +1,5 @@
 """Tests for deeplab2.data.tfrecord, with records that DeepLab2 wrote."""
+
 import os
 import zlib
 
@@ -18,9 +19,9 @@ _LABEL = np.arange(12 * 17, dtype=np.int32).reshape(12, 17) % 7 + 256
 
 
 def _example(name='one', label=_LABEL, label_format='raw', **replaced):
-  """Returns a record; `replaced` overrides fields of the encoded picture."""
-  picture = images.encode(_IMAGE)._replace(**replaced)
-  return tfrecord.encode_example(picture, name, label, label_format)
+  """Returns a record; `replaced` overrides fields of the encoded image."""
+  image = images.encode(_IMAGE)._replace(**replaced)
+  return tfrecord.encode_example(image, name, label, label_format)
 
 
 def _with_feature(serialized, key, value):
@@ -36,7 +37,8 @@ def _with_feature(serialized, key, value):
 
 def _parse_in_pipeline(serialized, with_label=True):
   (record,) = tf.data.Dataset.from_tensors(serialized).map(
-      lambda serialized: tfrecord.parse_example(serialized, with_label))
+    lambda serialized: tfrecord.parse_example(serialized, with_label)
+  )
   return record
 
 
@@ -93,31 +95,35 @@ def test_round_trip_inside_a_pipeline(label_format):
   (record,) = dataset
   np.testing.assert_array_equal(record.label[..., 0], _LABEL)
   np.testing.assert_array_equal(
-      record.image, tf.io.decode_jpeg(images.encode(_IMAGE).data, channels=3))
+    record.image, tf.io.decode_jpeg(images.encode(_IMAGE).data, channels=3)
+  )
 
 
 def test_compressed_labels_are_small():
   label = np.full((200, 300), 70000, np.int32)
-  picture = images.encode(np.zeros((200, 300, 3), np.uint8))
-  raw, packed = (len(tfrecord.encode_example(picture, 'a', label, f)) for f in ('raw', 'zlib'))
+  image = images.encode(np.zeros((200, 300, 3), np.uint8))
+  raw, packed = (len(tfrecord.encode_example(image, 'a', label, f)) for f in ('raw', 'zlib'))
   assert raw - packed > 0.98 * label.nbytes
 
 
 @pytest.mark.parametrize('label_format', tfrecord.LABEL_FORMATS)
-def test_label_of_another_size_names_the_picture(label_format):
+def test_label_of_another_size_names_the_image(label_format):
   serialized = _with_feature(_example(label_format=label_format), 'image/height', 11)
-  picture = images.encode(_IMAGE[:11])
-  serialized = _with_feature(serialized, 'image/encoded', picture.data)
-  with pytest.raises(tf.errors.InvalidArgumentError, match='label map of picture.*one.*816'):
+  image = images.encode(_IMAGE[:11])
+  serialized = _with_feature(serialized, 'image/encoded', image.data)
+  with pytest.raises(tf.errors.InvalidArgumentError, match='label map of image.*one.*816'):
     _parse_in_pipeline(serialized)
 
 
 def test_a_label_that_would_unpack_to_gigabytes(tmp_path):
-  bomb = _with_feature(_example(label_format='zlib'), 'image/segmentation/class/encoded',
-                       zlib.compress(bytes(10_000_000)))
+  bomb = _with_feature(
+    _example(label_format='zlib'),
+    'image/segmentation/class/encoded',
+    zlib.compress(bytes(10_000_000)),
+  )
   with pytest.raises(tf.errors.InvalidArgumentError, match='more than a map of its size'):
     _parse_in_pipeline(bomb)
-  with pytest.raises(errors.UserError, match='9.*bytes compressed, more than a map of the picture'):
+  with pytest.raises(errors.UserError, match='9.*bytes compressed, more than a map of the image'):
     tfrecord.scan([_write(tmp_path / 'a', [bomb])])
 
 
@@ -135,50 +141,69 @@ def test_records_of_turned_files_as_advised(tmp_path):
   assert tfrecord.scan([_write(tmp_path / 'c', [upright])], with_label=False) == 1
 
 
-def test_picture_of_another_size_names_the_picture():
-  with pytest.raises(tf.errors.InvalidArgumentError, match='Picture.*one.*record says'):
+def test_image_of_another_size_names_the_image():
+  with pytest.raises(tf.errors.InvalidArgumentError, match='Image.*one.*record says'):
     _parse_in_pipeline(_example(label=None, height=17, width=12), False)
 
 
-@pytest.mark.parametrize('changes', [
-    {'label': _LABEL[:5]}, {'label_format': 'bmp'}, {'format': 'gif'}])
+@pytest.mark.parametrize(
+  'changes', [{'label': _LABEL[:5]}, {'label_format': 'bmp'}, {'format': 'gif'}]
+)
 def test_writer_refuses_what_the_schema_does_not_allow(changes):
   with pytest.raises(ValueError, match='gif|bmp|5, 17'):
     _example(**changes)
 
 
 def test_scan_counts_good_records(tmp_path):
-  files = [_write(tmp_path / 'a', [_example(), _example()]), _write(tmp_path / 'b', []),
-           _write(tmp_path / 'c', [_example(label_format='zlib')])]
+  files = [
+    _write(tmp_path / 'a', [_example(), _example()]),
+    _write(tmp_path / 'b', []),
+    _write(tmp_path / 'c', [_example(label_format='zlib')]),
+  ]
   assert tfrecord.scan(files, label_space=_SPACE) == 3
 
 
 _GARBAGE = images.encode(_IMAGE).data[:40]
 
 
-@pytest.mark.parametrize('bad, message', [
+@pytest.mark.parametrize(
+  'bad, message',
+  [
     (b'\xff\xff no example', 'not a tf.Example'),
-    (_with_feature(_example('x'), 'image/encoded', _GARBAGE), "'x': the picture cannot be decoded"),
-    (_with_feature(_example('x'), 'image/encoded', b'no picture'),
-     "'x': the picture cannot be decoded"),
-    (_example('x', label=None, height=17, width=12),
-     "'x': feature 'image/segmentation/class/encoded' is missing"),
-    (_with_feature(_example('x'), 'image/width', 16),
-     "'x': the picture is of size 12x17 .height x width., but the record says 12x16"),
+    (_with_feature(_example('x'), 'image/encoded', _GARBAGE), "'x': the image cannot be decoded"),
+    (
+      _with_feature(_example('x'), 'image/encoded', b'no image'),
+      "'x': the image cannot be decoded",
+    ),
+    (
+      _example('x', label=None, height=17, width=12),
+      "'x': feature 'image/segmentation/class/encoded' is missing",
+    ),
+    (
+      _with_feature(_example('x'), 'image/width', 16),
+      "'x': the image is of size 12x17 .height x width., but the record says 12x16",
+    ),
     (_with_feature(_example('x'), 'image/height', None), "'x': feature 'image/height' is missing"),
-    (_with_feature(_example('x'), 'image/segmentation/class/encoded', bytes(100)),
-     "'x': the label map has 100 bytes, but a map .* 12x17 has 816"),
-    (_with_feature(_example('x'), 'image/segmentation/class/format', b'png'),
-     "'x': .*format b'png'"),
-    (_with_feature(_example('x', label_format='zlib'), 'image/segmentation/class/encoded', b'abc'),
-     "'x': the label map cannot be decompressed"),
+    (
+      _with_feature(_example('x'), 'image/segmentation/class/encoded', bytes(100)),
+      "'x': the label map has 100 bytes, but a map .* 12x17 has 816",
+    ),
+    (
+      _with_feature(_example('x'), 'image/segmentation/class/format', b'png'),
+      "'x': .*format b'png'",
+    ),
+    (
+      _with_feature(_example('x', label_format='zlib'), 'image/segmentation/class/encoded', b'abc'),
+      "'x': the label map cannot be decompressed",
+    ),
     (_example('x', label=_LABEL + 134 * 256), "'x': the label map holds id 34560 .class 135"),
     (_example('x', label=_LABEL + 99 * 256), "'x': .*class 100 is stuff"),
-])
-def test_scan_names_file_record_and_picture(tmp_path, bad, message):
+  ],
+)
+def test_scan_names_file_record_and_image(tmp_path, bad, message):
   good = _write(tmp_path / 'a', [_example()])
   file = _write(tmp_path / 'b', [_example(), _example(), bad, _example()])
-  with pytest.raises(errors.UserError, match=f'^{file}, record 2(, picture |: ).*') as caught:
+  with pytest.raises(errors.UserError, match=f'^{file}, record 2(, image |: ).*') as caught:
     tfrecord.scan([good, file], label_space=_SPACE)
   assert caught.match(message)
   assert '\n' not in str(caught.value)

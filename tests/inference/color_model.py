@@ -1,4 +1,5 @@
 """An exported model without a network: it segments images by their colours, in no time."""
+
 import numpy as np
 import tensorflow as tf
 
@@ -31,9 +32,14 @@ def create(dataset: str = 'shapes', classes=(0, 1, 5, 6)) -> segmenter.Segmenter
   """Returns a segmenter; `classes` are class channels (things first) of the four colours."""
   space = datasets.get(dataset).label_space
   merge = postprocess.MaskwisePostprocess(
-      space, CROP, pixel_confidence=0.4, options=postprocess.MaskwiseOptions())
-  return segmenter.Segmenter(_Model(space.num_real_classes, classes), merge, crop_size=CROP,
-                             resize=geometry.Resize(CROP, CROP))
+    space, CROP, pixel_confidence=0.4, options=postprocess.MaskwiseOptions()
+  )
+  return segmenter.Segmenter(
+    _Model(space.num_real_classes, classes),
+    merge,
+    crop_size=CROP,
+    resize=geometry.Resize(CROP, CROP),
+  )
 
 
 def export(path: str, dataset: str = 'shapes', classes=(0, 1, 5, 6)) -> str:
@@ -48,5 +54,5 @@ def image(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
   index = np.full((height, width), 3)
   for color in (2, 1, 0):
     top, left = rng.randint(0, height // 2), rng.randint(0, width // 2)
-    index[top:top + height // 2, left:left + width // 2] = color
+    index[top : top + height // 2, left : left + width // 2] = color
   return COLORS[index]

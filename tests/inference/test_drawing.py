@@ -1,4 +1,5 @@
-"""What painted maps show, pixel by pixel."""
+"""What drawn maps show, pixel by pixel."""
+
 import numpy as np
 import pytest
 
@@ -16,33 +17,33 @@ def _map(height=96, width=128):
   panoptic = np.full([height, width], 3 * 256, np.int32)
   half, third = height // 2, width // 3
   panoptic[half:, :third] = 257
-  panoptic[half:, third:2 * third] = 258
-  panoptic[half:, 2 * third:] = 513
-  panoptic[-height // 4:, -width // 4:] = 0
+  panoptic[half:, third : 2 * third] = 258
+  panoptic[half:, 2 * third :] = 513
+  panoptic[-height // 4 :, -width // 4 :] = 0
   return panoptic
 
 
-def _draw(function, *maps, picture=None):
-  picture = np.full([*maps[0].shape, 3], 100, np.uint8) if picture is None else picture
-  return function(picture, *maps, _SPACE, _NAMES, _COLORS)
+def _draw(function, *maps, image=None):
+  image = np.full([*maps[0].shape, 3], 100, np.uint8) if image is None else image
+  return function(image, *maps, _SPACE, _NAMES, _COLORS)
 
 
 def test_paint_gives_classes_their_colour_and_instances_a_shade():
-  painted = drawing.paint(_map(8, 12), _SPACE, _COLORS)
-  assert painted.dtype == np.uint8
-  assert tuple(painted[0, 0]) == _COLORS[3]
-  assert tuple(painted[7, 0]) == _COLORS[1]
-  assert tuple(painted[4, 11]) == _COLORS[2]
-  assert tuple(painted[7, 11]) == (0, 0, 0)
-  second_cat = painted[7, 5].astype(int)
+  colored = drawing.colorize(_map(8, 12), _SPACE, _COLORS)
+  assert colored.dtype == np.uint8
+  assert tuple(colored[0, 0]) == _COLORS[3]
+  assert tuple(colored[7, 0]) == _COLORS[1]
+  assert tuple(colored[4, 11]) == _COLORS[2]
+  assert tuple(colored[7, 11]) == (0, 0, 0)
+  second_cat = colored[7, 5].astype(int)
   assert np.abs(second_cat - _COLORS[1]).max() > 40
   assert np.abs(second_cat - _COLORS[1]).sum() < np.abs(second_cat - _COLORS[2]).sum()
 
 
 def test_many_instances_differ():
   panoptic = 257 + np.arange(24)[np.newaxis]
-  painted = drawing.paint(panoptic, _SPACE, _COLORS)[0].astype(int)
-  distances = np.abs(painted[:, np.newaxis] - painted).sum(-1) + 1000 * np.eye(24, dtype=int)
+  colored = drawing.colorize(panoptic, _SPACE, _COLORS)[0].astype(int)
+  distances = np.abs(colored[:, np.newaxis] - colored).sum(-1) + 1000 * np.eye(24, dtype=int)
   assert distances.min() >= 9
 
 
@@ -67,25 +68,25 @@ def test_names_are_written_on_their_segments_only_where_they_fit():
   assert drawn[touched].max() > 240, 'white letters'
 
 
-def test_small_maps_are_enlarged_by_a_whole_number():
+def test_small_maps_are_enlarged_by_a_integer():
   drawn = _draw(drawing.overlay, _map(96, 128))
   assert drawn.shape[1] == 4 * 128
-  drawn = drawn[:4 * 96].astype(int)
+  drawn = drawn[: 4 * 96].astype(int)
   cells = drawn[4:40, 4:40].reshape(9, 4, 9, 4, 3)
   np.testing.assert_array_equal(cells, np.broadcast_to(cells[:, :1, :, :1], cells.shape))
 
 
-def test_the_picture_is_brought_to_the_size_of_the_map():
-  drawn = _draw(drawing.overlay, _map(480, 640), picture=np.zeros([12, 16, 3], np.float32))
+def test_the_image_is_brought_to_the_size_of_the_map():
+  drawn = _draw(drawing.overlay, _map(480, 640), image=np.zeros([12, 16, 3], np.float32))
   np.testing.assert_allclose(drawn[5, 5], 0.55 * np.array(_COLORS[3]), atol=1)
 
 
-def test_panel_puts_picture_prediction_and_truth_side_by_side():
-  picture = np.zeros([480, 640, 3], np.uint8)
-  picture[..., 0] = 255
-  truth = np.full([480, 640], 513, np.int32)
-  drawn = _draw(drawing.panel, _map(480, 640), truth, picture=picture)
-  two = _draw(drawing.panel, _map(480, 640), None, picture=picture)
+def test_panel_puts_image_prediction_and_ground_truth_side_by_side():
+  image = np.zeros([480, 640, 3], np.uint8)
+  image[..., 0] = 255
+  ground_truth = np.full([480, 640], 513, np.int32)
+  drawn = _draw(drawing.panel, _map(480, 640), ground_truth, image=image)
+  two = _draw(drawing.panel, _map(480, 640), None, image=image)
   gap = drawn.shape[1] - two.shape[1] - 640
   assert two.shape[1] == 2 * 640 + gap and gap > 0
   middle = drawn[60]
@@ -110,9 +111,9 @@ def test_crowd_is_named_apart():
 
 def test_strips_change_nothing(monkeypatch):
   rng = np.random.RandomState(0)
-  picture = rng.randint(0, 255, (131, 77, 3), np.uint8)
+  image = rng.randint(0, 255, (131, 77, 3), np.uint8)
   panoptic = rng.choice([0, 257, 258, 513, 768], (13, 11)).repeat(11, 0).repeat(7, 1)[:131]
-  whole = _draw(drawing.overlay, panoptic, picture=picture)
+  whole = _draw(drawing.overlay, panoptic, image=image)
   monkeypatch.setattr(drawing, '_STRIP_ROWS', 7)
   monkeypatch.setattr(stretched, '_STRIP_PIXELS', 100)
-  np.testing.assert_array_equal(_draw(drawing.overlay, panoptic, picture=picture), whole)
+  np.testing.assert_array_equal(_draw(drawing.overlay, panoptic, image=image), whole)

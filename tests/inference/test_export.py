@@ -1,4 +1,5 @@
 """The command that exports: its paths, and a model of the real network."""
+
 import json
 import os
 import pathlib
@@ -17,8 +18,15 @@ from tests import hostile_names
 from tests.inference import color_model
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs/shapes/kmax_mobilenet_v3_small.textproto'
-_OVERRIDES = [f'eval_dataset_options.{option}' for option in (
-    'crop_size=65,65', 'min_resize_value=65', 'max_resize_value=65', 'file_pattern=none')]
+_OVERRIDES = [
+  f'eval_dataset_options.{option}'
+  for option in (
+    'crop_size=65,65',
+    'min_resize_value=65',
+    'max_resize_value=65',
+    'file_pattern=none',
+  )
+]
 _FLAGS = [f'--set={override}' for override in _OVERRIDES]
 
 
@@ -28,15 +36,18 @@ def _environment(monkeypatch):
 
 
 def _run(config, checkpoint, path):
-  return export.main([f'--config_file={config}', f'--checkpoint_path={checkpoint}',
-                      f'--export_path={path}', *_FLAGS])
+  return export.main(
+    [f'--config_file={config}', f'--checkpoint_path={checkpoint}', f'--export_path={path}', *_FLAGS]
+  )
 
 
 def test_places_of_something_else_are_refused_before_any_work(tmp_path, capsys):
   (tmp_path / 'mine').mkdir()
   (tmp_path / 'mine' / 'photo.jpg').write_bytes(b'x')
-  for path, words in ((tmp_path / 'mine', 'holds something else than an exported model'),
-                      (tmp_path / 'mine' / 'photo.jpg', 'is a file; must be a directory')):
+  for path, words in (
+    (tmp_path / 'mine', 'holds something else than an exported model'),
+    (tmp_path / 'mine' / 'photo.jpg', 'is a file; must be a directory'),
+  ):
     assert _run(CONFIG, tmp_path / 'no_checkpoint', path) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f'error: {path}: {words}')
   assert os.listdir(tmp_path) == ['mine'] and os.listdir(tmp_path / 'mine') == ['photo.jpg']
@@ -50,9 +61,15 @@ def test_home_and_missing_files(tmp_path, capsys, monkeypatch):
   assert "there is no user 'nobody-of-this-name'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('lost', [
-    ['saved_model.pb'], ['assets.extra/dataset.json'], ['variables/variables.index'],
-    ['assets.extra/files.json', 'saved_model.pb']])
+@pytest.mark.parametrize(
+  'lost',
+  [
+    ['saved_model.pb'],
+    ['assets.extra/dataset.json'],
+    ['variables/variables.index'],
+    ['assets.extra/files.json', 'saved_model.pb'],
+  ],
+)
 def test_exporting_again_mends_a_damaged_model(tmp_path, capsys, lost):
   path = color_model.export(str(tmp_path / 'model'))
   for name in lost:
@@ -74,8 +91,9 @@ def test_a_real_model_is_exported_and_predicts(tmp_path):
   assert _run(place / '[a]*.textproto', tmp_path / 'ckpt-1', f'{place}/model?/') == 0
   exported = saved_model.load(f'{place}/model?')
   for size in ((65, 65), (200, 90), (31, 333)):
-    picture = tf.constant(np.random.RandomState(1).randint(0, 255, (*size, 3)), tf.uint8)
+    image = tf.constant(np.random.RandomState(1).randint(0, 255, (*size, 3)), tf.uint8)
     np.testing.assert_array_equal(
-        exported.panoptic(picture).whole(), exported.segment(picture)['panoptic_pred'][0])
+      exported.panoptic(image).whole(), exported.segment(image)['panoptic_pred'][0]
+    )
   listed = json.loads((place / 'model?' / 'assets.extra' / 'files.json').read_text())['files']
   assert {'saved_model.pb', 'assets.extra/dataset.json', 'variables/variables.index'} <= set(listed)

@@ -1,4 +1,5 @@
 """The command that segments images: what is there after every way that it can end."""
+
 import json
 import os
 import pathlib
@@ -49,20 +50,23 @@ def _read(out):
   """Returns (image ids, content) of the results, and checks that files and JSON agree."""
   content = json.loads((out / 'panoptic.json').read_text())
   assert [image['id'] for image in content['images']] == [
-      annotation['image_id'] for annotation in content['annotations']]
+    annotation['image_id'] for annotation in content['annotations']
+  ]
   for image, annotation in zip(content['images'], content['annotations'], strict=True):
     ids = coco_panoptic.read_segment_ids(str(out / 'panoptic' / annotation['file_name']))
     assert ids.shape == (image['height'], image['width'])
     present, areas = np.unique(ids[ids > 0], return_counts=True)
     assert {segment['id']: segment['area'] for segment in annotation['segments_info']} == dict(
-        zip(present.tolist(), areas.tolist(), strict=True))
+      zip(present.tolist(), areas.tolist(), strict=True)
+    )
     assert (out / 'overlay' / annotation['file_name']).exists()
   return [image['id'] for image in content['images']], content
 
 
 def _files(root):
-  return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob('*')
-          if path.is_file()}
+  return {
+    str(path.relative_to(root)): path.read_bytes() for path in root.rglob('*') if path.is_file()
+  }
 
 
 def _times(root):
@@ -91,8 +95,7 @@ def test_results_of_directories_in_directories(model, images, tmp_path, capsys):
   assert '4 of 4 images are finished' in said.out and 'Segmented 4 of 4 images' in said.out
   assert not said.err
   # What the colours say: the white ground is water, the last square a circle.
-  label = coco_panoptic.read_annotations(
-      str(out / 'panoptic.json'), datasets.get('shapes'))['7']
+  label = coco_panoptic.read_annotations(str(out / 'panoptic.json'), datasets.get('shapes'))['7']
   assert {segment.class_id for segment in label.segments} >= {1, 7}
 
 
@@ -136,14 +139,18 @@ def test_another_model_is_refused_with_advice_that_works(model, images, tmp_path
   assert _run(other, images, out, '--restart') == 0
   assert _files(out / 'panoptic') == _files(tmp_path / 'elsewhere' / 'panoptic')
   assert _files(out / 'panoptic') != {
-      name.removeprefix('panoptic/'): data for name, data in before.items()
-      if name.startswith('panoptic/')}
+    name.removeprefix('panoptic/'): data
+    for name, data in before.items()
+    if name.startswith('panoptic/')
+  }
 
 
 def test_ids_of_the_ground_truth(model, images, tmp_path, capsys):
   out, ground_truth = tmp_path / 'out', tmp_path / 'gt.json'
-  entries = [{'id': 100 + number, 'file_name': f'{name}.jpg', 'height': 40 + number, 'width': 60}
-             for number, name in enumerate(['7', 'b', 'c'])]
+  entries = [
+    {'id': 100 + number, 'file_name': f'{name}.jpg', 'height': 40 + number, 'width': 60}
+    for number, name in enumerate(['7', 'b', 'c'])
+  ]
   entries[1]['height'] = 60
   entries.append({'id': 5, 'file_name': 'elsewhere.jpg'})
   ground_truth.write_text(json.dumps({'images': entries}), encoding='utf-8-sig')
@@ -172,8 +179,10 @@ def test_hostile_names_and_home(model, images, tmp_path, monkeypatch):
   shutil.copytree(images, home / 'in*')
   for name in hostile_names.HOSTILE_NAMES:
     shutil.copy(images / 'b.png', home / 'in*' / f'{name}.png')
-  entries = [{'id': number, 'file_name': path.name}
-             for number, path in enumerate(sorted((home / 'in*').rglob('*.png')))]
+  entries = [
+    {'id': number, 'file_name': path.name}
+    for number, path in enumerate(sorted((home / 'in*').rglob('*.png')))
+  ]
   (home / '[gt].json').write_text(json.dumps({'images': entries}))
   monkeypatch.setenv('HOME', str(home))
   assert _run('~/[model]/', '~/in*/', '~/out?/', '--images_json=~/[gt].json') == 0
@@ -227,8 +236,17 @@ def test_a_prediction_that_is_killed_goes_on(model, images, tmp_path, number):
   assert _run(model, images, tmp_path / 'whole') == 0
   out = tmp_path / 'out'
   process = subprocess.Popen(
-      [sys.executable, '-m', 'deeplab2.inference.predict', f'--model={model}', f'--input={images}',
-       f'--output_dir={out}'], stderr=subprocess.PIPE, text=True)
+    [
+      sys.executable,
+      '-m',
+      'deeplab2.inference.predict',
+      f'--model={model}',
+      f'--input={images}',
+      f'--output_dir={out}',
+    ],
+    stderr=subprocess.PIPE,
+    text=True,
+  )
   while process.poll() is None and len(list(out.glob('panoptic/*.png'))) < 10:
     time.sleep(0.02)
   process.send_signal(number)
@@ -247,14 +265,27 @@ def test_a_prediction_that_is_killed_goes_on(model, images, tmp_path, number):
 @pytest.mark.slow
 def test_an_image_of_100_million_pixels_takes_less_than_3_gb(model, tmp_path):
   PIL.Image.fromarray(color_model.image(60, 60)).resize(
-      (10_000, 10_000), PIL.Image.Resampling.BICUBIC).save(tmp_path / 'big.jpg')
-  code = ('import resource, sys\n'
-          'from deeplab2.inference import predict\n'
-          'code = predict.main(sys.argv[1:])\n'
-          'print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)')
+    (10_000, 10_000), PIL.Image.Resampling.BICUBIC
+  ).save(tmp_path / 'big.jpg')
+  code = (
+    'import resource, sys\n'
+    'from deeplab2.inference import predict\n'
+    'code = predict.main(sys.argv[1:])\n'
+    'print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)'
+  )
   done = subprocess.run(
-      [sys.executable, '-c', code, f'--model={model}', f'--input={tmp_path / "big.jpg"}',
-       f'--output_dir={tmp_path / "out"}'], capture_output=True, text=True, check=True)
+    [
+      sys.executable,
+      '-c',
+      code,
+      f'--model={model}',
+      f'--input={tmp_path / "big.jpg"}',
+      f'--output_dir={tmp_path / "out"}',
+    ],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
   code, kilobytes = map(int, done.stdout.splitlines()[-1].split())
   assert code == 0
   assert kilobytes < 3e6
@@ -276,23 +307,37 @@ def _cityscapes(root):
     for use_train_ids in (True, False):
       ids, segments = np.zeros(pixels.shape[:2], np.int64), []
       for color, original, train_id, is_thing in zip(
-          color_model.COLORS, originals, train_ids, things, strict=True):
+        color_model.COLORS, originals, train_ids, things, strict=True
+      ):
         mask = (pixels == color).all(-1)
         segment_id = original * 1000 if is_thing else original
         ids[mask] = segment_id
         rows, columns = np.nonzero(mask)
-        segments.append({
-            'id': segment_id, 'category_id': train_id if use_train_ids else original,
-            'area': int(mask.sum()), 'iscrowd': 0,
-            'bbox': [int(columns.min()), int(rows.min()), int(np.ptp(columns) + 1),
-                     int(np.ptp(rows) + 1)]})
+        segments.append(
+          {
+            'id': segment_id,
+            'category_id': train_id if use_train_ids else original,
+            'area': int(mask.sum()),
+            'iscrowd': 0,
+            'bbox': [
+              int(columns.min()),
+              int(rows.min()),
+              int(np.ptp(columns) + 1),
+              int(np.ptp(rows) + 1),
+            ],
+          }
+        )
       ending = '_trainId' if use_train_ids else ''
-      _save(root / f'gtFine/cityscapes_panoptic_val{ending}/{name}_gtFine_panoptic.png',
-            np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8))
-      annotations[use_train_ids].append({
-          'image_id': name, 'file_name': f'{name}_gtFine_panoptic.png', 'segments_info': segments})
-    images.append({'id': name, 'width': 129, 'height': 65,
-                   'file_name': f'{name}_gtFine_leftImg8bit.png'})
+      _save(
+        root / f'gtFine/cityscapes_panoptic_val{ending}/{name}_gtFine_panoptic.png',
+        np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8),
+      )
+      annotations[use_train_ids].append(
+        {'image_id': name, 'file_name': f'{name}_gtFine_panoptic.png', 'segments_info': segments}
+      )
+    images.append(
+      {'id': name, 'width': 129, 'height': 65, 'file_name': f'{name}_gtFine_leftImg8bit.png'}
+    )
   for use_train_ids, listed in annotations.items():
     path = root / f'gtFine/cityscapes_panoptic_val{"_trainId" if use_train_ids else ""}.json'
     path.write_text(json.dumps({'images': images, 'annotations': listed, 'categories': []}))
@@ -302,54 +347,73 @@ def _cityscapes(root):
 @pytest.mark.parametrize('with_json', [True, False])
 def test_official_scripts_find_every_prediction_of_cityscapes(tmp_path, with_json):
   model = color_model.export(str(tmp_path / 'model'), 'cityscapes_panoptic', (0, 2, 8, 18))
-  ground_truth = _cityscapes(tmp_path)
+  json_path = _cityscapes(tmp_path)
   out = tmp_path / 'out'
-  flags = [f'--images_json={ground_truth}'] if with_json else []
+  flags = [f'--images_json={json_path}'] if with_json else []
   assert _run(model, tmp_path / 'leftImg8bit/val', out, *flags) == 0
   _read(out)
 
   # As panopticapi and cityscapesscripts pair them.
-  truth = json.loads(ground_truth.read_text())
+  ground_truth = json.loads(json_path.read_text())
   predicted = json.loads((out / 'panoptic.json').read_text())
   by_id = {entry['image_id']: entry for entry in predicted['annotations']}
-  assert len(by_id) == len(predicted['annotations']) == len(truth['annotations'])
+  assert len(by_id) == len(predicted['annotations']) == len(ground_truth['annotations'])
   known = {category['id'] for category in predicted['categories']}
   info = datasets.get('cityscapes_panoptic')
   quality = panoptic_quality.PanopticQuality(info.label_space)
-  of_truth, of_predictions = (
-      {annotation.image_id: annotation for annotation in
-       coco_panoptic.read_annotations(str(path), info).values()}
-      for path in (ground_truth, out / 'panoptic.json'))
-  for entry in truth['annotations']:
-    theirs = str(ground_truth.with_suffix('') / entry['file_name'])
+  of_ground_truth, of_predictions = (
+    {
+      annotation.image_id: annotation
+      for annotation in coco_panoptic.read_annotations(str(path), info).values()
+    }
+    for path in (json_path, out / 'panoptic.json')
+  )
+  for entry in ground_truth['annotations']:
+    theirs = str(json_path.with_suffix('') / entry['file_name'])
     ours = str(out / 'panoptic' / by_id[entry['image_id']]['file_name'])
     ids = coco_panoptic.read_segment_ids(ours)
     assert ids.shape == coco_panoptic.read_segment_ids(theirs).shape
     segments = by_id[entry['image_id']]['segments_info']
     assert {segment['id'] for segment in segments} == set(np.unique(ids).tolist()) - {0}
     assert {segment['category_id'] for segment in segments} <= known
-    quality.update(*(
+    quality.update(
+      *(
         coco_panoptic.read_label(path, found[entry['image_id']], info, treat_crowd_as_ignore=False)
-        for path, found in ((theirs, of_truth), (ours, of_predictions))))
+        for path, found in ((theirs, of_ground_truth), (ours, of_predictions))
+      )
+    )
   assert quality.result().official.all.pq > 0.6
   if with_json:
-    assert predicted['images'] == truth['images']
+    assert predicted['images'] == ground_truth['images']
   else:
     assert [image['id'] for image in predicted['images']] == [
-        image['id'] for image in truth['images']]
+      image['id'] for image in ground_truth['images']
+    ]
 
 
 def test_converted_records_have_the_ids_of_the_predictions(tmp_path):
   """The other half of the way: what conversion calls an image is what prediction calls it."""
-  ground_truth = _cityscapes(tmp_path)
+  json_path = _cityscapes(tmp_path)
   done = subprocess.run(
-      [sys.executable, 'scripts/build_tfrecords.py', '--dataset=cityscapes', f'--root={tmp_path}',
-       '--split=val', f'--output_dir={tmp_path / "records"}', '--num_shards=1', '--num_workers=1'],
-      cwd=pathlib.Path(__file__).parents[2], env={**os.environ}, capture_output=True, text=True,
-      check=False)
+    [
+      sys.executable,
+      'scripts/build_tfrecords.py',
+      '--dataset=cityscapes',
+      f'--root={tmp_path}',
+      '--split=val',
+      f'--output_dir={tmp_path / "records"}',
+      '--num_shards=1',
+      '--num_workers=1',
+    ],
+    cwd=pathlib.Path(__file__).parents[2],
+    env={**os.environ},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   assert done.returncode == 0, done.stderr
   records = b''.join(path.read_bytes() for path in (tmp_path / 'records').glob('*.tfrecord'))
   info = datasets.get('cityscapes_panoptic')
-  for image in json.loads(ground_truth.read_text())['images']:
+  for image in json.loads(json_path.read_text())['images']:
     assert image['id'].encode() in records
     assert datasets.image_id(info, f'{image["id"]}_leftImg8bit.png') == image['id']

@@ -1,4 +1,5 @@
 """Raw prediction files against those that DeepLab2 writes."""
+
 import os
 
 import numpy as np
@@ -25,21 +26,27 @@ def _read(path):
 @pytest.mark.parametrize('dataset', ['cityscapes_panoptic', 'coco_panoptic', 'ade20k_panoptic'])
 def test_meets_recorded_files(golden, tmp_path, dataset, file_format, ids):
   arrays, info = golden('eval_outputs'), datasets.get(dataset)
-  inputs = {key: arrays[f'raw/{dataset}/{key}'] for key in (
-      'panoptic', 'instance', 'semantic', 'instance_score', 'semantic_score')}
+  inputs = {
+    key: arrays[f'raw/{dataset}/{key}']
+    for key in ('panoptic', 'instance', 'semantic', 'instance_score', 'semantic_score')
+  }
   has_instances = f'raw/{dataset}/{ids}/instance_txt' in arrays
   writer = raw_predictions.RawPredictions(
-      str(tmp_path), info.label_space, panoptic_format=file_format,
-      class_table=datasets.original_id_table(info) if ids == 'eval_ids' else None,
-      instance_files=has_instances)
+    str(tmp_path),
+    info.label_space,
+    panoptic_format=file_format,
+    class_table=datasets.original_id_table(info) if ids == 'eval_ids' else None,
+    instance_files=has_instances,
+  )
   writer.add('frame_7', structures.PanopticMap(*inputs.values()))
   ending = 'npy' if file_format.endswith('array') else 'png'
   written = _read(str(tmp_path / 'raw_panoptic' / f'frame_7.{ending}'))
   expected = arrays[f'raw/{dataset}/{ids}/{file_format}']
   np.testing.assert_array_equal(written, expected)
   assert written.dtype == expected.dtype
-  np.testing.assert_array_equal(_read(str(tmp_path / 'raw_semantic' / 'frame_7.png')),
-                                arrays[f'raw/{dataset}/{ids}/semantic'])
+  np.testing.assert_array_equal(
+    _read(str(tmp_path / 'raw_semantic' / 'frame_7.png')), arrays[f'raw/{dataset}/{ids}/semantic']
+  )
   assert (tmp_path / 'raw_instance').exists() == has_instances
   if has_instances:
     text = (tmp_path / 'raw_instance' / 'frame_7.txt').read_text()
@@ -68,12 +75,13 @@ def test_what_does_not_fit_is_refused(tmp_path):
   wide.add('many', _maps(panoptic, panoptic // 1000))
   assert _read(str(tmp_path / 'raw_panoptic' / 'many.png'))[9, 29].tolist() == [1, 1, 44]
   table = raw_predictions.RawPredictions(
-      str(tmp_path), _SPACE, panoptic_format='two_channel_png', class_table=[0, 256, 2, 3])
+    str(tmp_path), _SPACE, panoptic_format='two_channel_png', class_table=[0, 256, 2, 3]
+  )
   with pytest.raises(errors.UserError, match='class 256 does not fit'):
     table.add('one', _maps(panoptic, panoptic // 1000))
 
 
-def test_an_unknown_format_and_an_unwritable_folder_are_user_errors(tmp_path):
+def test_an_unknown_format_and_an_unwritable_directory_are_user_errors(tmp_path):
   with pytest.raises(errors.UserError, match="'png'; choose from two_channel_png, three_channel"):
     raw_predictions.RawPredictions(str(tmp_path), _SPACE, panoptic_format='png')
   (tmp_path / 'raw_semantic').write_text('in the way')
@@ -85,7 +93,8 @@ def test_an_unknown_format_and_an_unwritable_folder_are_user_errors(tmp_path):
 @pytest.mark.parametrize('name', ['../out', '/tmp/out', 'a/../../out'])
 def test_names_that_lead_elsewhere_are_refused(tmp_path, name):
   writer = raw_predictions.RawPredictions(
-      str(tmp_path / 'raw'), _SPACE, panoptic_format='two_channel_png')
+    str(tmp_path / 'raw'), _SPACE, panoptic_format='two_channel_png'
+  )
   with pytest.raises(errors.UserError, match='would be written outside of .*raw'):
     writer.add(name, _maps(np.array([[1001]]), np.array([[1]])))
   assert os.listdir(tmp_path) == ['raw']
@@ -93,11 +102,11 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path, name):
 
 def test_advice_on_what_does_not_fit_is_right(tmp_path):
   panoptic = 1001 + np.arange(300).reshape(10, 30)
-  narrow = raw_predictions.RawPredictions(
-      str(tmp_path), _SPACE, panoptic_format='two_channel_png')
+  narrow = raw_predictions.RawPredictions(str(tmp_path), _SPACE, panoptic_format='two_channel_png')
   with pytest.raises(errors.UserError, match='choose raw_panoptic_format "(.*)"') as caught:
     narrow.add('many', _maps(panoptic, panoptic // 1000))
   advised = str(caught.value).split('"')[1]
   raw_predictions.RawPredictions(str(tmp_path), _SPACE, panoptic_format=advised).add(
-      'many', _maps(panoptic, panoptic // 1000))
+    'many', _maps(panoptic, panoptic // 1000)
+  )
   assert _read(str(tmp_path / 'raw_panoptic' / 'many.npy'))[9, 29].tolist() == [1, 300, 0]

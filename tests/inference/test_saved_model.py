@@ -1,4 +1,5 @@
 """Exported models: the map in the crop, damaged files, places that cannot be written."""
+
 import os
 import pathlib
 import resource
@@ -33,10 +34,9 @@ def _copy(exported, tmp_path):
 
 @pytest.mark.parametrize('size', [(40, 60), (65, 65), (3, 200), (131, 77), (1, 1), (333, 1000)])
 def test_the_map_in_the_crop_stretches_to_that_of_the_whole(model, size):
-  picture = tf.constant(color_model.image(*size)) if min(size) > 1 else tf.zeros(
-      [*size, 3], tf.uint8)
-  whole = model.segment(picture)['panoptic_pred'][0].numpy()
-  stretched = model.panoptic(picture)
+  image = tf.constant(color_model.image(*size)) if min(size) > 1 else tf.zeros([*size, 3], tf.uint8)
+  whole = model.segment(image)['panoptic_pred'][0].numpy()
+  stretched = model.panoptic(image)
   assert stretched.shape == size == whole.shape
   np.testing.assert_array_equal(stretched.whole(), whole)
   if min(size) > 30:
@@ -50,8 +50,9 @@ def test_models_without_list_of_files_or_map_in_the_crop_are_read(exported, tmp_
     def __init__(self, segment):
       super().__init__()
       self.segment = tf.function(
-          lambda input_tensor: {'panoptic_pred': segment(input_tensor).panoptic},
-          input_signature=[tf.TensorSpec([None, None, 3], tf.uint8, 'input_tensor')])
+        lambda input_tensor: {'panoptic_pred': segment(input_tensor).panoptic},
+        input_signature=[tf.TensorSpec([None, None, 3], tf.uint8, 'input_tensor')],
+      )
       self.read_variables = list(self.segment.get_concrete_function().graph.variables)
 
   module = Earlier(color_model.create())
@@ -59,9 +60,9 @@ def test_models_without_list_of_files_or_map_in_the_crop_are_read(exported, tmp_
   tf.saved_model.save(module, str(path), signatures={'serving_default': module.segment})
   (path / 'assets.extra').mkdir()
   shutil.copy(exported / 'assets.extra' / 'dataset.json', path / 'assets.extra')
-  picture = tf.constant(color_model.image(131, 77))
+  image = tf.constant(color_model.image(131, 77))
   earlier, now = saved_model.load(str(path)), saved_model.load(str(exported))
-  np.testing.assert_array_equal(earlier.panoptic(picture).whole(), now.panoptic(picture).whole())
+  np.testing.assert_array_equal(earlier.panoptic(image).whole(), now.panoptic(image).whole())
   assert earlier.fingerprint != now.fingerprint
 
 
@@ -72,12 +73,16 @@ def _files(model):
 def test_every_file_that_is_damaged_or_cut_or_gone_is_named(copy):
   found = _files(copy)
   assert {path.name for path in found} >= {
-      'saved_model.pb', 'variables.index', 'variables.data-00000-of-00001', 'dataset.json',
-      'files.json'}
+    'saved_model.pb',
+    'variables.index',
+    'variables.data-00000-of-00001',
+    'dataset.json',
+    'files.json',
+  }
   for path in found:
     data = path.read_bytes()
     middle = len(data) // 2
-    flipped = data[:middle] + bytes([data[middle] ^ 0x10]) + data[middle + 1:]
+    flipped = data[:middle] + bytes([data[middle] ^ 0x10]) + data[middle + 1 :]
     for content in (flipped, data[:middle], b'', None):
       if content is None:
         path.unlink()
@@ -97,7 +102,7 @@ def test_every_file_that_is_damaged_or_cut_or_gone_is_named(copy):
 def test_damage_without_a_list_of_files_is_one_line(copy, name):
   (copy / model_files.LIST_FILE).unlink()
   data = (copy / name).read_bytes()
-  (copy / name).write_bytes(data[:len(data) // 2])
+  (copy / name).write_bytes(data[: len(data) // 2])
   with pytest.raises(errors.UserError, match='cannot be read') as caught:
     saved_model.load(str(copy))
   assert '\n' not in str(caught.value)
@@ -109,7 +114,7 @@ def test_paths_are_literal(exported, tmp_path):
   shutil.copytree(exported, path / 'model')
   assert saved_model.load(f'{path}/model/').info.name == 'shapes'
   assert saved_model.load(color_model.export(f'{path}/back\\slash?[a]*/')).info.name == 'shapes'
-  assert sorted(os.listdir(path)) == ['back\\slash?[a]*', 'model'], 'nothing is left beside it'
+  assert sorted(os.listdir(path)) == ['back\\slash?[a]*', 'model'], 'nothing is left next to it'
 
 
 def test_a_model_is_replaced_and_anything_else_is_not(model, copy, tmp_path):

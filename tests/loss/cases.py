@@ -1,4 +1,5 @@
 """The inputs of the loss goldens as this project's structures."""
+
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ CASES = tuple(losses_inputs.CASES)
 
 class Inputs(NamedTuple):
   """One case: what the loss gets, as variables so that gradients can be asked for."""
+
   case: object
   space: structures.LabelSpace
   targets: structures.Targets
@@ -36,15 +38,20 @@ def inputs(name):
   space = structures.LabelSpace(case.num_classes, case.ignore_label, 1000, case.thing_class_ids)
   assert space.stuff_ids == case.stuff_class_ids
   outputs = tuple(
-      structures.MaskPrediction(*map(tf.Variable, losses_inputs.output(case, index)))
-      for index in range(case.num_aux + 1))
+    structures.MaskPrediction(*map(tf.Variable, losses_inputs.output(case, index)))
+    for index in range(case.num_aux + 1)
+  )
   targets = structures.Targets(
-      tf.constant(semantic), tf.constant(thing_id_mask),
-      tf.constant(thing_id_class.astype(np.int32)), tf.constant(weight))
+    tf.constant(semantic),
+    tf.constant(thing_id_mask),
+    tf.constant(thing_id_class.astype(np.int32)),
+    tf.constant(weight),
+  )
   return Inputs(case, space, targets, outputs, tf.Variable(losses_inputs.semantic_logits(case)))
 
 
 def assert_gradient(actual, expected, images=slice(None)):
   """Compares gradients as losses.md asks: 2e-5 of the largest element."""
-  np.testing.assert_allclose(actual.numpy()[images], expected[images], rtol=0,
-                             atol=2e-5 * np.abs(expected).max())
+  np.testing.assert_allclose(
+    actual.numpy()[images], expected[images], rtol=0, atol=2e-5 * np.abs(expected).max()
+  )

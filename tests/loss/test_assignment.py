@@ -1,4 +1,5 @@
 """The assignment against scipy, stored optima, and inputs that used to hang the reference."""
+
 import itertools
 
 import numpy as np
@@ -23,8 +24,11 @@ def check(cost, valid, found, tolerance=1e-6):
   assert total == pytest.approx(best, rel=tolerance, abs=tolerance * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize('name, cost', losses_inputs.cost_matrices(),
-                         ids=[name for name, _ in losses_inputs.cost_matrices()])
+@pytest.mark.parametrize(
+  'name, cost',
+  losses_inputs.cost_matrices(),
+  ids=[name for name, _ in losses_inputs.cost_matrices()],
+)
 def test_every_matrix_set_is_assigned_exactly(name, cost, golden):
   valid = ~(np.abs(cost) == _VOID).all(axis=2)
   found = assignment.assign(tf.constant(cost), tf.constant(valid)).numpy()
@@ -44,8 +48,9 @@ def test_no_permutation_is_better(rows, columns):
   for one_cost, one_found in zip(cost, found, strict=True):
     square = np.zeros((5, 5))  # Rows or columns that are missing cost the same everywhere: 0.
     square[:rows, :columns] = one_cost
-    best = min(square[range(5), list(permutation)].sum()
-               for permutation in itertools.permutations(range(5)))
+    best = min(
+      square[range(5), list(permutation)].sum() for permutation in itertools.permutations(range(5))
+    )
     total = sum(one_cost[row, column] for row, column in enumerate(one_found) if column >= 0)
     assert (one_found >= 0).sum() == min(rows, columns)
     assert total == pytest.approx(best, abs=1e-5)
@@ -55,7 +60,7 @@ def test_no_permutation_is_better(rows, columns):
 @pytest.mark.parametrize('rows, columns, count', [(30, 20, 12), (12, 30, 12), (30, 20, 26)])
 def test_matches_scipy_on_random_costs(rows, columns, count, jit):
   random = np.random.RandomState(rows + columns + count)
-  cost = -random.uniform(size=(4, rows, columns)).astype(np.float32) ** 2
+  cost = -(random.uniform(size=(4, rows, columns)).astype(np.float32) ** 2)
   cost *= np.float32([1, 1e-3, 1e-6, 1e3])[:, None, None]
   valid = np.zeros((4, rows), bool)
   for row in valid:
@@ -72,7 +77,9 @@ def test_examples_do_not_influence_one_another():
   valid = tf.constant(random.uniform(size=(3, 9)) < [[0.2], [0.9], [0.0]])
   together = assignment.assign(cost, valid).numpy()
   for i in range(3):
-    np.testing.assert_array_equal(together[i], assignment.assign(cost[i:i+1], valid[i:i+1])[0])
+    np.testing.assert_array_equal(
+      together[i], assignment.assign(cost[i : i + 1], valid[i : i + 1])[0]
+    )
   assert (together[2] == -1).all()
 
 
@@ -80,8 +87,12 @@ def test_examples_do_not_influence_one_another():
 @pytest.mark.parametrize('where', ['element', 'row', 'column', 'all'])
 def test_costs_that_are_not_finite_end_in_a_matching(bad, where):
   cost = -np.random.RandomState(0).uniform(size=(2, 6, 6)).astype(np.float32)
-  index = {'element': np.s_[0, 2, 3], 'row': np.s_[0, 2], 'column': np.s_[0, :, 3],
-           'all': np.s_[0]}[where]
+  index = {
+    'element': np.s_[0, 2, 3],
+    'row': np.s_[0, 2],
+    'column': np.s_[0, :, 3],
+    'all': np.s_[0],
+  }[where]
   cost[index] = bad
   found = assignment.assign(tf.constant(cost), tf.ones([2, 6], tf.bool)).numpy()
   for one in found:

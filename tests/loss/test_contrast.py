@@ -1,4 +1,5 @@
 """Instance discrimination against the plain formula and its automatic gradient."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,7 +9,7 @@ from deeplab2.loss import ground_truth
 from deeplab2.loss import terms
 from tests.loss import cases
 
-_CROWD_PICTURE = 3
+_CROWD_IMAGE = 3
 
 
 def _value_and_gradient(function, feature, jit=False):
@@ -37,11 +38,14 @@ def _plain(feature, row, top_k):
 def _truth(row, num_rows):
   """A GroundTruth of which the sampled loss reads rows only."""
   return ground_truth.GroundTruth(
-      *[None] * 3, row_bp=tf.constant(row), area_br=tf.zeros([len(row), num_rows]), channel_br=None)
+    *[None] * 3, row_bp=tf.constant(row), area_br=tf.zeros([len(row), num_rows]), channel_br=None
+  )
 
 
-@pytest.mark.parametrize('count, norm, top_k, jit', [
-    (7, 1.0, 1.0, False), (40, 4.0, 0.3, False), (2100, 1.0, 1.0, False), (40, 1.0, 0.3, True)])
+@pytest.mark.parametrize(
+  'count, norm, top_k, jit',
+  [(7, 1.0, 1.0, False), (40, 4.0, 0.3, False), (2100, 1.0, 1.0, False), (40, 1.0, 0.3, True)],
+)
 def test_equals_the_formula_over_all_pairs(count, norm, top_k, jit):
   random = np.random.RandomState(count)
   feature = random.standard_normal((2, count + 3, 6)).astype(np.float32)
@@ -59,33 +63,39 @@ def test_equals_the_formula_over_all_pairs(count, norm, top_k, jit):
   value, gradient = _value_and_gradient(sampled, feature, jit)
   wanted, wanted_gradient = _value_and_gradient(plain, feature)
   np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(gradient, wanted_gradient, rtol=0,
-                             atol=2e-5 * np.abs(wanted_gradient).max())
+  np.testing.assert_allclose(
+    gradient, wanted_gradient, rtol=0, atol=2e-5 * np.abs(wanted_gradient).max()
+  )
 
 
 @pytest.mark.parametrize('name', cases.CASES)
 def test_deeplab2s_samples_give_its_values(name, golden):
-  """Also in the crowd picture, where this project would draw other pixels."""
+  """Also in the crowd image, where this project would draw other pixels."""
   inputs, stored = cases.inputs(name), golden(f'losses_case_{name}')
-  truth = ground_truth.prepare(inputs.targets, (9, 9), inputs.space)
+  gt = ground_truth.prepare(inputs.targets, (9, 9), inputs.space)
   index = tf.constant(stored['b_sample_indices_0'].astype(np.int32))
   feature = tf.reshape(inputs.outputs[0].pixel_feature, [4, 81, -1]).numpy()
-  value, gradient = _value_and_gradient(
-      lambda x: contrast.sampled_pixels(truth, x, index), feature)
-  np.testing.assert_allclose(value, stored['b_loss_instance_discrimination_loss'],
-                             rtol=1e-5, atol=1e-6)
+  value, gradient = _value_and_gradient(lambda x: contrast.sampled_pixels(gt, x, index), feature)
+  np.testing.assert_allclose(
+    value, stored['b_loss_instance_discrimination_loss'], rtol=1e-5, atol=1e-6
+  )
   wanted = stored['b_grad_instance_discrimination_loss__feature'].reshape(feature.shape)
   # DeepLab2's gradient is wrong where crowd is drawn: its targets there sum to 0.
   factor = np.arange(1.0, 5.0)[:, None, None]
-  np.testing.assert_allclose((gradient / factor)[:_CROWD_PICTURE], wanted[:_CROWD_PICTURE], rtol=0,
-                             atol=2e-5 * np.abs(wanted).max())
+  np.testing.assert_allclose(
+    (gradient / factor)[:_CROWD_IMAGE],
+    wanted[:_CROWD_IMAGE],
+    rtol=0,
+    atol=2e-5 * np.abs(wanted).max(),
+  )
 
 
 def test_pixels_without_masks_alone_score_nothing():
   feature = np.random.RandomState(0).standard_normal((1, 5, 3)).astype(np.float32)
   row = np.full((1, 5), -1, np.int32)
   value, gradient = _value_and_gradient(
-      lambda x: contrast.sampled_pixels(_truth(row, 2), x, tf.range(5)[tf.newaxis]), feature)
+    lambda x: contrast.sampled_pixels(_truth(row, 2), x, tf.range(5)[tf.newaxis]), feature
+  )
   assert value.numpy() == [0.0] and not gradient.numpy().any()
 
 

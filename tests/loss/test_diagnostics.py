@@ -1,4 +1,5 @@
-"""Diagnostics by hand: one picture of four pixels, three slots, two classes."""
+"""Diagnostics by hand: one image of four pixels, three slots, two classes."""
+
 import math
 
 import numpy as np
@@ -12,17 +13,26 @@ from deeplab2.loss import matching
 ORDER = (2, 1)
 # Pixels: two of slot 0's mask (class 2), one of slot 2's (class 1), one crowd pixel of class 2.
 MATCHED = matching.Matching(
-    slot_of_row_br=tf.constant([[0, 2]]), is_matched_bs=tf.constant([[True, False, True]]),
-    slot_bp=tf.constant([[0, 0, 2, -1]]),
-    class_target_bsk=tf.constant([[[1.0, 0, 0], [0, 0, 1], [0, 1, 0]]]),
-    class_weight_bs=tf.constant([[0.5, 0.9, 0.25]]), dice_weight_bs=tf.constant([[1.0, 0.0, 1.0]]))
-TRUTH = ground_truth.GroundTruth(
-    semantic_bp=tf.constant([[2, 2, 1, 2]]), is_labelled_bp=tf.constant([[True] * 4]),
-    is_instance_bp=tf.constant([[True, True, False, False]]), row_bp=tf.constant([[0, 0, 1, -1]]),
-    area_br=tf.constant([[2.0, 1.0]]), channel_br=tf.constant([[0, 1]]))
+  slot_of_row_br=tf.constant([[0, 2]]),
+  is_matched_bs=tf.constant([[True, False, True]]),
+  slot_bp=tf.constant([[0, 0, 2, -1]]),
+  class_target_bsk=tf.constant([[[1.0, 0, 0], [0, 0, 1], [0, 1, 0]]]),
+  class_weight_bs=tf.constant([[0.5, 0.9, 0.25]]),
+  dice_weight_bs=tf.constant([[1.0, 0.0, 1.0]]),
+)
+GT = ground_truth.GroundTruth(
+  semantic_bp=tf.constant([[2, 2, 1, 2]]),
+  is_labelled_bp=tf.constant([[True] * 4]),
+  is_instance_bp=tf.constant([[True, True, False, False]]),
+  row_bp=tf.constant([[0, 0, 1, -1]]),
+  area_br=tf.constant([[2.0, 1.0]]),
+  channel_br=tf.constant([[0, 1]]),
+)
 NOTHING = MATCHED._replace(
-    is_matched_bs=tf.constant([[False] * 3]), slot_bp=tf.constant([[-1] * 4]),
-    class_target_bsk=tf.constant([[[0.0, 0, 1]] * 3]))
+  is_matched_bs=tf.constant([[False] * 3]),
+  slot_bp=tf.constant([[-1] * 4]),
+  class_target_bsk=tf.constant([[[0.0, 0, 1]] * 3]),
+)
 
 
 def test_false_positives_and_negatives():
@@ -46,7 +56,7 @@ def test_softmax_masks_that_are_sure_and_wrong_stay_finite():
 
 def test_gates_on_the_same_and_on_other_classes():
   gate = tf.constant([[[1.0, 9, 2], [3, 9, 4], [5, 9, 6], [7, 9, 8]]])
-  found = diagnostics.gates(gate, TRUTH, MATCHED, ORDER)
+  found = diagnostics.gates(gate, GT, MATCHED, ORDER)
   # Crowd has a class, though no mask.
   np.testing.assert_allclose(found['gate_same_class'], [[1 + 3 + 7 + 6], [4]])
   np.testing.assert_allclose(found['gate_other_class'], [[5 + 2 + 4 + 8], [4]])
@@ -55,7 +65,7 @@ def test_gates_on_the_same_and_on_other_classes():
 def test_relaxed_targets():
   soft = tf.constant([[[1.0, 0.05, 0], [0, 0.9, 1], [0.001, 1, 0]]])
   found = diagnostics.relaxed_targets(MATCHED.class_target_bsk, soft, MATCHED)
-  np.testing.assert_allclose(found['reclass_relaxed_share'], [[1], [2]])
+  np.testing.assert_allclose(found['reclass_relaxed_fraction'], [[1], [2]])
   np.testing.assert_allclose(found['reclass_added_mass'], [[0.051], [2]], rtol=1e-6)
 
 
@@ -63,20 +73,21 @@ def test_matched_dice():
   np.testing.assert_allclose(diagnostics.matched_dice(MATCHED), [[0.75], [2]])
 
 
-def test_pictures_without_masks_have_nothing_to_measure():
+def test_images_without_masks_have_nothing_to_measure():
   found = {
-      'dice': diagnostics.matched_dice(NOTHING),
-      **diagnostics.mask_errors(NOTHING, tf.zeros([1, 4, 3]), tf.zeros([1, 4, 3])),
-      **diagnostics.gates(tf.ones([1, 4, 3]), TRUTH, NOTHING, ORDER),
-      **diagnostics.relaxed_targets(NOTHING.class_target_bsk, NOTHING.class_target_bsk, NOTHING)}
+    'dice': diagnostics.matched_dice(NOTHING),
+    **diagnostics.mask_errors(NOTHING, tf.zeros([1, 4, 3]), tf.zeros([1, 4, 3])),
+    **diagnostics.gates(tf.ones([1, 4, 3]), GT, NOTHING, ORDER),
+    **diagnostics.relaxed_targets(NOTHING.class_target_bsk, NOTHING.class_target_bsk, NOTHING),
+  }
   for name, ratio in found.items():
     np.testing.assert_array_equal(ratio, [[0], [0]], err_msg=name)
 
 
 def test_segments_beyond_the_slots():
   # Of the first image, three valid rows and one without pixels; of the second, one.
-  truth = TRUTH._replace(channel_br=tf.constant([[0, 1, 0, -1], [-1, -1, 1, -1]]))
+  gt = GT._replace(channel_br=tf.constant([[0, 1, 0, -1], [-1, -1, 1, -1]]))
   matched = MATCHED._replace(slot_of_row_br=tf.constant([[-1, 0, -1, -1], [-1, -1, 2, -1]]))
-  found = diagnostics.beyond_slots(truth, matched)
+  found = diagnostics.beyond_slots(gt, matched)
   np.testing.assert_array_equal(found['unmatched_segments'], [[2, 0], [1, 1]])
   np.testing.assert_array_equal(found['images_beyond_slots'], [[1, 0], [1, 1]])

@@ -1,9 +1,10 @@
 """The whole objective against DeepLab2's numbers, and where this project differs on purpose.
 
-DeepLab2's gradient is wrong at the crowd pixels of picture 3 (targets that sum to 0), and its
-matching breaks when a picture has more masks than slots (picture 0 of `overflow`). There the tests
+DeepLab2's gradient is wrong at the crowd pixels of image 3 (targets that sum to 0), and its
+matching breaks when an image has more masks than slots (image 0 of `overflow`). There the tests
 assert what is right instead.
 """
+
 import numpy as np
 import pytest
 from scipy import optimize
@@ -15,20 +16,24 @@ from deeplab2.loss import sampling
 from tests.loss import cases
 
 _TERM = panoptic_loss.Term
-_CROWD_PICTURE = 3
-# Pixels of the 9x9 grid where picture 3 shows crowd.
-_CROWD = np.s_[_CROWD_PICTURE, 0:2, 5:9]
+_CROWD_IMAGE = 3
+# Pixels of the 9x9 grid where image 3 shows crowd.
+_CROWD = np.s_[_CROWD_IMAGE, 0:2, 5:9]
 
 
 def make_loss(inputs, semantic_top_k=1.0, **kwargs):
   """The objective with the weights of the published configs."""
   return panoptic_loss.PanopticLoss(
-      inputs.space,
-      panoptic_loss.Terms(_TERM(3.0), _TERM(0.3), _TERM(1.0), _TERM(1.0, semantic_top_k)), **kwargs)
+    inputs.space,
+    panoptic_loss.Terms(_TERM(3.0), _TERM(0.3), _TERM(1.0), _TERM(1.0, semantic_top_k)),
+    **kwargs,
+  )
 
 
-SAMPLED = {'instance_sampling': sampling.Sampling(24, 1.5),
-           'semantic_sampling': sampling.Sampling(24, 2.0)}
+SAMPLED = {
+  'instance_sampling': sampling.Sampling(24, 1.5),
+  'semantic_sampling': sampling.Sampling(24, 2.0),
+}
 
 
 def losses_and_gradients(inputs, loss, jit=False):
@@ -45,8 +50,8 @@ def losses_and_gradients(inputs, loss, jit=False):
   return run()
 
 
-def pictures_like_deeplab2(name):
-  """Pictures whose values DeepLab2 gets right."""
+def images_like_deeplab2(name):
+  """Images whose values DeepLab2 gets right."""
   return slice(1, None) if name == 'overflow' else slice(None)
 
 
@@ -54,11 +59,10 @@ def pictures_like_deeplab2(name):
 def test_losses_of_all_pixels(name, golden):
   inputs, stored = cases.inputs(name), golden(f'losses_case_{name}')
   losses, _ = losses_and_gradients(inputs, make_loss(inputs))
-  pictures = pictures_like_deeplab2(name)
+  images = images_like_deeplab2(name)
   for key, value in losses.items():
     wanted = stored['a_loss_total' if key == panoptic_loss.TOTAL else f'a_loss_{key}']
-    np.testing.assert_allclose(value[pictures], wanted[pictures], rtol=1e-5, atol=1e-6,
-                               err_msg=key)
+    np.testing.assert_allclose(value[images], wanted[images], rtol=1e-5, atol=1e-6, err_msg=key)
 
 
 @pytest.mark.parametrize('name', ['wide', 'tall'])
@@ -70,8 +74,9 @@ def test_gradients_of_all_pixels(name, golden):
     wanted = stored[f'a_grad_total__{output}_mask_logits']
     right = np.ones(wanted.shape[:3], bool)
     right[_CROWD] = False
-    np.testing.assert_allclose(mask.numpy()[right], wanted[right], rtol=0,
-                               atol=2e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(
+      mask.numpy()[right], wanted[right], rtol=0, atol=2e-5 * np.abs(wanted).max()
+    )
     cases.assert_gradient(class_, stored[f'a_grad_total__{output}_class_logits'])
     cases.assert_gradient(feature, stored[f'a_grad_total__{output}_feature'])
   cases.assert_gradient(gradients[-1][0], stored['a_grad_total__semantic_logits'])
@@ -82,51 +87,58 @@ def test_crowd_pixels_give_masks_no_gradient():
   _, gradients = losses_and_gradients(inputs, make_loss(inputs))
   for mask, _, _ in gradients[:-1]:
     assert np.abs(mask.numpy()[_CROWD]).max() == 0.0
-    assert np.abs(mask.numpy()[_CROWD_PICTURE]).max() > 0.0
+    assert np.abs(mask.numpy()[_CROWD_IMAGE]).max() > 0.0
 
 
 @pytest.mark.parametrize('name', cases.CASES)
 def test_losses_of_sampled_pixels(name, golden):
   inputs, stored = cases.inputs(name), golden(f'losses_case_{name}')
   losses, gradients = losses_and_gradients(inputs, make_loss(inputs, **SAMPLED))
-  # DeepLab2 draws crowd pixels first, so picture 3 has other samples.
+  # DeepLab2 draws crowd pixels first, so image 3 has other samples.
   for key in stored.files:
     if key.startswith('b_loss_'):
-      np.testing.assert_allclose(losses[key[7:]][:_CROWD_PICTURE], stored[key][:_CROWD_PICTURE],
-                                 rtol=1e-5, atol=1e-6, err_msg=key)
+      np.testing.assert_allclose(
+        losses[key[7:]][:_CROWD_IMAGE],
+        stored[key][:_CROWD_IMAGE],
+        rtol=1e-5,
+        atol=1e-6,
+        err_msg=key,
+      )
   wanted = stored['b_grad_total__semantic_logits']
-  cases.assert_gradient(gradients[-1][0], wanted, slice(_CROWD_PICTURE))
+  cases.assert_gradient(gradients[-1][0], wanted, slice(_CROWD_IMAGE))
 
 
 @pytest.mark.parametrize('name', ['wide', 'tall'])
 def test_semantic_loss_of_the_hardest_pixels(name, golden):
   inputs, stored = cases.inputs(name), golden(f'losses_case_{name}')
   losses, gradients = losses_and_gradients(inputs, make_loss(inputs, semantic_top_k=0.2))
-  np.testing.assert_allclose(losses[panoptic_loss.SEMANTIC], stored['c_loss_semantic_loss'],
-                             rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+    losses[panoptic_loss.SEMANTIC], stored['c_loss_semantic_loss'], rtol=1e-5, atol=1e-6
+  )
   cases.assert_gradient(gradients[-1][0], stored['c_grad_total__semantic_logits'])
 
 
 def test_more_masks_than_slots_leave_the_rest_out():
   inputs = cases.inputs('overflow')
   loss = make_loss(inputs)
-  truth, matched = loss.match(inputs.outputs[0], inputs.targets)
+  gt, matched = loss.match(inputs.outputs[0], inputs.targets)
   slots = matched.slot_of_row_br.numpy()[0]
-  valid = truth.is_valid_br.numpy()[0]
+  valid = gt.is_valid_br.numpy()[0]
   assert valid.sum() == 6 and sorted(slots[slots >= 0]) == [0, 1, 2, 3]
   assert (matched.class_target_bsk.numpy()[0].sum(axis=1) == 1.0).all()
   losses, gradients = losses_and_gradients(inputs, loss)
   assert all(value.numpy()[0] < 10.0 for value in losses.values())
-  left_over = np.isin(truth.row_bp.numpy()[0], np.flatnonzero(valid & (slots < 0))).reshape(9, 9)
+  left_over = np.isin(gt.row_bp.numpy()[0], np.flatnonzero(valid & (slots < 0))).reshape(9, 9)
   assert left_over.any()
   assert np.abs(gradients[0][0].numpy()[0][left_over]).max() == 0.0
 
 
 def test_more_masks_than_slots_by_hand():
-  """Picture 0 of `overflow` in float64 from the formulas, rows without a slot left out."""
+  """Image 0 of `overflow` in float64 from the formulas, rows without a slot left out."""
   inputs = cases.inputs('overflow')
   mask_logits, class_logits, _ = (
-      field.numpy()[0].astype(np.float64) for field in inputs.outputs[0][:3])
+    field.numpy()[0].astype(np.float64) for field in inputs.outputs[0][:3]
+  )
   mask_logits = mask_logits.reshape(81, 4)
   semantic, thing = (labels.numpy()[0, ::4, ::4].ravel() for labels in inputs.targets[:2])
   order = inputs.space.class_order
@@ -138,33 +150,37 @@ def test_more_masks_than_slots_by_hand():
   for class_id in inputs.space.stuff_ids:
     if (semantic == class_id).any():
       rows.append((semantic == class_id, order.index(class_id)))
-  truth = np.stack([mask for mask, _ in rows]).astype(np.float64)
+  gt = np.stack([mask for mask, _ in rows]).astype(np.float64)
   channels = np.asarray([channel for _, channel in rows])
 
   labelled = semantic != inputs.space.ignore_label
   mask = special.softmax(mask_logits, axis=1)
   on_labelled = mask * labelled[:, None]
-  sizes = truth.sum(axis=1)[:, None] + on_labelled.sum(axis=0)
-  dice = truth @ on_labelled / (sizes / 2 + 1e-5)
+  sizes = gt.sum(axis=1)[:, None] + on_labelled.sum(axis=0)
+  dice = gt @ on_labelled / (sizes / 2 + 1e-5)
   right_class = special.softmax(class_logits, axis=1)[:, channels].T
   matched, slots = optimize.linear_sum_assignment(-dice * right_class)
   assert len(matched) == 4 < len(rows)
   dice, right_class = dice[matched, slots], right_class[matched, slots]
-  truth, channels = truth[matched], channels[matched]
+  gt, channels = gt[matched], channels[matched]
 
   log_class = special.log_softmax(class_logits, axis=1)
   class_term = -(0.75 * dice * log_class[slots, channels]).mean()
-  has_mask = truth.sum(axis=0)
+  has_mask = gt.sum(axis=0)
   predicted = mask[:, slots].T * has_mask
-  dice_loss = 1 - (2 * (predicted * truth).sum(axis=1) + 1) / (
-      predicted.sum(axis=1) + truth.sum(axis=1) + 1)
+  dice_loss = 1 - (2 * (predicted * gt).sum(axis=1) + 1) / (
+    predicted.sum(axis=1) + gt.sum(axis=1) + 1
+  )
   dice_term = 0.75 / 4 * (right_class * dice_loss).sum()
   log_mask = special.log_softmax(mask_logits, axis=1)[:, slots].T
-  mask_id = -(truth * log_mask).sum() / has_mask.sum()
+  mask_id = -(gt * log_mask).sum() / has_mask.sum()
 
   losses, _ = losses_and_gradients(inputs, make_loss(inputs))
-  for name, wanted in ((panoptic_loss.CLASS, 3 * class_term), (panoptic_loss.DICE, 3 * dice_term),
-                       (panoptic_loss.MASK_ID, 0.3 * mask_id)):
+  for name, wanted in (
+    (panoptic_loss.CLASS, 3 * class_term),
+    (panoptic_loss.DICE, 3 * dice_term),
+    (panoptic_loss.MASK_ID, 0.3 * mask_id),
+  ):
     np.testing.assert_allclose(losses[name][0], wanted, rtol=1e-5, err_msg=name)
 
 
@@ -173,7 +189,8 @@ def test_a_prediction_that_is_not_finite_shows_in_its_losses_only():
   broken = inputs.outputs[0].mask_logits.numpy()
   broken[0, 4, 4, 2] = np.nan
   prediction = inputs.prediction._replace(
-      final=inputs.outputs[0]._replace(mask_logits=tf.constant(broken)))
+    final=inputs.outputs[0]._replace(mask_logits=tf.constant(broken))
+  )
   loss = make_loss(inputs)
   whole = loss(inputs.prediction, inputs.targets)[panoptic_loss.TOTAL].numpy()
   total = loss(prediction, inputs.targets)[panoptic_loss.TOTAL].numpy()
@@ -192,12 +209,14 @@ def test_names_are_those_of_deeplab2_in_their_order(golden):
 def test_weight_0_reports_zeros_and_absent_kinds_nothing():
   inputs = cases.inputs('tall')
   loss = panoptic_loss.PanopticLoss(
-      inputs.space, panoptic_loss.Terms(pq_style=_TERM(0.0), mask_id=_TERM(0.3)))
+    inputs.space, panoptic_loss.Terms(pq_style=_TERM(0.0), mask_id=_TERM(0.3))
+  )
   losses = loss(inputs.prediction._replace(semantic_logits=None), inputs.targets)
   assert not losses[panoptic_loss.CLASS].numpy().any()
   assert list(losses) == loss.names(2)
-  assert not any(panoptic_loss.SEMANTIC in name or panoptic_loss.INSTANCE in name
-                 for name in losses)
+  assert not any(
+    panoptic_loss.SEMANTIC in name or panoptic_loss.INSTANCE in name for name in losses
+  )
   total = sum(losses[name].numpy() for name in loss.names(2)[1:])
   np.testing.assert_allclose(losses[panoptic_loss.TOTAL], total, rtol=1e-6)
 
@@ -223,8 +242,9 @@ def test_compiles_under_xla():
   losses, gradients = losses_and_gradients(inputs, loss)
   for name, value in losses.items():
     np.testing.assert_allclose(compiled[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
-  for actual, wanted in zip(tf.nest.flatten(compiled_gradients), tf.nest.flatten(gradients),
-                            strict=True):
+  for actual, wanted in zip(
+    tf.nest.flatten(compiled_gradients), tf.nest.flatten(gradients), strict=True
+  ):
     cases.assert_gradient(actual, wanted.numpy())
 
 

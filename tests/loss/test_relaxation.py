@@ -2,6 +2,7 @@
 
 Inputs are those of the case `wide`: output 0 is matched, output 1 is the relaxed layer.
 """
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -36,7 +37,7 @@ class Layer:
     self.class_ = panoptic_loss.float32(output.class_logits)
     self.semantic = panoptic_loss.flat(tf.constant(stored['in_relaxed_semantic_logits']))
     loss = panoptic_loss.PanopticLoss(self.inputs.space, panoptic_loss.Terms())
-    self.truth, self.matched = loss.match(self.inputs.outputs[0], self.inputs.targets)
+    self.gt, self.matched = loss.match(self.inputs.outputs[0], self.inputs.targets)
 
   def gate(self, settings):
     return relaxation.gate(self.semantic, self.class_, self.order, settings)
@@ -48,16 +49,18 @@ class Layer:
   def assert_array(self, actual, name, tolerance=1e-5):
     """Compares gates, overlaps and targets as remax.md section 10 asks."""
     wanted = self.stored[name]
-    np.testing.assert_allclose(actual, wanted, rtol=0, err_msg=name,
-                               atol=tolerance * max(1.0, np.abs(wanted).max()))
+    np.testing.assert_allclose(
+      actual, wanted, rtol=0, err_msg=name, atol=tolerance * max(1.0, np.abs(wanted).max())
+    )
 
   def assert_loss(self, actual, name):
     np.testing.assert_allclose(actual, self.stored[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
   def assert_gradient(self, actual, name, tolerance=2e-5):
     wanted = self.stored[name]
-    np.testing.assert_allclose(actual, wanted, rtol=0, err_msg=name,
-                               atol=tolerance * np.abs(wanted).max())
+    np.testing.assert_allclose(
+      actual, wanted, rtol=0, err_msg=name, atol=tolerance * np.abs(wanted).max()
+    )
 
 
 @pytest.mark.parametrize('activation', GATES)
@@ -70,12 +73,15 @@ def test_gates(layer, activation):
 def test_gate_by_hand(golden):
   """Three pixels, two slots, two classes."""
   stored = golden('losses_remax')
-  semantic, class_, mask = (tf.constant(stored[f'hand_{name}'][np.newaxis], tf.float32)
-                            for name in ('semantic', 'class', 'mask'))
+  semantic, class_, mask = (
+    tf.constant(stored[f'hand_{name}'][np.newaxis], tf.float32)
+    for name in ('semantic', 'class', 'mask')
+  )
   gate = relaxation.gate(semantic, class_, (0, 1), SIGMOID)
   np.testing.assert_allclose(gate[0], stored['hand_gate'], rtol=1e-6)
-  np.testing.assert_allclose(relaxation.relax(mask, gate, True)[0], stored['hand_relaxed'],
-                             rtol=1e-6)
+  np.testing.assert_allclose(
+    relaxation.relax(mask, gate, True)[0], stored['hand_relaxed'], rtol=1e-6
+  )
 
 
 @pytest.mark.parametrize('activation', GATES)
@@ -91,9 +97,11 @@ def test_relaxed_losses_and_their_gradients(layer, activation, kind):
   for name, score in zip(('dice_term', 'mask_id_ce'), scores, strict=True):
     layer.assert_loss(score, f'{activation}_{kind}_{name}')
     if kind == 'identity':
-      layer.assert_gradient(tape.gradient(score, layer.mask),
-                            f'{activation}_identity_grad_{name}',
-                            1e-4 if activation == 'sigmoid' else 2e-5)
+      layer.assert_gradient(
+        tape.gradient(score, layer.mask),
+        f'{activation}_identity_grad_{name}',
+        1e-4 if activation == 'sigmoid' else 2e-5,
+      )
 
 
 def test_plain_losses_and_their_gradients(layer):
@@ -136,8 +144,11 @@ def test_the_gradient_of_masks_is_that_of_relaxed_masks_times_1_plus_gate(layer,
 
 def test_a_uniform_gate_is_a_temperature(layer):
   gate = tf.fill(layer.mask.shape, 0.75)
-  for relaxed, scaled in zip(layer.scores(relaxation.relax(layer.mask, gate, True)),
-                             layer.scores(1.75 * layer.mask), strict=True):
+  for relaxed, scaled in zip(
+    layer.scores(relaxation.relax(layer.mask, gate, True)),
+    layer.scores(1.75 * layer.mask),
+    strict=True,
+  ):
     np.testing.assert_array_equal(relaxed, scaled)
 
 
@@ -155,17 +166,21 @@ def test_gates_follow_permutations_of_classes_and_slots(layer, activation):
   classes = np.random.default_rng(0).permutation(len(layer.order))
   order = tuple(np.asarray(layer.order)[classes])
   permuted = tf.gather(layer.class_, [*classes, len(classes)], axis=-1)
-  np.testing.assert_allclose(relaxation.gate(layer.semantic, permuted, order, settings), gate,
-                             rtol=1e-5)
+  np.testing.assert_allclose(
+    relaxation.gate(layer.semantic, permuted, order, settings), gate, rtol=1e-5
+  )
   slots = np.random.default_rng(1).permutation(gate.shape[2])
   np.testing.assert_allclose(
-      relaxation.gate(layer.semantic, tf.gather(layer.class_, slots, axis=1), layer.order,
-                      settings), np.asarray(gate)[..., slots], rtol=1e-5)
+    relaxation.gate(layer.semantic, tf.gather(layer.class_, slots, axis=1), layer.order, settings),
+    np.asarray(gate)[..., slots],
+    rtol=1e-5,
+  )
   # Semantic channels are dataset ids, so exchanging two of them changes the gate.
   channels = list(range(layer.semantic.shape[-1]))
   channels[layer.order[0]], channels[layer.order[-1]] = layer.order[-1], layer.order[0]
-  other = relaxation.gate(tf.gather(layer.semantic, channels, axis=-1), layer.class_, layer.order,
-                          settings)
+  other = relaxation.gate(
+    tf.gather(layer.semantic, channels, axis=-1), layer.class_, layer.order, settings
+  )
   assert np.abs(other - gate).max() > 0.01
 
 
@@ -174,8 +189,9 @@ def test_range_of_gates_and_that_they_rise_with_the_semantic_logit(layer, activa
   gate = np.asarray(layer.gate(GATES[activation]))
   most = 1.0 if activation == 'softmax' else len(layer.order)
   assert gate.min() >= 0.0 and gate.max() <= most
-  extreme = relaxation.gate(1e30 * layer.semantic, -1e30 * layer.class_, layer.order,
-                            GATES[activation])
+  extreme = relaxation.gate(
+    1e30 * layer.semantic, -1e30 * layer.class_, layer.order, GATES[activation]
+  )
   assert np.isfinite(extreme).all() and np.max(extreme) <= most
   if activation == 'sigmoid':
     raised = layer.semantic + 2.0 * tf.one_hot(layer.order[3], layer.semantic.shape[-1])
@@ -183,8 +199,9 @@ def test_range_of_gates_and_that_they_rise_with_the_semantic_logit(layer, activa
     assert (np.asarray(higher) >= gate).all() and (np.asarray(higher) > gate).any()
 
 
-@pytest.mark.parametrize('order, classes, channels', [
-    ((1, 2, 9), 3, 9), ((1, 2), 3, 9), ((-1, 2, 3), 3, 9)])
+@pytest.mark.parametrize(
+  'order, classes, channels', [((1, 2, 9), 3, 9), ((1, 2), 3, 9), ((-1, 2, 3), 3, 9)]
+)
 def test_a_class_order_that_the_semantic_head_does_not_cover(order, classes, channels):
   with pytest.raises(ValueError, match='class order of .* does not fit'):
     relaxation.gate(tf.zeros([1, 4, channels]), tf.zeros([1, 2, classes + 1]), order, SIGMOID)
@@ -194,14 +211,15 @@ def test_a_class_order_that_the_semantic_head_does_not_cover(order, classes, cha
 @pytest.mark.parametrize('area', ['class_area', 'mask_area'])
 def test_overlaps(layer, activation, area):
   settings = relaxation.ReClass(mask_activation=MASKS[activation], by_mask_area=area == 'mask_area')
-  layer.assert_array(relaxation.overlap(layer.mask, layer.truth, layer.order, settings),
-                     f'overlap_{activation}_{area}')
+  layer.assert_array(
+    relaxation.overlap(layer.mask, layer.gt, layer.order, settings), f'overlap_{activation}_{area}'
+  )
 
 
 def test_softmax_masks_share_each_present_class(layer):
   settings = relaxation.ReClass(mask_activation=tf.nn.softmax)
-  sums = np.sum(relaxation.overlap(layer.mask, layer.truth, layer.order, settings), axis=1)
-  semantic = np.asarray(layer.truth.semantic_bp)
+  sums = np.sum(relaxation.overlap(layer.mask, layer.gt, layer.order, settings), axis=1)
+  semantic = np.asarray(layer.gt.semantic_bp)
   present = np.stack([(semantic == label).any(axis=1) for label in layer.order], axis=1)
   assert present.any() and not present.all()
   np.testing.assert_allclose(sums[present], 1.0, rtol=1e-4)
@@ -210,9 +228,10 @@ def test_softmax_masks_share_each_present_class(layer):
 
 def _target(layer, **settings):
   settings = relaxation.ReClass(**settings)
-  overlap = relaxation.overlap(layer.mask, layer.truth, layer.order, settings)
-  return relaxation.soft_target(layer.matched.class_target_bsk, overlap,
-                                layer.matched.is_matched_bs, settings)
+  overlap = relaxation.overlap(layer.mask, layer.gt, layer.order, settings)
+  return relaxation.soft_target(
+    layer.matched.class_target_bsk, overlap, layer.matched.is_matched_bs, settings
+  )
 
 
 @pytest.mark.parametrize('eta', [0.1, 0.5])
@@ -223,8 +242,9 @@ def test_soft_targets_and_the_class_term(layer, eta, unmatched, renormalize):
   ending = f'eta{eta}' + '_unmatched' * unmatched + '_renormalized' * renormalize
   if eta == 0.1:
     layer.assert_array(target, f'soft_target_{ending}')
-  loss = terms.class_term(target, layer.matched.class_weight_bs, layer.matched.is_matched_bs,
-                          layer.class_)
+  loss = terms.class_term(
+    target, layer.matched.class_weight_bs, layer.matched.is_matched_bs, layer.class_
+  )
   layer.assert_loss(loss, f'class_term_{ending}')
 
 
@@ -232,8 +252,15 @@ def test_hard_targets(layer):
   layer.assert_array(layer.matched.class_target_bsk, 'hard_target')
   layer.assert_array(layer.matched.class_weight_bs, 'class_weight')
   np.testing.assert_array_equal(_target(layer, eta=0.0), layer.matched.class_target_bsk)
-  layer.assert_loss(terms.class_term(layer.matched.class_target_bsk, layer.matched.class_weight_bs,
-                                     layer.matched.is_matched_bs, layer.class_), 'class_term_hard')
+  layer.assert_loss(
+    terms.class_term(
+      layer.matched.class_target_bsk,
+      layer.matched.class_weight_bs,
+      layer.matched.is_matched_bs,
+      layer.class_,
+    ),
+    'class_term_hard',
+  )
 
 
 def test_what_soft_targets_leave_alone(layer):
@@ -251,17 +278,21 @@ def test_gradient_of_the_class_term(layer):
   with tf.GradientTape() as tape:
     tape.watch([layer.class_, layer.mask])
     target = _target(layer, eta=0.1)
-    loss = terms.class_term(target, layer.matched.class_weight_bs, layer.matched.is_matched_bs,
-                            layer.class_)
+    loss = terms.class_term(
+      target, layer.matched.class_weight_bs, layer.matched.is_matched_bs, layer.class_
+    )
   of_class, of_mask = tape.gradient(loss, [layer.class_, layer.mask])
   assert of_mask is None
   layer.assert_gradient(of_class, 'grad_class_term_eta0.1')
   # ((sum t) softmax - t) times each slot's weight over the number of slots that count.
   target = np.asarray(target, np.float64)
-  share = np.where(layer.matched.is_matched_bs, 0.75, 0.25) * layer.matched.class_weight_bs
+  fraction = np.where(layer.matched.is_matched_bs, 0.75, 0.25) * layer.matched.class_weight_bs
   softmax = np.asarray(tf.nn.softmax(tf.cast(layer.class_, tf.float64)))
-  wanted = share[..., np.newaxis] / share.shape[1] * (
-      target.sum(axis=-1, keepdims=True) * softmax - target)
+  wanted = (
+    fraction[..., np.newaxis]
+    / fraction.shape[1]
+    * (target.sum(axis=-1, keepdims=True) * softmax - target)
+  )
   np.testing.assert_allclose(of_class, wanted, atol=2e-5 * np.abs(wanted).max())
 
 
@@ -296,8 +327,9 @@ def test_loss_of_a_false_positive_under_gates(golden):
       relaxed = relaxation.relax(mask, tf.constant(gate, tf.float32), True)
       loss = -mask_terms.SIGMOID.log_masks(relaxed)[1]
     np.testing.assert_allclose(loss, stored['curve_fp_loss'][row], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(tape.gradient(loss, mask), stored['curve_fp_grad'][row], rtol=1e-5,
-                               atol=1e-6)
+    np.testing.assert_allclose(
+      tape.gradient(loss, mask), stored['curve_fp_grad'][row], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_three_slots_under_gates(golden):
@@ -308,8 +340,9 @@ def test_three_slots_under_gates(golden):
       with tf.GradientTape() as tape:
         tape.watch(mask)
         relaxed = relaxation.relax(mask, tf.constant(gate), True)
-        loss = terms.mask_id_cross_entropy(tf.constant([[[1.0, 0.0, 0.0]]]),
-                                           tf.nn.log_softmax(relaxed))
+        loss = terms.mask_id_cross_entropy(
+          tf.constant([[[1.0, 0.0, 0.0]]]), tf.nn.log_softmax(relaxed)
+        )
       np.testing.assert_allclose(loss[0], wanted[0], rtol=1e-5, atol=1e-6)
       np.testing.assert_allclose(tape.gradient(loss, mask)[0, 0], wanted[1:], rtol=1e-5, atol=1e-6)
 
@@ -319,13 +352,20 @@ def _score(inputs, **settings):
   generator = np.random.default_rng(0)
   channels = inputs.semantic_logits.shape[-1]
   auxiliary = [
-      output._replace(semantic_logits=tf.constant(
-          generator.normal(size=[*output.mask_logits.shape[:3], channels]), tf.float32))
-      if index < 2 else output for index, output in enumerate(inputs.outputs[1:])]
+    output._replace(
+      semantic_logits=tf.constant(
+        generator.normal(size=[*output.mask_logits.shape[:3], channels]), tf.float32
+      )
+    )
+    if index < 2
+    else output
+    for index, output in enumerate(inputs.outputs[1:])
+  ]
   prediction = inputs.prediction._replace(auxiliary=tuple(auxiliary))
   one = panoptic_loss.Term()
   loss = panoptic_loss.PanopticLoss(
-      inputs.space, panoptic_loss.Terms(one, one, one, one), **settings)
+    inputs.space, panoptic_loss.Terms(one, one, one, one), **settings
+  )
   watched = [tuple(output[:3]) for output in prediction.auxiliary]
   semantic = [output.semantic_logits for output in prediction.auxiliary[:2]]
   with tf.GradientTape() as tape:
@@ -342,13 +382,15 @@ def test_remask_changes_the_mask_terms_of_relaxed_layers_alone():
   inputs = cases.inputs('wide')
   plain, (plain_gradients, _), _ = _score(inputs)
   relaxed, (gradients, _), _ = _score(inputs, remask=REMASK)
-  changed = {name for name, value in plain.losses.items()
-             if not np.array_equal(value, relaxed.losses[name])}
+  changed = {
+    name for name, value in plain.losses.items() if not np.array_equal(value, relaxed.losses[name])
+  }
   assert changed == {panoptic_loss.TOTAL} | {
-      f'aux_{layer}{name}' for layer in (0, 1)
-      for name in (panoptic_loss.DICE, panoptic_loss.MASK_ID)}
+    f'aux_{layer}{name}' for layer in (0, 1) for name in (panoptic_loss.DICE, panoptic_loss.MASK_ID)
+  }
   assert set(relaxed.losses) - set(plain.losses) == {
-      f'aux_{layer}{panoptic_loss.SEMANTIC}' for layer in (0, 1)}
+    f'aux_{layer}{panoptic_loss.SEMANTIC}' for layer in (0, 1)
+  }
   for layer, (ours, plains) in enumerate(zip(gradients, plain_gradients, strict=True)):
     for field, (one, other) in enumerate(zip(ours, plains, strict=True)):
       same = np.array_equal(one, other)
@@ -363,7 +405,8 @@ def test_no_panoptic_loss_trains_the_semantic_heads():
   _, (_, untrained), _ = _score(inputs, remask=REMASK._replace(semantic_weight=0.0))
   assert untrained == [None, None]
   _, (_, through), _ = _score(
-      inputs, remask=REMASK._replace(semantic_weight=0.0, stop_gradient=False))
+    inputs, remask=REMASK._replace(semantic_weight=0.0, stop_gradient=False)
+  )
   assert all(np.abs(gradient).max() > 0 for gradient in through)
 
 
@@ -371,13 +414,14 @@ def test_reclass_changes_class_terms_alone():
   inputs = cases.inputs('wide')
   plain, (plain_gradients, _), _ = _score(inputs)
   soft, (gradients, _), _ = _score(inputs, reclass=relaxation.ReClass())
-  changed = {name for name, value in plain.losses.items()
-             if not np.array_equal(value, soft.losses[name])}
+  changed = {
+    name for name, value in plain.losses.items() if not np.array_equal(value, soft.losses[name])
+  }
   assert changed == {panoptic_loss.TOTAL} | {
-      name for name in plain.losses if name.endswith(panoptic_loss.CLASS)}
+    name for name in plain.losses if name.endswith(panoptic_loss.CLASS)
+  }
   for ours, plains in zip(gradients, plain_gradients, strict=True):
-    assert [np.array_equal(*pair) for pair in zip(ours, plains, strict=True)] == [
-        True, False, True]
+    assert [np.array_equal(*pair) for pair in zip(ours, plains, strict=True)] == [True, False, True]
   nothing, _, _ = _score(inputs, reclass=relaxation.ReClass(eta=0.0))
   for name, value in plain.losses.items():
     np.testing.assert_array_equal(nothing.losses[name], value, err_msg=name)
@@ -401,16 +445,21 @@ def test_semantic_loss_with_sigmoids_by_hand():
 def test_drawing_more_pixels_than_there_are_draws_all():
   inputs = cases.inputs('wide')
   every, _, _ = _score(inputs, remask=REMASK)
-  drawn, _, _ = _score(inputs, remask=REMASK._replace(
-      semantic_sampling=panoptic_loss.sampling.Sampling(10**6, 2.0)))
+  drawn, _, _ = _score(
+    inputs, remask=REMASK._replace(semantic_sampling=panoptic_loss.sampling.Sampling(10**6, 2.0))
+  )
   for layer in (0, 1):
     name = f'aux_{layer}{panoptic_loss.SEMANTIC}'
     np.testing.assert_allclose(drawn.losses[name], every.losses[name], rtol=1e-5)
 
 
-@pytest.mark.parametrize('settings, message', [
+@pytest.mark.parametrize(
+  'settings, message',
+  [
     (REMASK._replace(num_layers=7), 'relax 7 layers, and there are 6'),
-    (REMASK._replace(num_layers=3), 'needs the semantic logits of every layer')])
+    (REMASK._replace(num_layers=3), 'needs the semantic logits of every layer'),
+  ],
+)
 def test_layers_that_cannot_be_relaxed(settings, message):
   with pytest.raises(ValueError, match=message):
     _score(cases.inputs('wide'), remask=settings)
@@ -420,8 +469,13 @@ def test_diagnostics_of_every_output_that_is_watched():
   inputs = cases.inputs('wide')
   scored, _, _ = _score(inputs, remask=REMASK, reclass=relaxation.ReClass())
   once = {'matched_dice', 'unmatched_segments', 'images_beyond_slots'}
-  final = {'mask_fp', 'mask_fn', 'mask_fp_fn_ratio', 'reclass_relaxed_share',
-           'reclass_added_mass'} | once
+  final = {
+    'mask_fp',
+    'mask_fn',
+    'mask_fp_fn_ratio',
+    'reclass_relaxed_fraction',
+    'reclass_added_mass',
+  } | once
   layer = final - once | {'gate_same_class', 'gate_other_class'}
   assert set(scored.diagnostics) == final | {f'aux_{i}{name}' for i in (0, 1) for name in layer}
   for name, ratio in scored.diagnostics.items():

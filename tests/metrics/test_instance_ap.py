@@ -1,4 +1,5 @@
 """Average precision against DeepLab2's recorded numbers, masks against their pixels."""
+
 import json
 
 import numpy as np
@@ -13,10 +14,15 @@ _COCO = structures.LabelSpace(134, 0, 256, tuple(range(1, 81)))
 
 def _metric_of(arrays, name):
   about = json.loads(str(arrays['meta_json']))[name]
-  metric = instance_ap.InstanceAP(structures.LabelSpace(
-      about['num_classes'], about['ignore'], about['div'], tuple(about['things'])))
-  for maps in zip(*(arrays[f'{name}/{key}'] for key in (
-      'gt', 'pred', 'semantic_score', 'instance_score')), strict=True):
+  metric = instance_ap.InstanceAP(
+    structures.LabelSpace(
+      about['num_classes'], about['ignore'], about['div'], tuple(about['things'])
+    )
+  )
+  for maps in zip(
+    *(arrays[f'{name}/{key}'] for key in ('gt', 'pred', 'semantic_score', 'instance_score')),
+    strict=True,
+  ):
     metric.update(*maps[:2], *(np.float32(scores) / np.float32(255) for scores in maps[2:]))
   return metric
 
@@ -29,35 +35,42 @@ def test_meets_recorded_precision(golden, name):
   np.testing.assert_allclose(first, arrays[f'{name}/ap'], atol=1e-6)
   assert metric.result() == first, 'asking twice changes nothing'
   detections = [(d['image_id'], d['category_id'], d['score']) for d in metric.detections]
-  np.testing.assert_allclose(sorted(detections), sorted(arrays[f'{name}/ap_detections'].tolist()),
-                             atol=1e-5)
-  truths = [(t['image_id'], t['category_id'], t['iscrowd'], t['area']) for t in metric.truths]
-  assert sorted(truths) == sorted(map(tuple, arrays[f'{name}/ap_groundtruth'].tolist()))
+  np.testing.assert_allclose(
+    sorted(detections), sorted(arrays[f'{name}/ap_detections'].tolist()), atol=1e-5
+  )
+  ground_truths = [
+    (t['image_id'], t['category_id'], t['iscrowd'], t['area']) for t in metric.ground_truths
+  ]
+  assert sorted(ground_truths) == sorted(map(tuple, arrays[f'{name}/ap_groundtruth'].tolist()))
 
 
 @pytest.mark.parametrize('label, key', [('label', 'ap'), ('label_keep_crowd', 'ap_crowd_kept')])
 def test_meets_recorded_precision_on_coco(golden, label, key):
   arrays, labels = golden('eval_pq_ap'), golden('data_coco_labels')
   metric = instance_ap.InstanceAP(_COCO)
-  for picture in (142238, 439180):
-    prediction = arrays[f'D/pred_{picture}'].astype(np.int32)
+  for image in (142238, 439180):
+    prediction = arrays[f'D/pred_{image}'].astype(np.int32)
     scores = np.zeros([2, *prediction.shape], np.float32)
-    for panoptic_id, semantic, instance in arrays[f'D/scores_{picture}']:
+    for panoptic_id, semantic, instance in arrays[f'D/scores_{image}']:
       scores[:, prediction == panoptic_id] = np.array([[semantic], [instance]])
-    metric.update(np.squeeze(labels[f'{label}_{picture}']), prediction, *scores)
+    metric.update(np.squeeze(labels[f'{label}_{image}']), prediction, *scores)
   np.testing.assert_allclose(metric.result(), arrays[f'D/{key}'], atol=1e-6)
 
 
 def test_masks_are_the_pixels_of_their_ids(golden):
   arrays = golden('eval_pq_ap')
-  truth = arrays['A/gt'][0]
+  ground_truth = arrays['A/gt'][0]
   metric = instance_ap.InstanceAP(structures.LabelSpace(8, 255, 1000, (4, 5, 6, 7)))
-  scores = np.ones(truth.shape, np.float32)
-  metric.update(truth, truth, scores, scores / 2)
-  ids = [panoptic_id for panoptic_id in np.unique(truth) if panoptic_id // 1000 in (4, 5, 6, 7)]
-  assert len(ids) == len(metric.truths) == len(metric.detections) > 2
-  for panoptic_id, instance, detection in zip(ids, metric.truths, metric.detections, strict=True):
-    inside = truth == panoptic_id
+  scores = np.ones(ground_truth.shape, np.float32)
+  metric.update(ground_truth, ground_truth, scores, scores / 2)
+  ids = [
+    panoptic_id for panoptic_id in np.unique(ground_truth) if panoptic_id // 1000 in (4, 5, 6, 7)
+  ]
+  assert len(ids) == len(metric.ground_truths) == len(metric.detections) > 2
+  for panoptic_id, instance, detection in zip(
+    ids, metric.ground_truths, metric.detections, strict=True
+  ):
+    inside = ground_truth == panoptic_id
     rows, columns = np.nonzero(inside)
     for one in (instance, detection):
       np.testing.assert_array_equal(coco_mask.decode(one['segmentation']), inside)
@@ -70,7 +83,7 @@ def test_merging_equals_one_collection(golden):
   whole = _metric_of(arrays, 'A')
   twice = _metric_of(arrays, 'A')
   twice.merge(whole)
-  assert [t['id'] for t in twice.truths] == list(range(1, 2 * len(whole.truths) + 1))
+  assert [t['id'] for t in twice.ground_truths] == list(range(1, 2 * len(whole.ground_truths) + 1))
   assert {d['image_id'] for d in twice.detections} <= set(range(1, 21))
   assert twice.result().ap_50 == pytest.approx(whole.result().ap_50, abs=0.02)
 
@@ -96,7 +109,7 @@ def test_state_goes_on_bit_for_bit(golden, tmp_path):
   resumed = instance_ap.InstanceAP(whole._space)
   with np.load(tmp_path / 'state.npz', allow_pickle=False) as stored:
     resumed.set_state(stored['ap'])
-  assert resumed.truths == whole.truths and resumed.detections == whole.detections
+  assert resumed.ground_truths == whole.ground_truths and resumed.detections == whole.detections
   assert whole.detections and resumed.result() == whole.result()
   # It can be added to.
   maps = np.full([4, 4], 10 * whole._space.label_divisor + 1), np.zeros([4, 4], np.float32)

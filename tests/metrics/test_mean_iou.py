@@ -1,4 +1,5 @@
 """Mean IoU by hand."""
+
 import numpy as np
 import pytest
 
@@ -22,7 +23,7 @@ def test_by_hand():
   assert result.mean == pytest.approx(0.55)
 
 
-def test_predicted_classes_without_truth_count_as_zero():
+def test_predicted_classes_without_ground_truth_count_as_zero():
   metric = _metric()
   metric.update(np.array([[0, 0]]), np.array([[0, 3]]))
   assert metric.result().mean == pytest.approx(0.25)

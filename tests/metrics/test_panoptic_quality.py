@@ -1,4 +1,5 @@
 """Panoptic quality against panopticapi's and DeepLab2's recorded counts, and by hand."""
+
 import json
 
 import numpy as np
@@ -19,12 +20,17 @@ def sets(golden):
   def load(name):
     recorded = {key[2:]: arrays[key] for key in arrays.files if key.startswith(f'{name}/')}
     if name == 'D':
-      pictures = (142238, 439180)
-      return (_COCO, [labels[f'label_keep_crowd_{picture}'] for picture in pictures],
-              [arrays[f'D/pred_{picture}'] for picture in pictures], recorded)
+      images = (142238, 439180)
+      return (
+        _COCO,
+        [labels[f'label_keep_crowd_{image}'] for image in images],
+        [arrays[f'D/pred_{image}'] for image in images],
+        recorded,
+      )
     about = meta[name]
-    space = structures.LabelSpace(about['num_classes'], about['ignore'], about['div'],
-                                  tuple(about['things']))
+    space = structures.LabelSpace(
+      about['num_classes'], about['ignore'], about['div'], tuple(about['things'])
+    )
     return space, recorded['gt'], recorded['pred'], recorded
 
   return load
@@ -32,10 +38,10 @@ def sets(golden):
 
 @pytest.mark.parametrize('name', 'ABCD')
 def test_meets_recorded_counts(sets, name):
-  space, truths, predictions, recorded = sets(name)
+  space, ground_truths, predictions, recorded = sets(name)
   metric = panoptic_quality.PanopticQuality(space)
-  for index, (truth, prediction) in enumerate(zip(truths, predictions, strict=True)):
-    official, reference = metric.update(np.squeeze(truth), prediction)
+  for index, (ground_truth, prediction) in enumerate(zip(ground_truths, predictions, strict=True)):
+    official, reference = metric.update(np.squeeze(ground_truth), prediction)
     np.testing.assert_allclose(official, recorded['panopticapi_per_image'][index], atol=1e-9)
     np.testing.assert_allclose(reference, recorded['per_image'][index], atol=1e-9)
   result = metric.result()
@@ -50,15 +56,16 @@ def test_meets_recorded_counts(sets, name):
 def test_by_hand():
   """One thing found (IoU 3/5), one missed and one dreamt, stuff found but for a pixel."""
   space = structures.LabelSpace(3, 0, 10, (1,))
-  truth = np.array([[11, 11, 11, 11, 12, 12, 20, 20, 20, 0]])
+  ground_truth = np.array([[11, 11, 11, 11, 12, 12, 20, 20, 20, 0]])
   prediction = np.array([[11, 11, 11, 20, 13, 20, 20, 20, 20, 11]])
   metric = panoptic_quality.PanopticQuality(space)
-  metric.update(truth, prediction)
+  metric.update(ground_truth, prediction)
   official = metric.result().official
   # Thing 11: 3 shared, 4 true, 4 predicted of which one on void: 3 / (4 + 4 - 3 - 1).
   np.testing.assert_allclose(official.iou, [0, 3 / 4, 3 / 5])
-  np.testing.assert_array_equal([official.tp, official.fn, official.fp],
-                                [[0, 1, 1], [0, 1, 0], [0, 1, 0]])
+  np.testing.assert_array_equal(
+    [official.tp, official.fn, official.fp], [[0, 1, 1], [0, 1, 0], [0, 1, 0]]
+  )
   assert official.things == pytest.approx((0.375, 0.75, 0.5, 1))
   assert official.stuff == pytest.approx((0.6, 0.6, 1, 1))
   assert official.all == pytest.approx((0.4875, 0.675, 0.75, 2))
@@ -67,18 +74,18 @@ def test_by_hand():
 def test_crowd_excuses_other_classes_in_the_reference_protocol_only():
   space = structures.LabelSpace(3, 0, 10, (1, 2))
   metric = panoptic_quality.PanopticQuality(space)
-  truth = np.array([[10, 10, 10, 10, 10]])
-  official, reference = metric.update(truth, np.array([[11, 11, 21, 21, 0]]))
+  ground_truth = np.array([[10, 10, 10, 10, 10]])
+  official, reference = metric.update(ground_truth, np.array([[11, 11, 21, 21, 0]]))
   np.testing.assert_array_equal(official[3], [0, 0, 1])
   np.testing.assert_array_equal(reference[3], [0, 0, 0])
 
 
 def test_merging_equals_one_accumulator(sets):
-  space, truths, predictions, _ = sets('C')
+  space, ground_truths, predictions, _ = sets('C')
   whole, first, second = (panoptic_quality.PanopticQuality(space) for _ in range(3))
-  for index, (truth, prediction) in enumerate(zip(truths, predictions, strict=True)):
-    whole.update(truth, prediction)
-    (first if index % 2 else second).update(truth, prediction)
+  for index, (ground_truth, prediction) in enumerate(zip(ground_truths, predictions, strict=True)):
+    whole.update(ground_truth, prediction)
+    (first if index % 2 else second).update(ground_truth, prediction)
   first.merge(second)
   np.testing.assert_allclose(first.result().official.iou, whole.result().official.iou, atol=1e-12)
   assert first.result().reference.all == pytest.approx(whole.result().reference.all)
@@ -97,9 +104,9 @@ def test_nothing_seen_is_zero_and_says_so():
 def test_counts_do_not_overflow_with_a_large_ignore_label():
   space = structures.LabelSpace(19, 255, 1000, tuple(range(11, 19)))
   metric = panoptic_quality.PanopticQuality(space)
-  truth = np.full([2, 2], 255000, np.int32)
+  ground_truth = np.full([2, 2], 255000, np.int32)
   prediction = np.array([[18001, 18001], [255000, 3000]], np.int32)
-  assert not metric.update(truth, prediction).any()
+  assert not metric.update(ground_truth, prediction).any()
 
 
 def test_bad_maps_are_refused():
@@ -112,13 +119,13 @@ def test_bad_maps_are_refused():
 
 def test_state_goes_on_bit_for_bit():
   space = structures.LabelSpace(4, 0, 10, (1,))
-  truth, prediction = np.array([[20, 20, 20, 11]]), np.array([[20, 20, 30, 11]])
+  ground_truth, prediction = np.array([[20, 20, 20, 11]]), np.array([[20, 20, 30, 11]])
   whole = panoptic_quality.PanopticQuality(space)
-  whole.update(truth, prediction)
+  whole.update(ground_truth, prediction)
   resumed = panoptic_quality.PanopticQuality(space)
   state = whole.state()
   resumed.set_state(state)
   for metric in (whole, resumed):
-    metric.update(truth, truth)
+    metric.update(ground_truth, ground_truth)
   np.testing.assert_array_equal(resumed.state(), whole.state())
   assert not np.array_equal(state, whole.state())  # A copy.

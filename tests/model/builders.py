@@ -1,4 +1,5 @@
 """Models and layers for tests: full width as released, or tiny; filled as the goldens were."""
+
 import functools
 
 import numpy as np
@@ -17,15 +18,20 @@ _AXIAL, _BOTTLENECK = pixel_decoder.BLOCKS['AXIAL'], pixel_decoder.BLOCKS['BOTTL
 
 
 def _stages(filters, blocks):
-  return [pixel_decoder.PixelDecoderStage(f, n, _AXIAL if i < 2 else _BOTTLENECK)
-          for i, (f, n) in enumerate(zip(filters, blocks, strict=True))]
+  return [
+    pixel_decoder.PixelDecoderStage(f, n, _AXIAL if i < 2 else _BOTTLENECK)
+    for i, (f, n) in enumerate(zip(filters, blocks, strict=True))
+  ]
 
 
 def _model(backbone, stages, decoder, predictor, semantic_branch):
   model = kmax_deeplab.KMaXDeepLab(
-      backbone=registry.create(backbone, norm=NORM),
-      pixel_decoder=pixel_decoder.PixelDecoder(stages, NORM), kmax_decoder=decoder,
-      predictor=predictor(), semantic_branch=semantic_branch)
+    backbone=registry.create(backbone, norm=NORM),
+    pixel_decoder=pixel_decoder.PixelDecoder(stages, NORM),
+    kmax_decoder=decoder,
+    predictor=predictor(),
+    semantic_branch=semantic_branch,
+  )
   model.create_variables()
   return model
 
@@ -34,38 +40,64 @@ def semantic_branch(dropout=0.1):
   """Returns the semantic branch of the released COCO models."""
   low_levels = [heads.LowLevel('res3', 64), heads.LowLevel('res2', 32)]
   decoder = heads.SemanticDecoder(
-      heads.ASPP(256, (6, 12, 18), norm=NORM, dropout=dropout), low_levels, 256, norm=NORM)
+    heads.ASPP(256, (6, 12, 18), norm=NORM, dropout=dropout), low_levels, 256, norm=NORM
+  )
   return heads.SemanticBranch(134, norm=NORM, decoder=decoder)
 
 
 def coco(backbone='resnet50', dropout=0.1):
   """Returns the released COCO model, freshly initialised."""
   predictor = functools.partial(heads.MaskPredictor, 134, norm=NORM)
-  return _model(backbone, _stages((512, 256, 128, 64), (1, 5, 1, 1)),
-                kmax_decoder.KMaXDecoder(128, predictor=predictor, norm=NORM), predictor,
-                semantic_branch(dropout))
+  return _model(
+    backbone,
+    _stages((512, 256, 128, 64), (1, 5, 1, 1)),
+    kmax_decoder.KMaXDecoder(128, predictor=predictor, norm=NORM),
+    predictor,
+    semantic_branch(dropout),
+  )
 
 
 def cityscapes(backbone='resnet50'):
   """Returns the released Cityscapes model, freshly initialised."""
   predictor = functools.partial(heads.MaskPredictor, 20, norm=NORM)
-  return _model(backbone, _stages((512, 256, 128, 64, 32), (1, 5, 1, 1, 1)),
-                kmax_decoder.KMaXDecoder(256, predictor=predictor, norm=NORM), predictor,
-                heads.SemanticBranch(19, norm=NORM))
+  return _model(
+    backbone,
+    _stages((512, 256, 128, 64, 32), (1, 5, 1, 1, 1)),
+    kmax_decoder.KMaXDecoder(256, predictor=predictor, norm=NORM),
+    predictor,
+    heads.SemanticBranch(19, norm=NORM),
+  )
 
 
 def tiny(num_stages=4, num_slots=8, num_classes=6, drop_path_keep_prob=1.0):
   """Returns a model with every part and hardly any channels."""
-  predictor = functools.partial(heads.MaskPredictor, num_classes, norm=NORM, channels=16,
-                                head_channels=16)
+  predictor = functools.partial(
+    heads.MaskPredictor, num_classes, norm=NORM, channels=16, head_channels=16
+  )
   branch = heads.SemanticBranch(
-      num_classes, norm=NORM, head_channels=16, decoder=heads.SemanticDecoder(
-          heads.ASPP(16, (6, 12, 18), norm=NORM), [heads.LowLevel('res3', 8)], 16, norm=NORM))
+    num_classes,
+    norm=NORM,
+    head_channels=16,
+    decoder=heads.SemanticDecoder(
+      heads.ASPP(16, (6, 12, 18), norm=NORM), [heads.LowLevel('res3', 8)], 16, norm=NORM
+    ),
+  )
   decoder = kmax_decoder.KMaXDecoder(
-      num_slots, predictor=predictor, norm=NORM, layers_per_stride=(1, 1, 1), channels=32,
-      feed_forward_channels=32, drop_path_keep_prob=drop_path_keep_prob)
-  return _model('mobilenet_v3_small', _stages((16, 16, 8, 8, 8)[:num_stages], [1] * num_stages),
-                decoder, predictor, branch)
+    num_slots,
+    predictor=predictor,
+    norm=NORM,
+    layers_per_stride=(1, 1, 1),
+    channels=32,
+    feed_forward_channels=32,
+    drop_path_keep_prob=drop_path_keep_prob,
+  )
+  return _model(
+    'mobilenet_v3_small',
+    _stages((16, 16, 8, 8, 8)[:num_stages], [1] * num_stages),
+    decoder,
+    predictor,
+    branch,
+  )
 
 
 def fill_by_key(part, place='', golden=()):

@@ -1,4 +1,5 @@
 """The k-means decoder: goldens of one layer and its insides, the update by brute force."""
+
 import functools
 
 import numpy as np
@@ -44,8 +45,9 @@ def test_golden(golden, mode):
   check(pixel_in, 'pixel')
   values = layer.pixel_value(pixel_in, training=training)
   check(values, 'pixel_value')
-  update = layer.update_norm(kmax_decoder.kmeans_update(masks.mask_logits, values),
-                             training=training)
+  update = layer.update_norm(
+    kmax_decoder.kmeans_update(masks.mask_logits, values), training=training
+  )
   check(update, 'kmeans_bn')
   check(layer.update_out(update, training=training), 'kmeans_update')
   qkv = layer.slot_qkv(masks.class_feature, training=training)
@@ -61,10 +63,10 @@ def test_kmeans_update_sums_by_largest_logit_and_ties_go_to_the_lowest_slot():
   logits[:, :, :, 4] = -1.0
   values = generator.normal(size=(2, 12, 6)).astype(np.float32)
   expected = np.zeros((2, 5, 6))
-  for picture in range(2):
+  for image in range(2):
     for pixel in range(12):
-      row = logits[picture].reshape(12, 5)[pixel]
-      expected[picture, np.flatnonzero(row == row.max())[0]] += values[picture, pixel]
+      row = logits[image].reshape(12, 5)[pixel]
+      expected[image, np.flatnonzero(row == row.max())[0]] += values[image, pixel]
   with tf.GradientTape() as tape:
     logits, values = tf.Variable(logits), tf.Variable(values)
     update = kmax_decoder.kmeans_update(logits, values)
@@ -76,16 +78,20 @@ def test_kmeans_update_sums_by_largest_logit_and_ties_go_to_the_lowest_slot():
 
 
 def _decoder(**settings):
-  predictor = functools.partial(heads.MaskPredictor, 5, norm=builders.NORM, channels=8,
-                                head_channels=8)
-  return kmax_decoder.KMaXDecoder(6, predictor=predictor, norm=builders.NORM, channels=16,
-                                  feed_forward_channels=16, **settings)
+  predictor = functools.partial(
+    heads.MaskPredictor, 5, norm=builders.NORM, channels=8, head_channels=8
+  )
+  return kmax_decoder.KMaXDecoder(
+    6, predictor=predictor, norm=builders.NORM, channels=16, feed_forward_channels=16, **settings
+  )
 
 
 def test_layers_read_their_strides():
   decoder = _decoder(layers_per_stride=(1, 2, 0))
-  features = [tf.random.normal([2, size, size, channels])
-              for size, channels in ((2, 4), (3, 5), (5, 6), (9, 7))]
+  features = [
+    tf.random.normal([2, size, size, channels])
+    for size, channels in ((2, 4), (3, 5), (5, 6), (9, 7))
+  ]
   class_feature, mask_feature, masks = decoder(features)
   assert class_feature.shape == mask_feature.shape == (2, 6, 16)
   assert [m.mask_logits.shape[1] for m in masks] == [2, 3, 3]
@@ -105,8 +111,12 @@ def test_fresh_layers_pass_the_centers_through_two_gelus():
 
 def test_drop_path_drops_each_residual_of_whole_samples():
   layer = kmax_decoder.KMaXLayer(
-      16, 16, predictor=heads.MaskPredictor(5, norm=builders.NORM, channels=8, head_channels=8),
-      norm=builders.NORM, drop_path_keep_prob=0.5)
+    16,
+    16,
+    predictor=heads.MaskPredictor(5, norm=builders.NORM, channels=8, head_channels=8),
+    norm=builders.NORM,
+    drop_path_keep_prob=0.5,
+  )
   layer(tf.zeros([1, 3, 3, 4]), tf.zeros([1, 6, 16]))
   for part in (layer.update_out, layer.attention_out, layer.feed_forward_out):
     part.norm.gamma.assign(tf.ones([16]))

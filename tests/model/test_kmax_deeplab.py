@@ -1,4 +1,5 @@
 """The whole model: goldens at full width (slow); structure, sizes and precision at tiny width."""
+
 import re
 
 import numpy as np
@@ -20,11 +21,15 @@ def _named(predictions):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('make, backbone, name', [
+@pytest.mark.parametrize(
+  'make, backbone, name',
+  [
     (builders.coco, 'resnet50', 'model_coco_r50'),
     (builders.coco, 'axial_resnet50', 'model_coco_axial_r50'),
     (builders.coco, 'convnext_tiny', 'model_coco_convnext_tiny'),
-    (builders.cityscapes, 'resnet50', 'model_cityscapes_r50')])
+    (builders.cityscapes, 'resnet50', 'model_cityscapes_r50'),
+  ],
+)
 def test_inference_golden(golden, make, backbone, name):
   golden, model = golden(name), make(backbone)
   builders.fill_by_key(model, golden=golden)
@@ -35,8 +40,11 @@ def test_inference_golden(golden, make, backbone, name):
   class_feature, mask_feature, masks = model.kmax_decoder(features)
   tensors = {f'enc/stage{i}': stage for i, stage in enumerate(pyramid[:5], start=1)}
   tensors |= {f'pix/decoder_stage{i}': feature for i, feature in enumerate(features[:-1], start=1)}
-  tensors |= {'pix/decoder_output': features[-1], 'td/class_feature': class_feature,
-              'td/mask_feature': mask_feature}
+  tensors |= {
+    'pix/decoder_output': features[-1],
+    'td/class_feature': class_feature,
+    'td/mask_feature': mask_feature,
+  }
   auxiliary = model.kmax_decoder.predictions(masks)
   tensors |= dict(_named((f'aux/{i}', prediction) for i, prediction in enumerate(auxiliary)))
   prediction = model(image)
@@ -46,13 +54,14 @@ def test_inference_golden(golden, make, backbone, name):
     assert builders.deviation(tensor, golden, key) < 1e-3, key
 
   for i, layer_masks in enumerate(masks):
-    np.testing.assert_array_equal(np.argmax(layer_masks.mask_logits, -1),
-                                  golden[f'assignment/{i}'])
+    np.testing.assert_array_equal(np.argmax(layer_masks.mask_logits, -1), golden[f'assignment/{i}'])
   final = prediction.final
   assert np.sum(np.argmax(final.mask_logits, -1) != golden['mask_argmax']) <= 2
-  for tensor, key in ((final.class_logits, 'transformer_class_logits'),
-                      (final.mask_logits[:, ::4, ::4], 'pixel_space_mask_logits'),
-                      (final.pixel_feature[:, ::4, ::4], 'pixel_space_normalized_feature')):
+  for tensor, key in (
+    (final.class_logits, 'transformer_class_logits'),
+    (final.mask_logits[:, ::4, ::4], 'pixel_space_mask_logits'),
+    (final.pixel_feature[:, ::4, ::4], 'pixel_space_normalized_feature'),
+  ):
     assert np.abs(tensor - golden[key]).max() / golden[key].std() < 1e-3
 
 
@@ -75,9 +84,13 @@ def test_training_golden(golden):
       tensors |= dict(_named([('pred', prediction.final)]))
       tensors |= dict(_named((f'aux/{i}', p) for i, p in enumerate(prediction.auxiliary)))
       loss1 = tf.add_n([tf.reduce_mean(tensor**2) for tensor in tensors.values()])
-      loss2 = tf.add_n([
-          tf.reduce_sum(tensor * fill.value(f'loss/{name}', tensor.shape)) /
-          np.sqrt(float(np.prod(tensor.shape))) for name, tensor in tensors.items()])
+      loss2 = tf.add_n(
+        [
+          tf.reduce_sum(tensor * fill.value(f'loss/{name}', tensor.shape))
+          / np.sqrt(float(np.prod(tensor.shape)))
+          for name, tensor in tensors.items()
+        ]
+      )
     sources = [variables[key] for key in watched]
     return tensors, loss1, loss2, tape1.gradient(loss1, sources), tape2.gradient(loss2, sources)
 
@@ -110,18 +123,50 @@ def _parameters(*parts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('make, backbone, pixel_decoder, kmax_decoder, predictor, semantic, '
-                         'total', [
-    (builders.coco, 'resnet50', (21_238_144, 21_151_040), (11_813_116, 11_747_472),
-     (175_114, 173_576), (15_863_270, 15_856_742), (72_650_796, 72_436_862)),
-    (builders.coco, 'axial_resnet50', (21_238_144, 21_151_040), (11_813_116, 11_747_472),
-     (175_114, 173_576), (15_863_270, 15_856_742), (90_577_452, 90_272_254)),
-    (builders.coco, 'convnext_tiny', (21_288_640, 21_197_440), (11_813_116, 11_747_472),
-     (175_114, 173_576), (6_334_950, 6_328_422), (67_430_412, 67_265_502)),
-    (builders.cityscapes, 'resnet50', (21_268_480, 21_180_608), (11_670_096, 11_604_452),
-     (109_336, 108_054), (589_587, 584_979), (57_198_651, 56_986_125))])
-def test_parameters_and_initial_values(make, backbone, pixel_decoder, kmax_decoder, predictor,
-                                       semantic, total):
+@pytest.mark.parametrize(
+  'make, backbone, pixel_decoder, kmax_decoder, predictor, semantic, total',
+  [
+    (
+      builders.coco,
+      'resnet50',
+      (21_238_144, 21_151_040),
+      (11_813_116, 11_747_472),
+      (175_114, 173_576),
+      (15_863_270, 15_856_742),
+      (72_650_796, 72_436_862),
+    ),
+    (
+      builders.coco,
+      'axial_resnet50',
+      (21_238_144, 21_151_040),
+      (11_813_116, 11_747_472),
+      (175_114, 173_576),
+      (15_863_270, 15_856_742),
+      (90_577_452, 90_272_254),
+    ),
+    (
+      builders.coco,
+      'convnext_tiny',
+      (21_288_640, 21_197_440),
+      (11_813_116, 11_747_472),
+      (175_114, 173_576),
+      (6_334_950, 6_328_422),
+      (67_430_412, 67_265_502),
+    ),
+    (
+      builders.cityscapes,
+      'resnet50',
+      (21_268_480, 21_180_608),
+      (11_670_096, 11_604_452),
+      (109_336, 108_054),
+      (589_587, 584_979),
+      (57_198_651, 56_986_125),
+    ),
+  ],
+)
+def test_parameters_and_initial_values(
+  make, backbone, pixel_decoder, kmax_decoder, predictor, semantic, total
+):
   model = make(backbone)
   assert _parameters(model.pixel_decoder) == pixel_decoder
   assert _parameters(model.kmax_decoder) == kmax_decoder
@@ -162,7 +207,7 @@ def _initial_deviation(key, leaf, shape):
   if leaf in ('embeddings', 'cluster_centers'):
     return cut
   if leaf == 'qkv_kernel' or re.search(r'_(memory_qkv|pixel_v)_conv_bn/', key):
-    return cut * shape[-2]**-0.5
+    return cut * shape[-2] ** -0.5
   if re.search(r'final_conv|semantic_last_layer|transformer_class_head', key):
     return cut * 0.01
   if key.startswith(('encoder/stages/', 'encoder/downsample_layers/')):
@@ -192,10 +237,14 @@ def test_infer_is_the_final_prediction_at_any_crop(tiny, size, dtype):
 def test_infer_captures_only_what_it_needs(tiny):
   graph = tf.function(tiny.infer).get_concrete_function(tf.TensorSpec([1, 33, 33, 3])).graph
   captured = {variable.ref() for variable in graph.variables}
-  left_out = {key for key, variable in released_keys.of_model(tiny).items()
-              if variable.ref() not in captured}
-  expected = {key for key in released_keys.of_model(tiny)
-              if key.startswith('semantic') or '_transformer_class_head' in key}
+  left_out = {
+    key for key, variable in released_keys.of_model(tiny).items() if variable.ref() not in captured
+  }
+  expected = {
+    key
+    for key in released_keys.of_model(tiny)
+    if key.startswith('semantic') or '_transformer_class_head' in key
+  }
   assert left_out == expected
 
 
@@ -230,13 +279,13 @@ def test_training_predicts_at_every_layer_and_moves_every_variable():
 def test_auxiliary_predictions_are_resized_with_corners_on_corners():
   model = builders.tiny()
   images = tf.constant(fill.image(33, 33), tf.float32)
-  features = model.pixel_decoder(model.backbone(images / 127.5 - 1.0, training=True),
-                                 training=True)
+  features = model.pixel_decoder(model.backbone(images / 127.5 - 1.0, training=True), training=True)
   *_, masks = model.kmax_decoder(features, training=True)
   auxiliary = model(images, training=True).auxiliary
   for stride, native, resized in zip((8, 4, 2), masks, auxiliary, strict=True):
-    np.testing.assert_allclose(resized.mask_logits[:, ::stride, ::stride], native.mask_logits,
-                               atol=1e-4)
+    np.testing.assert_allclose(
+      resized.mask_logits[:, ::stride, ::stride], native.mask_logits, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize('policy', ['mixed_bfloat16', 'mixed_float16'])

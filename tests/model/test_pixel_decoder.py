@@ -1,4 +1,5 @@
 """The pixel decoder: golden of a skip connection, and what the stages are made of."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -27,21 +28,30 @@ def test_inputs_of_the_right_width_are_only_resized():
   assert not connection.variables
   # Corners on corners: every other pixel of the result is a pixel of the coarse feature.
   np.testing.assert_allclose(result[:, ::2, ::2], decoded + skipped[:, ::2, ::2], atol=1e-6)
-  np.testing.assert_allclose(result[:, 1, 0], (decoded[:, 0, 0] + decoded[:, 1, 0]) / 2 +
-                             skipped[:, 1, 0], atol=1e-6)
+  np.testing.assert_allclose(
+    result[:, 1, 0], (decoded[:, 0, 0] + decoded[:, 1, 0]) / 2 + skipped[:, 1, 0], atol=1e-6
+  )
 
 
 @pytest.mark.parametrize('num_stages', [4, 5])
 def test_stages(num_stages):
   block = pixel_decoder.BLOCKS['BOTTLENECK']
-  stages = [pixel_decoder.PixelDecoderStage(f, n, block)
-            for f, n in ((8, 2), (6, 1), (4, 1), (3, 1), (2, 3))[:num_stages]]
+  stages = [
+    pixel_decoder.PixelDecoderStage(f, n, block)
+    for f, n in ((8, 2), (6, 1), (4, 1), (3, 1), (2, 3))[:num_stages]
+  ]
   decoder = pixel_decoder.PixelDecoder(stages, builders.NORM)
-  pyramid = structures.Pyramid(*(tf.random.normal([1, size, size, 5])
-                                 for size in (33, 17, 9, 5, 3) * 2))
+  pyramid = structures.Pyramid(
+    *(tf.random.normal([1, size, size, 5]) for size in (33, 17, 9, 5, 3) * 2)
+  )
   features = decoder(pyramid)
   assert [tuple(f.shape[1:]) for f in features] == [
-      (3, 3, 32), (5, 5, 24), (9, 9, 16), (17, 17, 12), (33, 33, 8)][:num_stages]
+    (3, 3, 32),
+    (5, 5, 24),
+    (9, 9, 16),
+    (17, 17, 12),
+    (33, 33, 8),
+  ][:num_stages]
   assert [len(blocks) for blocks in decoder.stages] == [2, 1, 1, 1, 3][:num_stages]
 
 

@@ -1,4 +1,5 @@
 """Post-processing against recorded outputs of DeepLab2, and what its batches may not do."""
+
 import json
 
 import numpy as np
@@ -15,20 +16,33 @@ def _space(num_classes, ignore, divisor, things):
 
 
 def _build(case, space):
-  areas = {'thing_area_limit': case['thing_area_limit'],
-           'stuff_area_limit': case['stuff_area_limit']}
+  areas = {
+    'thing_area_limit': case['thing_area_limit'],
+    'stuff_area_limit': case['stuff_area_limit'],
+  }
   if case['mode'] == 'pixelwise':
     return postprocess.PixelwisePostprocess(
-        space, case['output_size'], pixel_confidence=case['pixel_confidence_threshold'],
-        class_confidence=case['transformer_class_confidence_threshold'], **areas)
+      space,
+      case['output_size'],
+      pixel_confidence=case['pixel_confidence_threshold'],
+      class_confidence=case['transformer_class_confidence_threshold'],
+      **areas,
+    )
   fields = case['maskwise']
   options = postprocess.MaskwiseOptions(
-      fields['transformer_class_confidence_threshold_thing'],
-      fields['transformer_class_confidence_threshold_stuff'], fields['overlapping_threshold'],
-      fields['reorder_class_weight'], fields['reorder_mask_weight'])
+    fields['transformer_class_confidence_threshold_thing'],
+    fields['transformer_class_confidence_threshold_stuff'],
+    fields['overlapping_threshold'],
+    fields['reorder_class_weight'],
+    fields['reorder_mask_weight'],
+  )
   return postprocess.MaskwisePostprocess(
-      space, case['output_size'], pixel_confidence=case['pixel_confidence_threshold'],
-      options=options, **areas)
+    space,
+    case['output_size'],
+    pixel_confidence=case['pixel_confidence_threshold'],
+    options=options,
+    **areas,
+  )
 
 
 @pytest.fixture(scope='module')
@@ -39,9 +53,10 @@ def recorded(golden):
 
 
 _CASES = (
-    'pix_default pix_B pix_low_cls pix_area pix_semantic0 pix_rect pix_none pix_void pix_one '
-    'pix_mixed_batch mask_default mask_coco mask_cityscapes mask_ade20k mask_overlap_lo '
-    'mask_overlap_hi mask_weights mask_rect mask_aniso mask_none mask_void mask_one').split()
+  'pix_default pix_B pix_low_cls pix_area pix_semantic0 pix_rect pix_none pix_void pix_one '
+  'pix_mixed_batch mask_default mask_coco mask_cityscapes mask_ade20k mask_overlap_lo '
+  'mask_overlap_hi mask_weights mask_rect mask_aniso mask_none mask_void mask_one'
+).split()
 
 
 def _space_of(case):
@@ -55,13 +70,15 @@ def test_meets_recorded_maps(recorded, name):
   arrays, cases = recorded
   case = cases[name]
   logits = arrays[case['logits']]
-  maps = _build(case, _space_of(case))(logits, arrays[case['classes']][:len(logits)])
+  maps = _build(case, _space_of(case))(logits, arrays[case['classes']][: len(logits)])
   np.testing.assert_array_equal(maps.panoptic, arrays[f'{name}/panoptic'])
   np.testing.assert_array_equal(maps.instance, arrays[f'{name}/mask_id'])
-  np.testing.assert_allclose(maps.instance_scores[:, ::4, ::4], arrays[f'{name}/instance_score'],
-                             atol=1e-5, rtol=0)
-  np.testing.assert_allclose(maps.semantic_scores[:, ::4, ::4], arrays[f'{name}/semantic_score'],
-                             atol=1e-5, rtol=0)
+  np.testing.assert_allclose(
+    maps.instance_scores[:, ::4, ::4], arrays[f'{name}/instance_score'], atol=1e-5, rtol=0
+  )
+  np.testing.assert_allclose(
+    maps.semantic_scores[:, ::4, ::4], arrays[f'{name}/semantic_score'], atol=1e-5, rtol=0
+  )
 
 
 @pytest.mark.parametrize('name', ['pix_default', 'mask_default'])
@@ -71,11 +88,14 @@ def test_semantic_map_comes_from_the_pass_without_thresholds(recorded, name):
   np.testing.assert_array_equal(maps.semantic, arrays['pix_semantic0/semantic'])
 
 
-@pytest.mark.parametrize('dataset, space', [
+@pytest.mark.parametrize(
+  'dataset, space',
+  [
     ('cityscapes_panoptic', _space(19, 255, 1000, range(11, 19))),
     ('coco_panoptic', _space(134, 0, 256, range(1, 81))),
     ('ade20k_panoptic', datasets.get('ade20k_panoptic').label_space),
-])
+  ],
+)
 def test_meets_recorded_layer(recorded, dataset, space):
   arrays, cases = recorded
   name = f'layer_{dataset}'
@@ -83,10 +103,12 @@ def test_meets_recorded_layer(recorded, dataset, space):
   np.testing.assert_array_equal(maps.panoptic, arrays[f'{name}/panoptic_pred'])
   np.testing.assert_array_equal(maps.instance, arrays[f'{name}/instance_pred'])
   np.testing.assert_array_equal(maps.semantic, arrays[f'{name}/semantic_pred'])
-  np.testing.assert_allclose(maps.instance_scores[:, ::4, ::4], arrays[f'{name}/instance_scores'],
-                             atol=1e-5, rtol=0)
-  np.testing.assert_allclose(maps.semantic_scores[:, ::4, ::4], arrays[f'{name}/semantic_scores'],
-                             atol=1e-5, rtol=0)
+  np.testing.assert_allclose(
+    maps.instance_scores[:, ::4, ::4], arrays[f'{name}/instance_scores'], atol=1e-5, rtol=0
+  )
+  np.testing.assert_allclose(
+    maps.semantic_scores[:, ::4, ::4], arrays[f'{name}/semantic_scores'], atol=1e-5, rtol=0
+  )
 
 
 def _paste_by_hand(logits_hwn, class_logits, space, pixel_confidence, options):
@@ -99,17 +121,20 @@ def _paste_by_hand(logits_hwn, class_logits, space, pixel_confidence, options):
   masks = probability > pixel_confidence
   inside = np.where(masks, probability, 0)
   mask_confidence = inside.sum((0, 1)) / np.maximum(masks.sum((0, 1)), 1)
-  score = confidence ** options.class_weight * mask_confidence ** options.mask_weight
+  score = confidence**options.class_weight * mask_confidence**options.mask_weight
   canvas = np.zeros(masks.shape[:2], np.int32)
   panoptic = np.full_like(canvas, space.void_id)
   for rank, slot in enumerate(np.argsort(-score, kind='stable')):
     is_thing = channel[slot] < len(space.thing_ids)
     free = masks[..., slot] & (canvas == 0)
-    if (confidence[slot] >= (options.thing_confidence if is_thing else options.stuff_confidence)
-        and free.sum() > masks[..., slot].sum() * options.overlap):
+    if (
+      confidence[slot] >= (options.thing_confidence if is_thing else options.stuff_confidence)
+      and free.sum() > masks[..., slot].sum() * options.overlap
+    ):
       canvas[free] = rank + 1
-      panoptic[free] = (space.class_order[channel[slot]] * space.label_divisor
-                        + (rank + 1 if is_thing else 0))
+      panoptic[free] = space.class_order[channel[slot]] * space.label_divisor + (
+        rank + 1 if is_thing else 0
+      )
   return panoptic, np.maximum(canvas, 1)
 
 
@@ -118,7 +143,7 @@ def test_many_overlapping_masks_are_pasted_as_by_hand():
   space = _space(9, 0, 256, (1, 2, 3, 4))
   options = postprocess.MaskwiseOptions(0.3, 0.3, 0.2, 1.0, 1.0)
   coarse = rng.normal(0, 2, (8, 8, 70)).repeat(4, 0).repeat(4, 1)
-  logits = (coarse + rng.normal(0, .3, (32, 32, 70))).astype(np.float32)
+  logits = (coarse + rng.normal(0, 0.3, (32, 32, 70))).astype(np.float32)
   classes = rng.normal(0, 1.5, (70, 9)).astype(np.float32)
   built = postprocess.MaskwisePostprocess(space, (32, 32), pixel_confidence=0.1, options=options)
   maps = built(logits[None], classes[None])
@@ -129,12 +154,13 @@ def test_many_overlapping_masks_are_pasted_as_by_hand():
 
 
 @pytest.mark.parametrize('name', ['pix_area', 'mask_coco'])
-def test_pictures_of_a_batch_are_independent_and_batches_of_any_size(recorded, name):
+def test_images_of_a_batch_are_independent_and_batches_of_any_size(recorded, name):
   arrays, cases = recorded
   built = _build(cases[name], _space_of(cases[name]))
   logits, classes = arrays['logits_L33'], arrays['class_graded']
-  function = tf.function(built, input_signature=[
-      tf.TensorSpec([None, 33, 33, 16]), tf.TensorSpec([None, 16, 9])])
+  function = tf.function(
+    built, input_signature=[tf.TensorSpec([None, 33, 33, 16]), tf.TensorSpec([None, 16, 9])]
+  )
   both = function(logits, classes)
   assert both.panoptic.shape == (2, 129, 129)
   swapped = function(logits[[1, 1, 0]], classes[[1, 1, 0]])
@@ -146,8 +172,9 @@ def test_pictures_of_a_batch_are_independent_and_batches_of_any_size(recorded, n
 def test_no_confident_pixel_passes_a_threshold_of_one():
   """With a threshold that no probability exceeds, nothing is pasted, and all is void."""
   space = _space(3, 255, 10, (2,))
-  built = postprocess.MaskwisePostprocess(space, (5, 5), pixel_confidence=1.0,
-                                           options=postprocess.MaskwiseOptions())
+  built = postprocess.MaskwisePostprocess(
+    space, (5, 5), pixel_confidence=1.0, options=postprocess.MaskwiseOptions()
+  )
   classes = np.array([[[9, 0, 0, 0], [0, 9, 0, 0]]], np.float32)
   maps = built(np.zeros((1, 5, 5, 2), np.float32), classes)
   assert np.unique(maps.panoptic) == [2550]
@@ -157,8 +184,9 @@ def test_no_confident_pixel_passes_a_threshold_of_one():
 
 
 def test_wrong_shapes_are_refused():
-  built = postprocess.PixelwisePostprocess(_space(3, 255, 10, (2,)), (5, 5),
-                                           pixel_confidence=.4, class_confidence=.7)
+  built = postprocess.PixelwisePostprocess(
+    _space(3, 255, 10, (2,)), (5, 5), pixel_confidence=0.4, class_confidence=0.7
+  )
   with pytest.raises(ValueError, match='have 5 channels; the label space needs 3 classes'):
     built(np.zeros((1, 5, 5, 2), np.float32), np.zeros((1, 2, 5), np.float32))
   with pytest.raises(ValueError, match='12 masks need a label divisor above 12, not 10'):

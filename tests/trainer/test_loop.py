@@ -1,4 +1,5 @@
 """The outer loop: saves, resumes bit for bit, stops without losing what was saved."""
+
 import logging
 
 import gin
@@ -9,23 +10,42 @@ import tensorflow as tf
 from deeplab2 import errors
 from deeplab2.checkpoint import restore
 from deeplab2.trainer import loop
-from tests.trainer import stand_ins
+from tests.trainer import fakes
 
 
-def _run(directory, until, *, total=None, weights=(1.0,), save_steps=4, model_weights=None,
-         explain=lambda error: error, batches=None):
+def _run(
+  directory,
+  until,
+  *,
+  total=None,
+  weights=(1.0,),
+  save_steps=4,
+  model_weights=None,
+  explain=lambda error: error,
+  batches=None,
+):
   """Trains to step `until` in `directory`, resuming; returns (model, groups, loop)."""
-  trainer, model, step = stand_ins.trainer(
-      stand_ins.dataset(weights) if batches is None else batches)
+  trainer, model, step = fakes.trainer(fakes.dataset(weights) if batches is None else batches)
   if model_weights is not None:
     model.set_weights(model_weights)
   names = ('optimizer', 'backbone_optimizer')
   checkpoints = restore.Checkpoints(
-      str(directory), model=model, global_step=step, keep=3,
-      training_parts={n: g.optimizer for n, g in zip(names, trainer._groups, strict=True)})
+    str(directory),
+    model=model,
+    global_step=step,
+    keep=3,
+    training_parts={n: g.optimizer for n, g in zip(names, trainer._groups, strict=True)},
+  )
   checkpoints.resume()
-  train = loop.TrainLoop(trainer, checkpoints, global_step=step, steps_per_loop=2,
-                         save_steps=save_steps, summary_steps=2, explain=explain)
+  train = loop.TrainLoop(
+    trainer,
+    checkpoints,
+    global_step=step,
+    steps_per_loop=2,
+    save_steps=save_steps,
+    summary_steps=2,
+    explain=explain,
+  )
   train.run(until, total)
   return model, trainer._groups, train
 
@@ -39,7 +59,7 @@ def _saved(directory):
 
 
 def test_resumed_run_equals_uninterrupted_run_bit_for_bit(tmp_path):
-  start = stand_ins.trainer(stand_ins.dataset())[1].get_weights()
+  start = fakes.trainer(fakes.dataset())[1].get_weights()
   whole = _run(tmp_path / 'whole', 7, model_weights=start)
   _run(tmp_path / 'parts', 3, total=7, model_weights=start, save_steps=1)
   parts = _run(tmp_path / 'parts', 7)
@@ -64,7 +84,7 @@ def test_last_good_checkpoint_survives_a_loss_that_is_not_finite(tmp_path):
   with pytest.raises(errors.UserError, match='Step 6: not finite: total_loss'):
     _run(tmp_path, 9, weights=(1.0, 1.0, 1.0, 1.0, 1.0, np.nan))
   assert _saved(tmp_path) == [0, 4]
-  model = stand_ins.trainer(stand_ins.dataset())[1]
+  model = fakes.trainer(fakes.dataset())[1]
   restore.restore_model(model, str(tmp_path))
   assert all(np.isfinite(w).all() for w in model.get_weights())
 
@@ -75,10 +95,17 @@ def test_tags_in_tensorboard(tmp_path):
   events = [event for event in tf.compat.v1.train.summary_iterator(str(file)) if event.step]
   assert {event.step for event in events} == {2, 4}
   tags = {value.tag for event in events for value in event.summary.value}
-  assert tags == {'losses/train_total_loss', 'losses/train_semantic_loss',
-                  'losses/train_size_loss', 'gradient_norm', 'diagnostics/logit_of_0',
-                  'learning_rate',
-                  'learning_rate_backbone', 'steps_per_second', 'images_per_second'}
+  assert tags == {
+    'losses/train_total_loss',
+    'losses/train_semantic_loss',
+    'losses/train_size_loss',
+    'gradient_norm',
+    'diagnostics/logit_of_0',
+    'learning_rate',
+    'learning_rate_backbone',
+    'steps_per_second',
+    'images_per_second',
+  }
 
 
 def test_progress_goes_to_the_log_where_there_is_no_terminal(tmp_path, caplog):
@@ -104,7 +131,7 @@ def test_errors_of_the_input_are_explained(tmp_path):
     with tf.control_dependencies([tf.debugging.Assert(False, ['bad record'])]):
       return sample._replace(image=tf.identity(sample.image))
 
-  batches = stand_ins.dataset().map(refuse)
+  batches = fakes.dataset().map(refuse)
   with pytest.raises(errors.UserError, match='somewhere: True'):
     _run(tmp_path, 2, batches=batches, explain=explain)
 
@@ -137,7 +164,7 @@ def test_evaluation_at_multiples_of_the_interval_and_at_the_end():
 
 def test_continuous_evaluation_sees_the_newest_then_newer_ones_then_gives_up(tmp_path):
   _run(tmp_path, 6)
-  model, step = stand_ins.trainer(stand_ins.dataset())[1:]
+  model, step = fakes.trainer(fakes.dataset())[1:]
   checkpoints = restore.Checkpoints(str(tmp_path), model=model, global_step=step)
   counter = _Counter()
 

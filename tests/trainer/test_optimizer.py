@@ -1,4 +1,5 @@
 """Schedules and update rules, against DeepLab2's numbers and against the papers' formulas."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,14 +10,14 @@ from deeplab2.trainer import optimizer
 F = lambda value: float(np.float32(value))  # noqa: E731
 
 _SCHEDULES = {
-    'coco_head': (optimizer.poly(F(5e-4), 150000, F(0.9)), F(5e-4), 5000),
-    'coco_backbone': (optimizer.poly(F(5e-4) * F(0.1), 150000, F(0.9)), F(5e-4) * F(0.1), 5000),
-    'cityscapes_head': (optimizer.poly(F(3e-4), 60000, F(0.9)), F(3e-4), 5000),
-    'poly_nowarm_end': (optimizer.poly(F(1e-2), 60000, 2.0, F(1e-3)), F(1e-2), 0),
-    'poly_end_mult': (optimizer.poly(F(1e-2) * F(0.1), 60000, F(0.9), F(1e-3)), None, 0),
-    'cosine_nowarm': (optimizer.cosine(F(5e-4), 150000), F(5e-4), 0),
-    'cosine_warm': (optimizer.cosine(F(5e-4), 150000), F(5e-4), 5000),
-    'warm_longer_than_train': (optimizer.poly(F(5e-4), 1000, F(0.9)), F(5e-4), 2000),
+  'coco_head': (optimizer.poly(F(5e-4), 150000, F(0.9)), F(5e-4), 5000),
+  'coco_backbone': (optimizer.poly(F(5e-4) * F(0.1), 150000, F(0.9)), F(5e-4) * F(0.1), 5000),
+  'cityscapes_head': (optimizer.poly(F(3e-4), 60000, F(0.9)), F(3e-4), 5000),
+  'poly_nowarm_end': (optimizer.poly(F(1e-2), 60000, 2.0, F(1e-3)), F(1e-2), 0),
+  'poly_end_mult': (optimizer.poly(F(1e-2) * F(0.1), 60000, F(0.9), F(1e-3)), None, 0),
+  'cosine_nowarm': (optimizer.cosine(F(5e-4), 150000), F(5e-4), 0),
+  'cosine_warm': (optimizer.cosine(F(5e-4), 150000), F(5e-4), 5000),
+  'warm_longer_than_train': (optimizer.poly(F(5e-4), 1000, F(0.9)), F(5e-4), 2000),
 }
 
 
@@ -45,25 +46,34 @@ def _updates(data, name, *, weight_decay, warm_up, clip_norm=None):
   return history, group
 
 
-@pytest.mark.parametrize('case, settings', [
+@pytest.mark.parametrize(
+  'case, settings',
+  [
     ('adamw', dict(name='adamw', weight_decay=0.05, warm_up=2)),
     ('adamw_clip', dict(name='adamw', weight_decay=0.05, warm_up=0, clip_norm=0.5)),
     ('adamw_nowd', dict(name='adamw', weight_decay=0.0, warm_up=0)),
     ('adam', dict(name='adam', weight_decay=0.05, warm_up=2)),
     ('sgd', dict(name='sgd', weight_decay=0.05, warm_up=2)),
-])
+  ],
+)
 def test_updates_are_those_of_the_reference(golden, case, settings):
   data = golden('eval_optimizer')
   history, group = _updates(data, **settings)
   for step, values in enumerate(history):
     for index, value in enumerate(values):
-      np.testing.assert_allclose(value, data[f'{case}_var_{index}'][step], rtol=0, atol=1e-6,
-                                 err_msg=f'{data["var_names"][index]} after step {step}')
+      np.testing.assert_allclose(
+        value,
+        data[f'{case}_var_{index}'][step],
+        rtol=0,
+        atol=1e-6,
+        err_msg=f'{data["var_names"][index]} after step {step}',
+      )
   if case == 'adamw':
     for index, variable in enumerate(group.variables):
       for slot in 'mv':
-        np.testing.assert_allclose(group.optimizer.get_slot(variable, slot),
-                                   data[f'adamw_{slot}_{index}'], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+          group.optimizer.get_slot(variable, slot), data[f'adamw_{slot}_{index}'], rtol=0, atol=1e-6
+        )
 
 
 def test_decay_follows_the_last_word_of_the_name():

@@ -1,4 +1,5 @@
 """What is shown of a task's progress."""
+
 import logging
 import sys
 
@@ -25,5 +26,6 @@ def test_lines_elsewhere_come_at_intervals_and_at_the_end(monkeypatch, caplog):
     lines.update(100, {'total_loss': 2.0})
   # 24 steps in 12 seconds leave 28 seconds for the other 56; then 56 steps in 2 seconds.
   assert caplog.messages == [
-      'train: step 44/100, 2 steps/s, 0:00:28 left, total_loss 3',
-      'train: step 100/100, 28 steps/s, total_loss 2']
+    'train: step 44/100, 2 steps/s, 0:00:28 left, total_loss 3',
+    'train: step 100/100, 28 steps/s, total_loss 2',
+  ]

@@ -1,4 +1,5 @@
 """Files that an evaluation leaves behind."""
+
 import json
 import logging
 import os
@@ -14,10 +15,17 @@ from deeplab2.trainer import reports
 from deeplab2.trainer import summaries
 from tests.trainer import test_scores
 
-INFO = datasets.DatasetInfo('made', test_scores.SPACE, test_scores.NAMES,
-                            ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)), (0, 1, 2, 3), 0,
-                            {1: 1, 2: 2, 3: 3}, {})
-TRUTH = [[20, 20, 30, 0]]
+INFO = datasets.DatasetInfo(
+  'made',
+  test_scores.SPACE,
+  test_scores.NAMES,
+  ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)),
+  (0, 1, 2, 3),
+  0,
+  {1: 1, 2: 2, 3: 3},
+  {},
+)
+GROUND_TRUTH = [[20, 20, 30, 0]]
 PREDICTION = [[20, 20, 20, 11]]
 
 
@@ -32,7 +40,7 @@ def _summaries(directory, step=0):
 def _report(directory, step=7):
   report = reports.Report(INFO, str(directory), _step(step), with_ap=True, detailed_ap=False)
   report.begin()
-  report.add(0, test_scores.picture(TRUTH, PREDICTION))
+  report.add(0, test_scores.image(GROUND_TRUTH, PREDICTION))
   return report
 
 
@@ -41,8 +49,17 @@ def test_json_is_written_whole_and_afresh(tmp_path, caplog):
   with caplog.at_level(logging.INFO):
     scalars = report.end({'losses/eval_total_loss': 2.5, 'losses/eval_bad_loss': float('nan')})
   content = json.loads((tmp_path / 'eval' / 'metrics-7.json').read_text())
-  assert {'step', 'PQ', 'SQ', 'RQ', 'PQ_things', 'PQ_stuff', 'per_class', 'protocol',
-          'crop'} <= set(content)
+  assert {
+    'step',
+    'PQ',
+    'SQ',
+    'RQ',
+    'PQ_things',
+    'PQ_stuff',
+    'per_class',
+    'protocol',
+    'crop',
+  } <= set(content)
   assert content['step'] == 7
   # Class 2: IoU 2/3; class 3 missed; class 1 on void, so not counted.
   assert content['PQ'] == pytest.approx(100 * (2 / 3) / 2)
@@ -50,7 +67,7 @@ def test_json_is_written_whole_and_afresh(tmp_path, caplog):
   assert content['losses'] == {'total_loss': 2.5, 'bad_loss': None}
   assert 'Not finite' in caplog.text and 'Evaluation of step 7' in caplog.text
   report.begin()  # A second evaluation knows nothing of the first.
-  report.add(0, test_scores.picture(TRUTH, TRUTH))
+  report.add(0, test_scores.image(GROUND_TRUTH, GROUND_TRUTH))
   report.end({})
   assert json.loads((tmp_path / 'eval' / 'metrics-7.json').read_text())['PQ'] == 100
   assert os.listdir(tmp_path / 'eval') == ['metrics-7.json']
@@ -63,20 +80,20 @@ def test_skipped_records_are_in_the_json(tmp_path):
   assert 'skipped_records' not in json.loads((tmp_path / 'metrics-7.json').read_text())
 
 
-def test_unwritable_folder_is_named(tmp_path):
+def test_unwritable_directory_is_named(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.UserError, match='file/eval: the directory cannot be made'):
     _report(tmp_path / 'file' / 'eval').end({})
-  painter = reports.Painter(INFO, str(tmp_path / 'file' / 'vis'), _summaries(tmp_path), 1)
+  visualizer = reports.Visualizer(INFO, str(tmp_path / 'file' / 'vis'), _summaries(tmp_path), 1)
   with pytest.raises(errors.UserError, match='file/vis: the directory cannot be made'):
-    painter.add(0, test_scores.picture(TRUTH, PREDICTION))
+    visualizer.add(0, test_scores.image(GROUND_TRUTH, PREDICTION))
 
 
-def test_first_pictures_are_painted_and_go_to_tensorboard(tmp_path):
+def test_first_images_are_painted_and_go_to_tensorboard(tmp_path):
   written = _summaries(tmp_path / 'log', 3)
-  painter = reports.Painter(INFO, str(tmp_path / 'vis'), written, 2)
+  visualizer = reports.Visualizer(INFO, str(tmp_path / 'vis'), written, 2)
   for index in range(4):
-    painter.add(index, test_scores.picture(TRUTH, PREDICTION))
+    visualizer.add(index, test_scores.image(GROUND_TRUTH, PREDICTION))
   written.flush()
   names = sorted(os.listdir(tmp_path / 'vis'))
   assert len(names) == 2 * 7 and names[7].startswith('000001')
@@ -89,12 +106,16 @@ def test_first_pictures_are_painted_and_go_to_tensorboard(tmp_path):
   (file,) = (tmp_path / 'log').iterdir()
   events = list(tf.compat.v1.train.summary_iterator(str(file)))
   tags = [value.tag for event in events for value in event.summary.value]
-  assert tags == ['pictures/000000', 'pictures/000001']
+  assert tags == ['images/000000', 'images/000001']
   assert events[-1].step == 3
 
 
-def test_pictures_without_labels_are_painted_too(tmp_path):
-  painter = reports.Painter(INFO, str(tmp_path / 'vis'), _summaries(tmp_path / 'log'), 1)
-  painter.add(0, test_scores.picture(TRUTH, PREDICTION)._replace(truth=None))
+def test_images_without_labels_are_painted_too(tmp_path):
+  visualizer = reports.Visualizer(INFO, str(tmp_path / 'vis'), _summaries(tmp_path / 'log'), 1)
+  visualizer.add(0, test_scores.image(GROUND_TRUTH, PREDICTION)._replace(ground_truth=None))
   assert sorted(name.partition('_')[2] for name in os.listdir(tmp_path / 'vis')) == [
-      'image.png', 'panel.png', 'panoptic_prediction.png', 'semantic_prediction.png']
+    'image.png',
+    'panel.png',
+    'panoptic_prediction.png',
+    'semantic_prediction.png',
+  ]

@@ -1,4 +1,5 @@
 """One directory, many processes: what is taken up or refused, and survives an interruption."""
+
 import json
 import logging
 import os
@@ -76,7 +77,7 @@ def test_a_second_training_is_refused_and_an_evaluation_is_not(trained):
 def test_a_second_evaluation_of_the_same_is_refused(trained, caplog, monkeypatch):
   add = reports.Report.add
 
-  def add_while_another_tries(self, index, picture):
+  def add_while_another_tries(self, index, image):
     if index == 1:
       monkeypatch.setattr(reports.Report, 'add', add)
       with pytest.raises(errors.UserError, match=f'The evaluation in {trained}/eval is in use'):
@@ -85,7 +86,7 @@ def test_a_second_evaluation_of_the_same_is_refused(trained, caplog, monkeypatch
       runs.run('eval', trained, 'evaluator_options.pixel_confidence_threshold=0.25')
       # A training goes on, and leaves this to the other process.
       runs.run('continuous_eval', trained)
-    add(self, index, picture)
+    add(self, index, image)
 
   monkeypatch.setattr(reports.Report, 'add', add_while_another_tries)
   runs.run('eval', trained)
@@ -98,7 +99,10 @@ def test_metrics_say_what_was_evaluated(trained):
   evaluated = _metrics(trained)['evaluated']
   assert evaluated['checkpoint'] == 'ckpt-6' and evaluated['num_images'] == 3
   assert (evaluated['dataset'], evaluated['num_files'], evaluated['num_bytes']) == (
-      'shapes', 1, len(b'stands for records'))
+    'shapes',
+    1,
+    len(b'stands for records'),
+  )
   assert evaluated['file_pattern'][0].endswith('/val-*.tfrecord')
   assert evaluated['crop_size'] == [129, 129] and evaluated['eval_steps'] == -1
   assert evaluated['post_processing']['pixel_confidence_threshold'] == 0.3
@@ -139,7 +143,8 @@ def test_another_initial_checkpoint_is_another_evaluation(trained, tmp_path):
   first, second = _names(tmp_path / 'new' / 'eval')
   assert _metrics(tmp_path / 'new', second)['evaluated']['checkpoint'] == f'{trained}/ckpt-6'
   assert _metrics(tmp_path / 'new', first)['evaluated']['checkpoint'] == (
-      f'{tmp_path}/second/ckpt-6')
+    f'{tmp_path}/second/ckpt-6'
+  )
 
 
 def test_the_set_of_the_most_steps_is_read_and_cut_files_are_left_out(tmp_path, caplog):
@@ -167,13 +172,13 @@ def often(monkeypatch):
 
 
 def _interrupted_at(monkeypatch, index, run, error=KeyboardInterrupt):
-  """Calls `run`, which picture `index` of an evaluation interrupts."""
+  """Calls `run`, which image `index` of an evaluation interrupts."""
   add = reports.Report.add
 
-  def interrupt(self, at, picture):
+  def interrupt(self, at, image):
     if at == index:
       raise error
-    add(self, at, picture)
+    add(self, at, image)
 
   with monkeypatch.context() as patched:
     patched.setattr(reports.Report, 'add', interrupt)
@@ -183,7 +188,8 @@ def _interrupted_at(monkeypatch, index, run, error=KeyboardInterrupt):
 
 @pytest.mark.parametrize('index', [1, 2])
 def test_an_interrupted_evaluation_goes_on_and_ends_the_same(
-    trained, tmp_path, monkeypatch, caplog, often, index):
+  trained, tmp_path, monkeypatch, caplog, often, index
+):
   whole = tmp_path / 'whole'
   shutil.copytree(trained, whole)
   runs.run('eval', whole, *RAW)
@@ -192,13 +198,17 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(
   with np.load(state, allow_pickle=False) as arrays:
     assert arrays['counts'].tolist() == [index, index, 0]
   skipped, eval_dataset = [], assemble.eval_dataset
-  monkeypatch.setattr(assemble, 'eval_dataset',
-                      lambda config, skip: skipped.append(skip) or eval_dataset(config, skip))
+  monkeypatch.setattr(
+    assemble,
+    'eval_dataset',
+    lambda config, skip: skipped.append(skip) or eval_dataset(config, skip),
+  )
   runs.run('eval', trained, *RAW)
   assert skipped == [index]
-  assert f'goes on after {index} pictures' in caplog.text
+  assert f'goes on after {index} images' in caplog.text
   assert (trained / 'eval' / 'metrics-6.json').read_bytes() == (
-      whole / 'eval' / 'metrics-6.json').read_bytes()
+    whole / 'eval' / 'metrics-6.json'
+  ).read_bytes()
   assert _names(trained / 'eval') == ['metrics-6.json']
   raw = sorted(path.relative_to(whole) for path in (whole / 'vis').rglob('*.png'))
   assert raw and all((trained / path).read_bytes() == (whole / path).read_bytes() for path in raw)
@@ -213,7 +223,7 @@ def test_state_after_the_last_batch_is_enough(trained, monkeypatch, often):
     with pytest.raises(KeyboardInterrupt):
       runs.run('eval', trained)
   runs.run('eval', trained)
-  assert _metrics(trained)['num_pictures'] == 3
+  assert _metrics(trained)['num_images'] == 3
 
 
 def test_state_of_something_else_is_not_used(trained, monkeypatch, caplog, often):
@@ -225,7 +235,7 @@ def test_state_of_something_else_is_not_used(trained, monkeypatch, caplog, often
     caplog.clear()
     runs.run('eval', trained)
     assert 'not used, it cannot be read' in caplog.text
-    assert _metrics(trained)['num_pictures'] == 3
+    assert _metrics(trained)['num_images'] == 3
   state.write_bytes(content)
   # The same step, trained again.
   shutil.rmtree(trained / 'train')
@@ -244,7 +254,7 @@ def test_a_training_evaluates_what_it_was_interrupted_in(tmp_path, monkeypatch, 
     assert f'metrics-{step}.json' not in _names(tmp_path / 'eval')
   with caplog.at_level(logging.INFO):
     runs.run('train_and_eval', tmp_path)
-    assert 'goes on after 2 pictures' in caplog.text
+    assert 'goes on after 2 images' in caplog.text
     runs.run('train_and_eval', tmp_path)
   assert _names(tmp_path / 'eval') == ['metrics-4.json', 'metrics-6.json']
   assert 'This run is finished' in caplog.messages[-1]
@@ -273,19 +283,20 @@ def test_an_evaluation_writes_its_numbers_when_images_and_logs_cannot_be(trained
     monkeypatch.setattr(reports, 'directory_of_set', lambda directory, evaluated: directory)
     with pytest.raises(errors.UserError, match='elsewhere/000000_panel.png: cannot be written'):
       runs.run('eval', trained, vis)
-  assert _metrics(trained)['num_pictures'] == 3
+  assert _metrics(trained)['num_images'] == 3
   # Started again, it writes what is missing.
   runs.run('eval', trained, vis)
   assert PIL.Image.open(trained / 'elsewhere' / '000002_panel.png')
 
 
-def test_a_full_disk_in_an_evaluation_saves_the_training_first(tmp_path, limited_files,
-                                                              monkeypatch):
+def test_a_full_disk_in_an_evaluation_saves_the_training_first(
+  tmp_path, limited_files, monkeypatch
+):
   add = reports.Report.add
 
-  def add_and_fill_the_disk(self, index, picture):
+  def add_and_fill_the_disk(self, index, image):
     limited_files(10)
-    add(self, index, picture)
+    add(self, index, image)
 
   monkeypatch.setattr(reports.Report, 'add', add_and_fill_the_disk)
   settings = ('trainer_options.save_checkpoints_steps=100', 'evaluator_options.eval_interval=2')
@@ -307,5 +318,3 @@ def test_a_full_disk_in_an_evaluation_saves_the_training_first(tmp_path, limited
 def test_fewer_batches_than_asked_for_are_said(trained, caplog):
   runs.run('eval', trained, 'evaluator_options.eval_steps=7')
   assert 'The set has 3 batches, fewer than eval_steps = 7: all were' in caplog.text
-
-

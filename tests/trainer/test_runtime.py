@@ -1,4 +1,5 @@
 """Devices, seeds and gin: what is asked for is what is used, or refused in one line."""
+
 import logging
 
 import gin
@@ -28,11 +29,15 @@ def two_gpus(monkeypatch):
   return visible
 
 
-@pytest.mark.parametrize('asked, strategy, visible', [
+@pytest.mark.parametrize(
+  'asked, strategy, visible',
+  [
     (None, ('mirrored', ['/gpu:0', '/gpu:1']), ['first', 'second']),
     (2, ('mirrored', ['/gpu:0', '/gpu:1']), ['first', 'second']),
     (1, ('one', '/gpu:0'), ['first']),
-    (0, ('one', '/cpu:0'), [])])
+    (0, ('one', '/cpu:0'), []),
+  ],
+)
 def test_gpus_that_exist_are_used_unless_told_otherwise(two_gpus, asked, strategy, visible):
   assert runtime.create_strategy(asked, None) == strategy
   assert two_gpus == [visible]
@@ -65,8 +70,9 @@ def test_gin_binds_seed(tmp_path):
   assert draws[0] == draws[1]
 
 
-@pytest.mark.parametrize('binding', [
-    'set_up.sed = 1', 'trainer.learning_rate = 1', 'set_up.seed ='])
+@pytest.mark.parametrize(
+  'binding', ['set_up.sed = 1', 'trainer.learning_rate = 1', 'set_up.seed =']
+)
 def test_wrong_bindings_are_refused(binding):
   with pytest.raises(errors.UserError, match='--gin_param: ') as caught:
     runtime.bind_gin([], [binding])

@@ -1,4 +1,5 @@
 """Numbers of an evaluation, against counts by hand."""
+
 import json
 
 import numpy as np
@@ -12,28 +13,41 @@ SPACE = structures.LabelSpace(num_classes=4, ignore_label=0, label_divisor=10, t
 NAMES = ('void', 'thing', 'left', 'right')
 
 
-def picture(truth, prediction, crop_truth=None, crop_prediction=None):
-  """Returns a picture of these panoptic maps, with scores of 1."""
+def image(ground_truth, prediction, crop_ground_truth=None, crop_prediction=None):
+  """Returns an image of these panoptic maps, with scores of 1."""
+
   def maps(panoptic):
     ones = np.ones(panoptic.shape, np.float32)
     # The semantic pass is never void.
     semantic = np.where(panoptic == 0, 3, panoptic // 10)
     return structures.PanopticMap(panoptic, panoptic % 10 + 1, semantic, ones, ones)
 
-  truth, prediction = np.asarray(truth), np.asarray(prediction)
-  crop_truth = truth if crop_truth is None else np.asarray(crop_truth)
+  ground_truth, prediction = np.asarray(ground_truth), np.asarray(prediction)
+  crop_ground_truth = ground_truth if crop_ground_truth is None else np.asarray(crop_ground_truth)
   crop_prediction = prediction if crop_prediction is None else np.asarray(crop_prediction)
-  return evaluator.Picture(
-      'name', np.zeros([*crop_truth.shape, 3], np.float32), truth.shape, maps(prediction),
-      maps(crop_prediction), truth, crop_truth)
+  return evaluator.EvaluatedImage(
+    'name',
+    np.zeros([*crop_ground_truth.shape, 3], np.float32),
+    ground_truth.shape,
+    maps(prediction),
+    maps(crop_prediction),
+    ground_truth,
+    crop_ground_truth,
+  )
 
 
 @pytest.fixture
 def numbers():
   """Stuff 20 found with IoU 3/4; stuff 30 missed; one thing found exactly, one made up."""
   scored = scores.Scores(SPACE, with_ap=True)
-  scored.add(picture([[20, 20, 20, 20], [11, 11, 30, 0]], [[20, 20, 20, 12], [11, 11, 0, 0]],
-                     crop_truth=[[20, 20]], crop_prediction=[[20, 20]]))
+  scored.add(
+    image(
+      [[20, 20, 20, 20], [11, 11, 30, 0]],
+      [[20, 20, 20, 12], [11, 11, 0, 0]],
+      crop_ground_truth=[[20, 20]],
+      crop_prediction=[[20, 20]],
+    )
+  )
   return scored.result()
 
 
@@ -47,9 +61,12 @@ def test_json_in_percent_with_all_keys(numbers):
   assert content['PQ_stuff'] == pytest.approx(100 * 3 / 8)
   assert content['crop']['PQ'] == 100 and content['crop']['PQ_things'] == 0
   assert content['reference']['PQ'] == content['PQ']  # There is no crowd.
-  assert content['num_pictures'] == 1
+  assert content['num_images'] == 1
   assert [(c['name'], c['TP'], c['FN'], c['FP']) for c in content['per_class']] == [
-      ('thing', 1, 0, 1), ('left', 1, 0, 0), ('right', 0, 1, 0)]
+    ('thing', 1, 0, 1),
+    ('left', 1, 0, 0),
+    ('right', 0, 1, 0),
+  ]
   assert content['per_class'][1]['PQ'] == pytest.approx(75)
   # Semantic: thing 2 of 3, left 3 of 4, right 1 of 1.
   assert content['mIoU'] == pytest.approx(100 * (2 / 3 + 3 / 4 + 1) / 3)
@@ -78,7 +95,7 @@ def test_table_lists_groups_and_the_classes_that_occur(numbers):
 def test_crowd_sets_the_two_protocols_apart():
   scored = scores.Scores(SPACE, with_ap=False)
   # Half of the prediction of class 2 lies on crowd of class 1: excused by DeepLab2 alone.
-  scored.add(picture([[10, 10, 10, 30]], [[20, 20, 20, 30]]))
+  scored.add(image([[10, 10, 10, 30]], [[20, 20, 20, 30]]))
   content = scores.as_json(scored.result(), SPACE, NAMES)
   assert content['PQ'] == pytest.approx(50)
   assert content['reference']['PQ'] == pytest.approx(100)
@@ -87,7 +104,7 @@ def test_crowd_sets_the_two_protocols_apart():
 
 def test_nothing_to_find_is_said():
   scored = scores.Scores(SPACE, with_ap=True)
-  scored.add(picture([[0, 0]], [[0, 0]]))
+  scored.add(image([[0, 0]], [[0, 0]]))
   result = scored.result()
   assert 'No class occurs' in scores.as_table(result, SPACE, NAMES)
   assert scores.as_json(result, SPACE, NAMES)['PQ'] == 0

@@ -1,4 +1,5 @@
 """Images with more segments than mask slots are warned of, in numbers."""
+
 import json
 
 import pytest
@@ -22,9 +23,16 @@ def test_steps_are_counted(caplog):
   assert ': 6 segments were not' in caplog.messages[1]
 
 
-@pytest.mark.parametrize('content, wanted', [
-    ('{"most_segments": 200}', 200), ('{"records": 3}', 0), ('{', 0), ('[]', 0),
-    ('{"most_segments": null}', 0)])
+@pytest.mark.parametrize(
+  'content, wanted',
+  [
+    ('{"most_segments": 200}', 200),
+    ('{"records": 3}', 0),
+    ('{', 0),
+    ('[]', 0),
+    ('{"most_segments": null}', 0),
+  ],
+)
 def test_manifests_beside_the_files(tmp_path, content, wanted):
   (tmp_path / 'manifest-train.json').write_text(content)
   (tmp_path / 'manifest-val.json').write_text('{"most_segments": 999}')

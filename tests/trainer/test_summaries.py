@@ -1,4 +1,5 @@
 """TensorBoard's files: a failure waits, and is one line."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,17 +18,20 @@ def _step(value=3):
 
 def _events(directory):
   (file,) = directory.iterdir()
-  return [(event.step, value.tag) for event in tf.compat.v1.train.summary_iterator(str(file))
-          for value in event.summary.value]
+  return [
+    (event.step, value.tag)
+    for event in tf.compat.v1.train.summary_iterator(str(file))
+    for value in event.summary.value
+  ]
 
 
 @pytest.mark.parametrize('name', hostile_names.HOSTILE_NAMES)
 def test_values_reach_the_file_at_once(tmp_path, name):
   written = summaries.Summaries(str(tmp_path / name), _step())
-  written.image('picture', np.zeros([2, 2, 3], np.uint8))
+  written.image('image', np.zeros([2, 2, 3], np.uint8))
   written.scalars({'a': 1.0, 'b': 2.0})
   written.check()
-  assert _events(tmp_path / name) == [(3, 'picture'), (3, 'a'), (3, 'b')]
+  assert _events(tmp_path / name) == [(3, 'image'), (3, 'a'), (3, 'b')]
 
 
 def test_a_full_disk_is_told_when_it_is_asked_for(tmp_path, limited_files):

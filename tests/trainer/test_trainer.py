@@ -1,4 +1,5 @@
 """One training step: what it averages, sums, clips, updates, and when it refuses to."""
+
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab2 import errors
-from tests.trainer import stand_ins
+from tests.trainer import fakes
 
 
 def _values(model):
@@ -22,23 +23,26 @@ def _assert_equal(first, second):
 
 
 def test_a_step_is_the_optimizer_s_step_on_the_mean_loss():
-  trainer, model, step = stand_ins.trainer(stand_ins.dataset())
-  twin = stand_ins.TinyModel()
-  twin(tf.zeros([1, stand_ins.SIZE, stand_ins.SIZE, 3]))
+  trainer, model, step = fakes.trainer(fakes.dataset())
+  twin = fakes.TinyModel()
+  twin(tf.zeros([1, fakes.SIZE, fakes.SIZE, 3]))
   twin.set_weights(model.get_weights())
-  groups = stand_ins.groups(twin)
+  groups = fakes.groups(twin)
 
   logs = trainer.train(tf.constant(1))
 
-  sample = stand_ins.sample(0)
+  sample = fakes.sample(0)
   with tf.GradientTape() as tape:
-    losses, ratios = stand_ins.loss(twin(sample.image, training=True), sample.targets)
+    losses, ratios = fakes.loss(twin(sample.image, training=True), sample.targets)
     total = tf.reduce_mean(losses['total_loss'])
   variables = [v for group in groups for v in group.variables]
   gradients = tape.gradient(total, variables)
   for group in groups:
-    mine = [(g, v) for g, v in zip(gradients, variables, strict=True)
-            if any(v is other for other in group.variables)]
+    mine = [
+      (g, v)
+      for g, v in zip(gradients, variables, strict=True)
+      if any(v is other for other in group.variables)
+    ]
     group.optimizer.apply_gradients(mine)
   for ours, theirs in zip(model.variables, twin.variables, strict=True):
     np.testing.assert_allclose(ours, theirs, atol=1e-7)
@@ -55,22 +59,22 @@ def test_a_step_is_the_optimizer_s_step_on_the_mean_loss():
 
 
 def test_logs_are_means_over_the_loop_and_rates_those_of_its_last_step():
-  trainer, model, _ = stand_ins.trainer(stand_ins.dataset())
-  once, _, _ = stand_ins.trainer(stand_ins.dataset())
+  trainer, model, _ = fakes.trainer(fakes.dataset())
+  once, _, _ = fakes.trainer(fakes.dataset())
   once._model.set_weights(model.get_weights())
   singles = [once.train(tf.constant(1)) for _ in range(3)]
   logs = trainer.train(tf.constant(3))
   for name in ('losses/train_total_loss', 'gradient_norm'):
     assert logs[name] == pytest.approx(np.mean([s[name] for s in singles]), rel=1e-5)
   # poly with power 0.9 over 100 steps, of the third update.
-  assert logs['learning_rate'] == pytest.approx(0.01 * (1 - 2 / 100)**0.9, rel=1e-5)
+  assert logs['learning_rate'] == pytest.approx(0.01 * (1 - 2 / 100) ** 0.9, rel=1e-5)
   assert trainer.train(tf.constant(1))['losses/train_total_loss'] < logs['losses/train_total_loss']
 
 
 @pytest.mark.parametrize('weight', [np.nan, np.inf])
 def test_a_loss_that_is_not_finite_stops_before_its_update(weight):
-  bad, model, step = stand_ins.trainer(stand_ins.dataset([1.0, 1.0, weight, 1.0]))
-  good, twin, _ = stand_ins.trainer(stand_ins.dataset([1.0, 1.0]))
+  bad, model, step = fakes.trainer(fakes.dataset([1.0, 1.0, weight, 1.0]))
+  good, twin, _ = fakes.trainer(fakes.dataset([1.0, 1.0]))
   twin.set_weights(model.get_weights())
   good.train(tf.constant(2))
   with pytest.raises(errors.UserError) as caught:
@@ -85,11 +89,11 @@ def test_a_loss_that_is_not_finite_stops_before_its_update(weight):
     _assert_equal(ours.optimizer.get_weights(), theirs.optimizer.get_weights())
 
 
-def test_pictures_that_are_not_finite_leave_running_statistics_alone():
-  batch = stand_ins.sample(0)
+def test_images_that_are_not_finite_leave_running_statistics_alone():
+  batch = fakes.sample(0)
   batch = batch._replace(image=batch.image * np.nan)
   dataset = tf.data.Dataset.from_tensors(batch).repeat()
-  trainer, model, _ = stand_ins.trainer(dataset)
+  trainer, model, _ = fakes.trainer(dataset)
   before = _values(model)
   with pytest.raises(errors.UserError, match='Step 1: not finite'):
     trainer.train(tf.constant(5))
@@ -97,10 +101,10 @@ def test_pictures_that_are_not_finite_leave_running_statistics_alone():
 
 
 def test_a_gradient_that_is_not_finite_stops_too():
-  trainer, model, _ = stand_ins.trainer(stand_ins.dataset())
+  trainer, model, _ = fakes.trainer(fakes.dataset())
 
   def square_root_of_zero(prediction, targets):
-    losses, ratios = stand_ins.loss(prediction, targets)
+    losses, ratios = fakes.loss(prediction, targets)
     nothing = tf.sqrt(tf.reduce_sum(0.0 * prediction.semantic_logits, axis=[1, 2, 3]))
     return {**losses, 'total_loss': losses['total_loss'] + nothing}, ratios
 
@@ -112,7 +116,7 @@ def test_a_gradient_that_is_not_finite_stops_too():
 
 
 def test_a_variable_without_gradient_keeps_its_value(caplog):
-  trainer, model, _ = stand_ins.trainer(stand_ins.dataset())
+  trainer, model, _ = fakes.trainer(fakes.dataset())
 
   def loss_of_zeroth_class(prediction, targets):
     del targets
@@ -127,19 +131,19 @@ def test_a_variable_without_gradient_keeps_its_value(caplog):
   assert 'kernel' in caplog.text
 
 
-_REPLICAS = '''
+_REPLICAS = """
 import json, sys
 import numpy as np
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests.trainer import stand_ins
+from tests.trainer import fakes
 
 settings = json.loads(sys.argv[1])
 weights = [1.0, 1.0, float('nan')]
-batches = stand_ins.dataset(weights)
+batches = fakes.dataset(weights)
 with tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']).scope():
-  trainer, model, step = stand_ins.trainer(batches, **settings)
+  trainer, model, step = fakes.trainer(batches, **settings)
 start = [v.numpy() for v in model.variables]
 logs = trainer.train(tf.constant(2))
 replicas = [[np.asarray(copy) for copy in v.values] for v in model.trainable_variables]
@@ -150,7 +154,7 @@ except Exception as error:
   stopped = f'{type(error).__name__}: {error}'
 after = [[np.asarray(copy) for copy in v.values] for v in model.trainable_variables]
 
-single, twin, _ = stand_ins.trainer(batches, **settings)
+single, twin, _ = fakes.trainer(batches, **settings)
 twin.set_weights(start)
 twin_logs = single.train(tf.constant(2))
 print(json.dumps({
@@ -163,17 +167,25 @@ print(json.dumps({
     'deviation': max(float(np.abs(v[0] - t.numpy()).max()) for v, t in zip(
         replicas, twin.trainable_variables)),
     'logs': logs, 'twin_logs': twin_logs}))
-'''
+"""
 
 
-@pytest.mark.parametrize('settings', [
-    {'name': 'adamw'}, {'name': 'sgd'}, {'name': 'sgd', 'clip_norm': 0.05}])
+@pytest.mark.parametrize(
+  'settings', [{'name': 'adamw'}, {'name': 'sgd'}, {'name': 'sgd', 'clip_norm': 0.05}]
+)
 def test_two_replicas_stay_equal_and_agree_with_one(settings):
   """Decay on every replica, clipping of the sum: else the copies, or one and two, would differ."""
   result = subprocess.run(
-      [sys.executable, '-c', _REPLICAS, json.dumps(settings)], capture_output=True, text=True,
-      env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3',
-           'PYTHONPATH': os.pathsep.join([os.getcwd(), *sys.path])}, check=False)
+    [sys.executable, '-c', _REPLICAS, json.dumps(settings)],
+    capture_output=True,
+    text=True,
+    env={
+      **os.environ,
+      'TF_CPP_MIN_LOG_LEVEL': '3',
+      'PYTHONPATH': os.pathsep.join([os.getcwd(), *sys.path]),
+    },
+    check=False,
+  )
   assert result.returncode == 0, result.stderr[-3000:]
   found = json.loads(result.stdout.splitlines()[-1])
   assert found['equal']

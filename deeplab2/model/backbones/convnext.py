@@ -1,4 +1,5 @@
 """ConvNeXt (Liu et al. 2022, "A ConvNet for the 2020s") as kMaX-DeepLab's pixel encoder."""
+
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -20,10 +21,12 @@ class _Affine(tf_keras.layers.Layer):
   """What has a kernel and a bias."""
 
   def _build(self, kernel_shape):
-    self.kernel = self.add_weight('kernel', kernel_shape, experimental_autocast=False,
-                                  initializer=conv.truncated_normal(0.02))
-    self.bias = self.add_weight('bias', (kernel_shape[-1],), initializer='zeros',
-                                experimental_autocast=False)
+    self.kernel = self.add_weight(
+      'kernel', kernel_shape, experimental_autocast=False, initializer=conv.truncated_normal(0.02)
+    )
+    self.bias = self.add_weight(
+      'bias', (kernel_shape[-1],), initializer='zeros', experimental_autocast=False
+    )
     self.built = True
 
   def _add_bias(self, x):
@@ -100,7 +103,8 @@ class Dense(_Affine):
   def call(self, x: tf.Tensor) -> tf.Tensor:
     kernel = tf.cast(self.kernel, x.dtype)
     return conv.per_position(
-        x, lambda rows: self._activation(self._add_bias(tf.matmul(rows, kernel))))
+      x, lambda rows: self._activation(self._add_bias(tf.matmul(rows, kernel)))
+    )
 
 
 class Block(tf_keras.layers.Layer):
@@ -118,8 +122,11 @@ class Block(tf_keras.layers.Layer):
 
   def build(self, input_shape):
     self.layer_scale = self.add_weight(
-        'layer_scale', (1, 1, 1, self._channels), experimental_autocast=False,
-        initializer=tf_keras.initializers.Constant(_LAYER_SCALE))
+      'layer_scale',
+      (1, 1, 1, self._channels),
+      experimental_autocast=False,
+      initializer=tf_keras.initializers.Constant(_LAYER_SCALE),
+    )
     self.built = True
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -134,8 +141,14 @@ class ConvNeXt(tf_keras.layers.Layer):
   There is no feature of stride 2: stage1 is the stem's, of stride 4 as stage2.
   """
 
-  def __init__(self, depths: Sequence[int], channels: Sequence[int], *,
-               drop_path_keep_prob: float = 1.0, **kwargs):
+  def __init__(
+    self,
+    depths: Sequence[int],
+    channels: Sequence[int],
+    *,
+    drop_path_keep_prob: float = 1.0,
+    **kwargs,
+  ):
     """Creates a ConvNeXt.
 
     Args:
@@ -184,10 +197,13 @@ def _maker(name, depths, channels):
 
 
 # Sizes of sec. 3 and table 9: name -> function of drop_path_keep_prob.
-CONVNEXTS = {name: _maker(name, depths, tuple(width * 2**level for level in range(4)))
-             for name, depths, width in (
-                 ('convnext_tiny', (3, 3, 9, 3), 96),
-                 ('convnext_small', (3, 3, 27, 3), 96),
-                 ('convnext_base', (3, 3, 27, 3), 128),
-                 ('convnext_large', (3, 3, 27, 3), 192),
-                 ('convnext_xlarge', (3, 3, 27, 3), 256))}
+CONVNEXTS = {
+  name: _maker(name, depths, tuple(width * 2**level for level in range(4)))
+  for name, depths, width in (
+    ('convnext_tiny', (3, 3, 9, 3), 96),
+    ('convnext_small', (3, 3, 27, 3), 96),
+    ('convnext_base', (3, 3, 27, 3), 128),
+    ('convnext_large', (3, 3, 27, 3), 192),
+    ('convnext_xlarge', (3, 3, 27, 3), 256),
+  )
+}

@@ -1,4 +1,5 @@
 """MOAT (Yang et al. 2023, MOAT: Alternating Mobile Convolution and Attention) as pixel encoders."""
+
 import functools
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ _HEAD_SIZE = 32
 
 class Size(NamedTuple):
   """Widths and depths of one network."""
+
   stem: int  # Channels of both convolutions of the stem.
   filters: int  # Channels of stage2; every later stage has twice those of the one before.
   blocks: tuple[int, int, int, int]  # Blocks of stage2 to stage5.
@@ -32,14 +34,20 @@ class BiasedConv(tf_keras.layers.Layer):
     self._stride = stride
 
   def build(self, input_shape):
-    self.kernel = self.add_weight('kernel', (3, 3, input_shape[-1], self._filters),
-                                  initializer=_initializer(), experimental_autocast=False)
-    self.bias = self.add_weight('bias', (self._filters,), initializer='zeros',
-                                experimental_autocast=False)
+    self.kernel = self.add_weight(
+      'kernel',
+      (3, 3, input_shape[-1], self._filters),
+      initializer=_initializer(),
+      experimental_autocast=False,
+    )
+    self.bias = self.add_weight(
+      'bias', (self._filters,), initializer='zeros', experimental_autocast=False
+    )
     self.built = True
 
-  def call(self, x: tf.Tensor, scale: float | tf.Tensor = 1.0,
-           offset: float | tf.Tensor = 0.0) -> tf.Tensor:
+  def call(
+    self, x: tf.Tensor, scale: float | tf.Tensor = 1.0, offset: float | tf.Tensor = 0.0
+  ) -> tf.Tensor:
     """Returns the result times `scale` plus `offset`, both float32 of the output channels."""
     kernel, bias = self.kernel * scale, self.bias * scale + offset
     y = tf.nn.conv2d(x, tf.cast(kernel, x.dtype), self._stride, 'SAME')
@@ -81,8 +89,12 @@ class Expand(tf_keras.layers.Layer):
   def build(self, input_shape):
     channels = input_shape[-1]
     self.pre_norm = norm_lib.BatchNorm(self._settings, (channels,), name='pre_norm')
-    self.kernel = self.add_weight('kernel', (1, 1, channels, self._filters),
-                                  initializer=_initializer(), experimental_autocast=False)
+    self.kernel = self.add_weight(
+      'kernel',
+      (1, 1, channels, self._filters),
+      initializer=_initializer(),
+      experimental_autocast=False,
+    )
     self.norm = norm_lib.BatchNorm(self._settings, (self._filters,), name='norm')
     for part in (self.pre_norm, self.norm):
       with tf.name_scope(part.name):
@@ -93,16 +105,21 @@ class Expand(tf_keras.layers.Layer):
     kernel = self.kernel[0, 0]
     if training:
       x = self.pre_norm(x, training=True)
-      return conv.per_position(x, lambda rows: conv.linear_norm(
-          rows, kernel, self.norm, tf.matmul, None, True, activations.gelu))
+      return conv.per_position(
+        x,
+        lambda rows: conv.linear_norm(
+          rows, kernel, self.norm, tf.matmul, None, True, activations.gelu
+        ),
+      )
     # Without padding, both norms are part of the linear map:
     # ((x * s + o) K) * s' + o' = x (s K s') + (o K s' + o').
     (scale_in, offset_in), (scale, offset) = self.pre_norm.affine(), self.norm.affine()
     kernel *= scale
     bias = tf.cast(tf.linalg.matvec(kernel, offset_in, transpose_a=True) + offset, x.dtype)
     kernel = tf.cast(scale_in[:, tf.newaxis] * kernel, x.dtype)
-    return conv.per_position(x, lambda rows: activations.gelu(
-        tf.nn.bias_add(tf.matmul(rows, kernel), bias)))
+    return conv.per_position(
+      x, lambda rows: activations.gelu(tf.nn.bias_add(tf.matmul(rows, kernel), bias))
+    )
 
 
 class Depthwise(tf_keras.layers.Layer):
@@ -117,16 +134,20 @@ class Depthwise(tf_keras.layers.Layer):
   def build(self, input_shape):
     channels = input_shape[-1]
     self.depthwise_kernel = self.add_weight(
-        'depthwise_kernel', (3, 3, channels, 1), initializer=_initializer(),
-        experimental_autocast=False)
+      'depthwise_kernel',
+      (3, 3, channels, 1),
+      initializer=_initializer(),
+      experimental_autocast=False,
+    )
     self.norm = norm_lib.BatchNorm(self._settings, (channels,), name='norm')
     with tf.name_scope('norm'):
       self.norm.build()
     self.built = True
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-    return conv.linear_norm(x, self.depthwise_kernel, self.norm, self._convolve, [-1, 1],
-                            training, activations.gelu)
+    return conv.linear_norm(
+      x, self.depthwise_kernel, self.norm, self._convolve, [-1, 1], training, activations.gelu
+    )
 
   def _convolve(self, x, kernel):
     return tf.nn.depthwise_conv2d(x, kernel, self._strides, 'SAME')
@@ -150,9 +171,17 @@ class SqueezeExcite(tf_keras.layers.Layer):
 class MBConv(tf_keras.layers.Layer):
   """x + project(excite(depthwise(expand(x)))) (Sandler et al. 2018, with norms in front)."""
 
-  def __init__(self, in_filters: int, filters: int, *, norm: norm_lib.NormSettings,
-               stride: int = 1, squeeze: float | None = None, drop_path_keep_prob: float = 1.0,
-               **kwargs):
+  def __init__(
+    self,
+    in_filters: int,
+    filters: int,
+    *,
+    norm: norm_lib.NormSettings,
+    stride: int = 1,
+    squeeze: float | None = None,
+    drop_path_keep_prob: float = 1.0,
+    **kwargs,
+  ):
     """Creates a block.
 
     Args:
@@ -171,8 +200,9 @@ class MBConv(tf_keras.layers.Layer):
     self.depthwise = Depthwise(norm=norm, stride=stride, name='depthwise')
     self.squeeze_excite = None
     if squeeze is not None:
-      self.squeeze_excite = SqueezeExcite(max(1, int(filters * squeeze)), _EXPANSION * filters,
-                                          name='squeeze_excite')
+      self.squeeze_excite = SqueezeExcite(
+        max(1, int(filters * squeeze)), _EXPANSION * filters, name='squeeze_excite'
+      )
     self.shrink = _projection(filters, 'shrink')
     self.shortcut = None if in_filters == filters else _projection(filters, 'shortcut')
 
@@ -199,10 +229,15 @@ class HeadProjection(tf_keras.layers.Layer):
     self._out_shape = out_shape
 
   def build(self, input_shape):
-    self.weight = self.add_weight('weight', self._in_shape + self._out_shape,
-                                  initializer=_initializer(), experimental_autocast=False)
-    self.bias = self.add_weight('bias', self._out_shape, initializer='zeros',
-                                experimental_autocast=False)
+    self.weight = self.add_weight(
+      'weight',
+      self._in_shape + self._out_shape,
+      initializer=_initializer(),
+      experimental_autocast=False,
+    )
+    self.bias = self.add_weight(
+      'bias', self._out_shape, initializer='zeros', experimental_autocast=False
+    )
     self.built = True
 
   def call(self, rows: tf.Tensor) -> tf.Tensor:
@@ -226,8 +261,10 @@ class Attention(tf_keras.layers.Layer):
     """
     super().__init__(**kwargs)
     if channels % _HEAD_SIZE:
-      raise ValueError(f'MOAT attends in heads of {_HEAD_SIZE} channels; {channels} channels are '
-                       'not a multiple of that.')
+      raise ValueError(
+        f'MOAT attends in heads of {_HEAD_SIZE} channels; {channels} channels are '
+        'not a multiple of that.'
+      )
     self._channels = channels
     self._window = window
     heads = (channels // _HEAD_SIZE, _HEAD_SIZE)
@@ -241,8 +278,11 @@ class Attention(tf_keras.layers.Layer):
     if self._window is not None:
       side = 2 * self._window - 1
       self.relative_position_embedding = self.add_weight(
-          'relative_position_embedding', (self._channels // _HEAD_SIZE, side, side),
-          initializer=_initializer(), experimental_autocast=False)
+        'relative_position_embedding',
+        (self._channels // _HEAD_SIZE, side, side),
+        initializer=_initializer(),
+        experimental_autocast=False,
+      )
     self.built = True
 
   def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -276,8 +316,12 @@ class Attention(tf_keras.layers.Layer):
     queries by column it can be taken row by row of keys, not element by element.
     """
     side = 2 * self._window - 1
-    table = tf.einsum('rs,hst,ct->hcr', _interpolation(side, 2 * height - 1),
-                      self.relative_position_embedding, _interpolation(side, 2 * width - 1))
+    table = tf.einsum(
+      'rs,hst,ct->hcr',
+      _interpolation(side, 2 * height - 1),
+      self.relative_position_embedding,
+      _interpolation(side, 2 * width - 1),
+    )
     columns = tf.gather(table, _relative_positions(width), axis=1)  # [heads, x, x', y' - y]
     columns = tf.transpose(columns, (0, 1, 3, 2))
     bias = tf.gather(columns, _relative_positions(height), axis=2)  # [heads, x, y, y', x']
@@ -287,13 +331,28 @@ class Attention(tf_keras.layers.Layer):
 class MOATBlock(tf_keras.layers.Layer):
   """y + attention(norm(y)) of y = MBConv(x) (Yang et al. 2023, fig. 2c)."""
 
-  def __init__(self, in_filters: int, filters: int, *, norm: norm_lib.NormSettings,
-               stride: int = 1, window: int | None, drop_path_keep_prob: float = 1.0, **kwargs):
+  def __init__(
+    self,
+    in_filters: int,
+    filters: int,
+    *,
+    norm: norm_lib.NormSettings,
+    stride: int = 1,
+    window: int | None,
+    drop_path_keep_prob: float = 1.0,
+    **kwargs,
+  ):
     """Creates a block; `window` as in Attention, the rest as in MBConv."""
     super().__init__(**kwargs)
     self._keep_prob = drop_path_keep_prob
-    self.mobile = MBConv(in_filters, filters, norm=norm, stride=stride,
-                         drop_path_keep_prob=drop_path_keep_prob, name='mobile')
+    self.mobile = MBConv(
+      in_filters,
+      filters,
+      norm=norm,
+      stride=stride,
+      drop_path_keep_prob=drop_path_keep_prob,
+      name='mobile',
+    )
     self.attention_norm = norm_lib.LayerNorm(1e-5, name='attention_norm')
     self.attention = Attention(filters, window=window, name='attention')
 
@@ -306,8 +365,15 @@ class MOATBlock(tf_keras.layers.Layer):
 class MOAT(tf_keras.layers.Layer):
   """A stem at stride 2, two stages of MBConv and two of MOAT blocks at strides 4 to 32."""
 
-  def __init__(self, size: Size, *, windows: tuple[int | None, int | None],
-               norm: norm_lib.NormSettings, drop_path_keep_prob: float = 1.0, **kwargs):
+  def __init__(
+    self,
+    size: Size,
+    *,
+    windows: tuple[int | None, int | None],
+    norm: norm_lib.NormSettings,
+    drop_path_keep_prob: float = 1.0,
+    **kwargs,
+  ):
     """Creates a MOAT.
 
     Args:
@@ -321,16 +387,24 @@ class MOAT(tf_keras.layers.Layer):
     super().__init__(**kwargs)
     self.stem = Stem(size.stem, norm=norm, name='stem')
     self.blocks = []
-    kinds = (functools.partial(MBConv, squeeze=_SQUEEZE),) * 2 + tuple(
-        functools.partial(MOATBlock, window=window) for window in windows)
+    block_types = (functools.partial(MBConv, squeeze=_SQUEEZE),) * 2 + tuple(
+      functools.partial(MOATBlock, window=window) for window in windows
+    )
     in_filters, number = size.stem, 0
-    for stage, (kind, count) in enumerate(zip(kinds, size.blocks, strict=True)):
+    for stage, (block_type, count) in enumerate(zip(block_types, size.blocks, strict=True)):
       filters = size.filters * 2**stage
       blocks = []
       for index in range(count):
         keep_prob = 1.0 - (1.0 - drop_path_keep_prob) * number / sum(size.blocks)
-        blocks.append(kind(in_filters, filters, norm=norm, stride=2 if index == 0 else 1,
-                           drop_path_keep_prob=keep_prob))
+        blocks.append(
+          block_type(
+            in_filters,
+            filters,
+            norm=norm,
+            stride=2 if index == 0 else 1,
+            drop_path_keep_prob=keep_prob,
+          )
+        )
         in_filters = filters
         number += 1
       self.blocks.append(blocks)
@@ -358,7 +432,8 @@ def _projection(filters, name):
 def _interpolation(size, new_size):
   """Returns the matrix [new_size, size] of bilinear resizing between centers of samples."""
   samples = (tf.range(tf.cast(new_size, tf.float32)) + 0.5) * (
-      size / tf.cast(new_size, tf.float32)) - 0.5
+    size / tf.cast(new_size, tf.float32)
+  ) - 0.5
   samples = tf.clip_by_value(samples, 0.0, size - 1.0)
   return tf.maximum(0.0, 1.0 - tf.abs(samples[:, tf.newaxis] - tf.range(float(size))))
 
@@ -369,21 +444,22 @@ def _relative_positions(length):
 
 
 _RELEASED = (
-    ('moat0', 'pretrain_224', '1k', Size(64, 96, (2, 3, 7, 2))),
-    ('moat1', 'pretrain_224', '1k', Size(64, 96, (2, 6, 14, 2))),
-    ('moat2', 'finetune_384', '22k', Size(128, 128, (2, 6, 14, 2))),
-    ('moat3', 'finetune_512', '22k', Size(160, 160, (2, 12, 28, 2))),
-    ('moat4', 'finetune_512', '22k', Size(256, 256, (2, 12, 28, 2))),
-    ('tiny_moat0', 'pretrain_256', '1k', Size(32, 32, (2, 3, 7, 2))),
-    ('tiny_moat1', 'pretrain_256', '1k', Size(40, 40, (2, 3, 7, 2))),
-    ('tiny_moat2', 'pretrain_256', '1k', Size(56, 56, (2, 3, 7, 2))),
-    ('tiny_moat3', 'pretrain_256', '1k', Size(80, 80, (2, 3, 7, 2))),
+  ('moat0', 'pretrain_224', '1k', Size(64, 96, (2, 3, 7, 2))),
+  ('moat1', 'pretrain_224', '1k', Size(64, 96, (2, 6, 14, 2))),
+  ('moat2', 'finetune_384', '22k', Size(128, 128, (2, 6, 14, 2))),
+  ('moat3', 'finetune_512', '22k', Size(160, 160, (2, 12, 28, 2))),
+  ('moat4', 'finetune_512', '22k', Size(256, 256, (2, 12, 28, 2))),
+  ('tiny_moat0', 'pretrain_256', '1k', Size(32, 32, (2, 3, 7, 2))),
+  ('tiny_moat1', 'pretrain_256', '1k', Size(40, 40, (2, 3, 7, 2))),
+  ('tiny_moat2', 'pretrain_256', '1k', Size(56, 56, (2, 3, 7, 2))),
+  ('tiny_moat3', 'pretrain_256', '1k', Size(80, 80, (2, 3, 7, 2))),
 )
 
 # By released name, functions of `norm` and `drop_path_keep_prob`. `_no_pe` is without positions.
 MOATS = {
-    f'{model}_{training}{positions}_{dataset}': functools.partial(
-        MOAT, size, windows=windows, name=model)
-    for model, training, dataset, size in _RELEASED
-    for positions, windows in (('', (14, 7)), ('_no_pe', (None, None)))
+  f'{model}_{training}{positions}_{dataset}': functools.partial(
+    MOAT, size, windows=windows, name=model
+  )
+  for model, training, dataset, size in _RELEASED
+  for positions, windows in (('', (14, 7)), ('_no_pe', (None, None)))
 }

@@ -1,4 +1,5 @@
 """MobileNetV3 (Howard et al. 2019), Small and Large, as pixel encoders."""
+
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ _RELU = tf.nn.relu
 
 class Conv(NamedTuple):
   """A row of the paper's tables: one convolution."""
+
   kernel_size: int
   stride: int
   filters: int
@@ -24,6 +26,7 @@ class Conv(NamedTuple):
 
 class Inverted(NamedTuple):
   """A row of the paper's tables: one inverted bottleneck."""
+
   kernel_size: int
   stride: int
   filters: int
@@ -35,38 +38,38 @@ class Inverted(NamedTuple):
 Row = Conv | Inverted
 
 SMALL = (
-    Conv(3, 2, 16, _HS),
-    Inverted(3, 2, 16, _RELU, 0.25, 1),
-    Inverted(3, 2, 24, _RELU, None, 72 / 16),
-    Inverted(3, 1, 24, _RELU, None, 88 / 24),
-    Inverted(5, 2, 40, _HS, 0.25, 4),
-    Inverted(5, 1, 40, _HS, 0.25, 6),
-    Inverted(5, 1, 40, _HS, 0.25, 6),
-    Inverted(5, 1, 48, _HS, 0.25, 3),
-    Inverted(5, 1, 48, _HS, 0.25, 3),
-    Inverted(5, 2, 96, _HS, 0.25, 6),
-    Inverted(5, 1, 96, _HS, 0.25, 6),
-    Inverted(5, 1, 96, _HS, 0.25, 6),
-    Conv(1, 1, 576, _HS),
+  Conv(3, 2, 16, _HS),
+  Inverted(3, 2, 16, _RELU, 0.25, 1),
+  Inverted(3, 2, 24, _RELU, None, 72 / 16),
+  Inverted(3, 1, 24, _RELU, None, 88 / 24),
+  Inverted(5, 2, 40, _HS, 0.25, 4),
+  Inverted(5, 1, 40, _HS, 0.25, 6),
+  Inverted(5, 1, 40, _HS, 0.25, 6),
+  Inverted(5, 1, 48, _HS, 0.25, 3),
+  Inverted(5, 1, 48, _HS, 0.25, 3),
+  Inverted(5, 2, 96, _HS, 0.25, 6),
+  Inverted(5, 1, 96, _HS, 0.25, 6),
+  Inverted(5, 1, 96, _HS, 0.25, 6),
+  Conv(1, 1, 576, _HS),
 )
 LARGE = (
-    Conv(3, 2, 16, _HS),
-    Inverted(3, 1, 16, _RELU, None, 1),
-    Inverted(3, 2, 24, _RELU, None, 4),
-    Inverted(3, 1, 24, _RELU, None, 3),
-    Inverted(5, 2, 40, _RELU, 0.25, 3),
-    Inverted(5, 1, 40, _RELU, 0.25, 3),
-    Inverted(5, 1, 40, _RELU, 0.25, 3),
-    Inverted(3, 2, 80, _HS, None, 6),
-    Inverted(3, 1, 80, _HS, None, 2.5),
-    Inverted(3, 1, 80, _HS, None, 2.3),
-    Inverted(3, 1, 80, _HS, None, 2.3),
-    Inverted(3, 1, 112, _HS, 0.25, 6),
-    Inverted(3, 1, 112, _HS, 0.25, 6),
-    Inverted(5, 2, 160, _HS, 0.25, 6),
-    Inverted(5, 1, 160, _HS, 0.25, 6),
-    Inverted(5, 1, 160, _HS, 0.25, 6),
-    Conv(1, 1, 960, _HS),
+  Conv(3, 2, 16, _HS),
+  Inverted(3, 1, 16, _RELU, None, 1),
+  Inverted(3, 2, 24, _RELU, None, 4),
+  Inverted(3, 1, 24, _RELU, None, 3),
+  Inverted(5, 2, 40, _RELU, 0.25, 3),
+  Inverted(5, 1, 40, _RELU, 0.25, 3),
+  Inverted(5, 1, 40, _RELU, 0.25, 3),
+  Inverted(3, 2, 80, _HS, None, 6),
+  Inverted(3, 1, 80, _HS, None, 2.5),
+  Inverted(3, 1, 80, _HS, None, 2.3),
+  Inverted(3, 1, 80, _HS, None, 2.3),
+  Inverted(3, 1, 112, _HS, 0.25, 6),
+  Inverted(3, 1, 112, _HS, 0.25, 6),
+  Inverted(5, 2, 160, _HS, 0.25, 6),
+  Inverted(5, 1, 160, _HS, 0.25, 6),
+  Inverted(5, 1, 160, _HS, 0.25, 6),
+  Conv(1, 1, 960, _HS),
 )
 
 
@@ -76,10 +79,12 @@ class SqueezeExcite(tf_keras.layers.Layer):
   def __init__(self, filters: int, channels: int, **kwargs):
     """Creates a gate of `filters` hidden units over `channels` channels."""
     super().__init__(**kwargs)
-    self.reduce = conv.Projection(filters, spatial_rank=2, kernel_initializer='he_normal',
-                                  name='reduce')
-    self.expand = conv.Projection(channels, spatial_rank=2, kernel_initializer='he_normal',
-                                  name='expand')
+    self.reduce = conv.Projection(
+      filters, spatial_rank=2, kernel_initializer='he_normal', name='reduce'
+    )
+    self.expand = conv.Projection(
+      channels, spatial_rank=2, kernel_initializer='he_normal', name='expand'
+    )
 
   def call(self, x: tf.Tensor) -> tf.Tensor:
     mean = tf.reduce_mean(x, axis=[1, 2], keepdims=True)
@@ -97,10 +102,10 @@ class InvertedBottleneck(tf_keras.layers.Layer):
     self.expand = None
     if row.expansion > 1:
       expanded = round_to_eight(in_filters * row.expansion)
-      self.expand = conv.ConvNorm(expanded, 1, norm=norm, activation=row.activation,
-                                  name='expand')
-    self.depthwise = conv.DepthwiseConvNorm(row.kernel_size, norm=norm, stride=row.stride,
-                                            activation=row.activation, name='depthwise')
+      self.expand = conv.ConvNorm(expanded, 1, norm=norm, activation=row.activation, name='expand')
+    self.depthwise = conv.DepthwiseConvNorm(
+      row.kernel_size, norm=norm, stride=row.stride, activation=row.activation, name='depthwise'
+    )
     self.squeeze_excite = None
     if row.squeeze is not None:
       hidden = round_to_eight(max(1, int(expanded * row.squeeze)))
@@ -133,8 +138,11 @@ class MobileNetV3(tf_keras.layers.Layer):
       stride *= row.stride
       strides.append(stride)
       if isinstance(row, Conv):
-        self.blocks.append(conv.ConvNorm(row.filters, row.kernel_size, norm=norm,
-                                         stride=row.stride, activation=row.activation))
+        self.blocks.append(
+          conv.ConvNorm(
+            row.filters, row.kernel_size, norm=norm, stride=row.stride, activation=row.activation
+          )
+        )
       else:
         self.blocks.append(InvertedBottleneck(row, in_filters, norm=norm))
       in_filters = row.filters

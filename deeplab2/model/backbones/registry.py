@@ -1,4 +1,5 @@
 """Backbones by name."""
+
 import tf_keras
 
 from deeplab2.model.backbones import convnext
@@ -13,8 +14,9 @@ def _without_drop_path(make):
 
   def create_backbone(*, norm, drop_path_keep_prob):
     if drop_path_keep_prob != 1.0:
-      raise ValueError(f'drop_path_keep_prob is {drop_path_keep_prob}; without drop path it must '
-                       'be 1.0.')
+      raise ValueError(
+        f'drop_path_keep_prob is {drop_path_keep_prob}; without drop path it must be 1.0.'
+      )
     return make(norm=norm)
 
   return create_backbone
@@ -31,17 +33,18 @@ def _without_batch_norm(make):
 
 
 BACKBONES = {
-    **{name: _without_batch_norm(make) for name, make in convnext.CONVNEXTS.items()},
-    'axial_resnet50': resnet.axial_resnet50,
-    **moat.MOATS,
-    **{name: _without_drop_path(make) for name, make in mobilenet_v3.MOBILENETS.items()},
-    'resnet50': resnet.resnet50,
+  **{name: _without_batch_norm(make) for name, make in convnext.CONVNEXTS.items()},
+  'axial_resnet50': resnet.axial_resnet50,
+  **moat.MOATS,
+  **{name: _without_drop_path(make) for name, make in mobilenet_v3.MOBILENETS.items()},
+  'resnet50': resnet.resnet50,
 }
 WITHOUT_DROP_PATH = frozenset(mobilenet_v3.MOBILENETS)
 
 
-def create(name: str, *, norm: norm_lib.NormSettings,
-           drop_path_keep_prob: float = 1.0) -> tf_keras.layers.Layer:
+def create(
+  name: str, *, norm: norm_lib.NormSettings, drop_path_keep_prob: float = 1.0
+) -> tf_keras.layers.Layer:
   """Creates a backbone: `backbone(images in -1..1, training=...)` -> structures.Pyramid.
 
   Args:

@@ -1,4 +1,5 @@
 """ResNet (He et al. 2016) as kMaX-DeepLab's pixel encoder: no pooling, sums without activation."""
+
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -20,9 +21,16 @@ _STEM_STRIDE = 2
 class ResNet(tf_keras.layers.Layer):
   """A stem at stride 2 and four stages of residual blocks at strides 4 to 32."""
 
-  def __init__(self, *, stem: tf_keras.layers.Layer, blocks_per_stage: Sequence[int],
-               block: BlockFactory, activation: conv.Activation,
-               drop_path_keep_prob: float = 1.0, **kwargs):
+  def __init__(
+    self,
+    *,
+    stem: tf_keras.layers.Layer,
+    blocks_per_stage: Sequence[int],
+    block: BlockFactory,
+    activation: conv.Activation,
+    drop_path_keep_prob: float = 1.0,
+    **kwargs,
+  ):
     """Creates a ResNet.
 
     Args:
@@ -43,8 +51,7 @@ class ResNet(tf_keras.layers.Layer):
       blocks = []
       for index in range(count):
         block_stride = 2 if index == 0 else 1
-        blocks.append(block(filters, block_stride, stride,
-                            keep_prob(stride, drop_path_keep_prob)))
+        blocks.append(block(filters, block_stride, stride, keep_prob(stride, drop_path_keep_prob)))
         stride *= block_stride
       self.stages.append(blocks)
 
@@ -64,15 +71,22 @@ class ResNet(tf_keras.layers.Layer):
 class InceptionStem(tf_keras.layers.Layer):
   """Three 3x3 convolutions, the first of stride 2 (Szegedy et al. 2016); not activated."""
 
-  def __init__(self, filters: Sequence[int], *, norm: norm_lib.NormSettings,
-               activation: conv.Activation, **kwargs):
+  def __init__(
+    self,
+    filters: Sequence[int],
+    *,
+    norm: norm_lib.NormSettings,
+    activation: conv.Activation,
+    **kwargs,
+  ):
     """Creates a stem whose convolutions have the three numbers of `filters`."""
     super().__init__(**kwargs)
     first, second, third = filters
     self.convs = [
-        conv.ConvNorm(first, 3, norm=norm, stride=_STEM_STRIDE, activation=activation),
-        conv.ConvNorm(second, 3, norm=norm, activation=activation),
-        conv.ConvNorm(third, 3, norm=norm)]
+      conv.ConvNorm(first, 3, norm=norm, stride=_STEM_STRIDE, activation=activation),
+      conv.ConvNorm(second, 3, norm=norm, activation=activation),
+      conv.ConvNorm(third, 3, norm=norm),
+    ]
 
   def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
     x = images
@@ -96,24 +110,34 @@ def resnet50(*, norm: norm_lib.NormSettings, drop_path_keep_prob: float = 1.0) -
 
   def block(filters, stride, input_stride, keep):
     del input_stride
-    return bottleneck.Bottleneck(filters, norm=norm, activation=tf.nn.relu, stride=stride,
-                                 drop_path_keep_prob=keep)
+    return bottleneck.Bottleneck(
+      filters, norm=norm, activation=tf.nn.relu, stride=stride, drop_path_keep_prob=keep
+    )
 
   return ResNet(
-      stem=conv.ConvNorm(64, 7, norm=norm, stride=2, name='stem'), blocks_per_stage=(3, 4, 6, 3),
-      block=block, activation=tf.nn.relu, drop_path_keep_prob=drop_path_keep_prob,
-      name='resnet50')
+    stem=conv.ConvNorm(64, 7, norm=norm, stride=2, name='stem'),
+    blocks_per_stage=(3, 4, 6, 3),
+    block=block,
+    activation=tf.nn.relu,
+    drop_path_keep_prob=drop_path_keep_prob,
+    name='resnet50',
+  )
 
 
 def axial_resnet50(*, norm: norm_lib.NormSettings, drop_path_keep_prob: float = 1.0) -> ResNet:
   """MaX-S (Wang et al. 2021, MaX-DeepLab) with gelu: axial attention from stride 16 on."""
 
   def block(filters, stride, input_stride, keep):
-    kind = bottleneck.AxialBottleneck if input_stride >= 16 else bottleneck.Bottleneck
-    return kind(filters, norm=norm, activation=activations.gelu, stride=stride,
-                drop_path_keep_prob=keep)
+    block = bottleneck.AxialBottleneck if input_stride >= 16 else bottleneck.Bottleneck
+    return block(
+      filters, norm=norm, activation=activations.gelu, stride=stride, drop_path_keep_prob=keep
+    )
 
   return ResNet(
-      stem=InceptionStem((64, 64, 128), norm=norm, activation=activations.gelu, name='stem'),
-      blocks_per_stage=(3, 4, 6, 3), block=block, activation=activations.gelu,
-      drop_path_keep_prob=drop_path_keep_prob, name='axial_resnet50')
+    stem=InceptionStem((64, 64, 128), norm=norm, activation=activations.gelu, name='stem'),
+    blocks_per_stage=(3, 4, 6, 3),
+    block=block,
+    activation=activations.gelu,
+    drop_path_keep_prob=drop_path_keep_prob,
+    name='axial_resnet50',
+  )

@@ -1,4 +1,5 @@
 """Activations, and dropping values or whole residuals in training."""
+
 import math
 
 import tensorflow as tf

@@ -1,4 +1,5 @@
 """Position-sensitive axial attention (Wang et al. 2020, Axial-DeepLab, eq. 4)."""
+
 import tensorflow as tf
 import tf_keras
 
@@ -20,16 +21,22 @@ class RelativePositions(tf_keras.layers.Layer):
   def build(self, input_shape=None):
     del input_shape  # The constructor knows the shape.
     self.embeddings = self.add_weight(
-        'embeddings', (2 * MAX_DISTANCE + 1, self._channels),
-        initializer=conv.truncated_normal(1.0), experimental_autocast=False)
+      'embeddings',
+      (2 * MAX_DISTANCE + 1, self._channels),
+      initializer=conv.truncated_normal(1.0),
+      experimental_autocast=False,
+    )
     self.built = True
 
   def between(self, length: int | tf.Tensor) -> tf.Tensor:
     """Returns the vectors [l, m, channels] from every position l to every m of `length`."""
-    reach = (min(length - 1, MAX_DISTANCE) if isinstance(length, int) else
-             tf.minimum(length - 1, MAX_DISTANCE))
+    reach = (
+      min(length - 1, MAX_DISTANCE)
+      if isinstance(length, int)
+      else tf.minimum(length - 1, MAX_DISTANCE)
+    )
     # The slice makes the gradient dense: sparse ones would count a row once per use in a norm.
-    near = self.embeddings[MAX_DISTANCE - reach:MAX_DISTANCE + reach + 1]
+    near = self.embeddings[MAX_DISTANCE - reach : MAX_DISTANCE + reach + 1]
     offsets = tf.range(length)[tf.newaxis, :] - tf.range(length)[:, tf.newaxis]
     vectors = tf.gather(near, tf.clip_by_value(offsets, -reach, reach) + reach)
     return tf.cast(vectors, self.compute_dtype)
@@ -45,8 +52,15 @@ class AxialAttention1D(tf_keras.layers.Layer):
     out_l = BN(sum_m w_lm v_m) + BN(sum_m w_lm Ev_(m-l))
   """
 
-  def __init__(self, key_channels: int, value_channels: int, *, axis: int,
-               norm: norm_lib.NormSettings, **kwargs):
+  def __init__(
+    self,
+    key_channels: int,
+    value_channels: int,
+    *,
+    axis: int,
+    norm: norm_lib.NormSettings,
+    **kwargs,
+  ):
     """Creates an attention layer.
 
     Args:
@@ -61,20 +75,23 @@ class AxialAttention1D(tf_keras.layers.Layer):
     """
     super().__init__(**kwargs)
     if key_channels % NUM_HEADS or value_channels % NUM_HEADS:
-      raise ValueError(f'Axial attention divides its channels among {NUM_HEADS} heads; '
-                       f'{key_channels} and {value_channels} are not both multiples of it.')
+      raise ValueError(
+        f'Axial attention divides its channels among {NUM_HEADS} heads; '
+        f'{key_channels} and {value_channels} are not both multiples of it.'
+      )
     self._key_channels = key_channels
     self._value_channels = value_channels
     self._axis = axis
     key_size, value_size = key_channels // NUM_HEADS, value_channels // NUM_HEADS
-    self.norm_qkv = norm_lib.BatchNorm(norm, (2 * key_channels + value_channels,),
-                                       name='norm_qkv')
+    self.norm_qkv = norm_lib.BatchNorm(norm, (2 * key_channels + value_channels,), name='norm_qkv')
     # One channel per term and head.
-    self.norm_similarity = norm_lib.BatchNorm(norm, (3, 1, NUM_HEADS, 1, 1), axis=1,
-                                              name='norm_similarity')
+    self.norm_similarity = norm_lib.BatchNorm(
+      norm, (3, 1, NUM_HEADS, 1, 1), axis=1, name='norm_similarity'
+    )
     # One channel per term, head and channel.
-    self.norm_retrieved = norm_lib.BatchNorm(norm, (2, 1, NUM_HEADS, 1, value_size),
-                                             name='norm_retrieved')
+    self.norm_retrieved = norm_lib.BatchNorm(
+      norm, (2, 1, NUM_HEADS, 1, value_size), name='norm_retrieved'
+    )
     self.query_positions = RelativePositions(key_size, name='query_positions')
     self.key_positions = RelativePositions(key_size, name='key_positions')
     self.value_positions = RelativePositions(value_size, name='value_positions')
@@ -82,8 +99,11 @@ class AxialAttention1D(tf_keras.layers.Layer):
   def build(self, input_shape):
     channels = input_shape[-1]
     self.qkv_kernel = self.add_weight(
-        'qkv_kernel', (channels, 2 * self._key_channels + self._value_channels),
-        initializer=conv.truncated_normal(channels**-0.5), experimental_autocast=False)
+      'qkv_kernel',
+      (channels, 2 * self._key_channels + self._value_channels),
+      initializer=conv.truncated_normal(channels**-0.5),
+      experimental_autocast=False,
+    )
     for part in (self.norm_qkv, self.query_positions, self.key_positions, self.value_positions):
       with tf.name_scope(part.name):
         part.build()
@@ -97,28 +117,37 @@ class AxialAttention1D(tf_keras.layers.Layer):
     similarity = tf.add_n(tf.split(tf.cast(similarity, tf.float32), 3, axis=1))
     weights = tf.cast(tf.nn.softmax(similarity), x.dtype)
     content, position = self.retrieve(weights, v, length)
-    retrieved = tf.concat(
-        [self._merge_heads(content, x), self._merge_heads(position, x)], axis=-1)
+    retrieved = tf.concat([self._merge_heads(content, x), self._merge_heads(position, x)], axis=-1)
     return tf.add_n(tf.split(self.norm_retrieved(retrieved, training=training), 2, axis=-1))
 
   def project(self, x, training):
     """Returns queries, keys and values of `x`, each [n, heads, length, d]."""
-    qkv = conv.per_position(x, lambda rows: conv.linear_norm(
-        rows, self.qkv_kernel, self.norm_qkv, tf.matmul, None, training))
+    qkv = conv.per_position(
+      x,
+      lambda rows: conv.linear_norm(
+        rows, self.qkv_kernel, self.norm_qkv, tf.matmul, None, training
+      ),
+    )
     parts = tf.split(qkv, [self._key_channels] * 2 + [self._value_channels], axis=-1)
     return tuple(self._split_heads(part) for part in parts)
 
   def similarities(self, q, k, length):
     """Returns the three terms of the similarity before their norm, [n, 3 * heads, l, m]."""
-    return tf.concat([
+    return tf.concat(
+      [
         tf.matmul(q, k, transpose_b=True),
         tf.einsum('nhld,lmd->nhlm', q, self.query_positions.between(length)),
-        tf.einsum('nhmd,lmd->nhlm', k, self.key_positions.between(length))], axis=1)
+        tf.einsum('nhmd,lmd->nhlm', k, self.key_positions.between(length)),
+      ],
+      axis=1,
+    )
 
   def retrieve(self, weights, v, length):
     """Returns the two terms of the result before their norm, each [n, heads, l, d]."""
-    return (tf.matmul(weights, v),
-            tf.einsum('nhlm,lmd->nhld', weights, self.value_positions.between(length)))
+    return (
+      tf.matmul(weights, v),
+      tf.einsum('nhlm,lmd->nhld', weights, self.value_positions.between(length)),
+    )
 
   def _split_heads(self, x):
     """[B, h, w, C] -> [n, heads, length, C / heads], the other axis folded into n."""
@@ -145,11 +174,9 @@ class AxialAttention2D(tf_keras.layers.Layer):
     """Creates the two layers; every `stride`-th row and column of the result is kept."""
     super().__init__(**kwargs)
     self._stride = stride
-    self.height_axis = AxialAttention1D(filters, 2 * filters, axis=1, norm=norm,
-                                        name='height_axis')
-    self.width_axis = AxialAttention1D(filters, 2 * filters, axis=2, norm=norm,
-                                       name='width_axis')
+    self.height_axis = AxialAttention1D(filters, 2 * filters, axis=1, norm=norm, name='height_axis')
+    self.width_axis = AxialAttention1D(filters, 2 * filters, axis=2, norm=norm, name='width_axis')
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-    x = self.height_axis(x, training=training)[:, ::self._stride]
-    return self.width_axis(x, training=training)[:, :, ::self._stride]
+    x = self.height_axis(x, training=training)[:, :: self._stride]
+    return self.width_axis(x, training=training)[:, :, :: self._stride]

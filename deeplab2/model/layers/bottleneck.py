@@ -1,4 +1,5 @@
 """Residual blocks with a bottleneck: 3x3 convolution or axial attention in the middle."""
+
 import tensorflow as tf
 import tf_keras
 
@@ -16,8 +17,9 @@ class _Residual(tf_keras.layers.Layer):
   Neither the input nor the output is activated, but the identity path carries the ACTIVATED input.
   """
 
-  def __init__(self, filters, *, middle_filters, norm, activation, stride, drop_path_keep_prob,
-               **kwargs):
+  def __init__(
+    self, filters, *, middle_filters, norm, activation, stride, drop_path_keep_prob, **kwargs
+  ):
     super().__init__(**kwargs)
     self._filters = EXPANSION * filters
     self._settings = norm
@@ -25,16 +27,17 @@ class _Residual(tf_keras.layers.Layer):
     self._stride = stride
     self._keep_prob = drop_path_keep_prob
     self.shortcut = None
-    self.reduce = conv.ConvNorm(middle_filters, 1, norm=norm, activation=activation,
-                                name='reduce')
+    self.reduce = conv.ConvNorm(middle_filters, 1, norm=norm, activation=activation, name='reduce')
     # A gamma of zero lets every block start as the identity (Goyal et al. 2017, sec. 5.1).
-    self.expand = conv.ConvNorm(self._filters, 1, norm=norm, gamma_initializer='zeros',
-                                name='expand')
+    self.expand = conv.ConvNorm(
+      self._filters, 1, norm=norm, gamma_initializer='zeros', name='expand'
+    )
 
   def build(self, input_shape):
     if input_shape[-1] != self._filters or self._stride != 1:
-      self.shortcut = conv.ConvNorm(self._filters, 1, norm=self._settings, stride=self._stride,
-                                    name='shortcut')
+      self.shortcut = conv.ConvNorm(
+        self._filters, 1, norm=self._settings, stride=self._stride, name='shortcut'
+      )
     self.built = True
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -52,13 +55,30 @@ class _Residual(tf_keras.layers.Layer):
 class Bottleneck(_Residual):
   """Residual block around a 3x3 convolution (He et al. 2016)."""
 
-  def __init__(self, filters: int, *, norm: norm_lib.NormSettings, activation: conv.Activation,
-               stride: int = 1, dilation: int = 1, drop_path_keep_prob: float = 1.0, **kwargs):
+  def __init__(
+    self,
+    filters: int,
+    *,
+    norm: norm_lib.NormSettings,
+    activation: conv.Activation,
+    stride: int = 1,
+    dilation: int = 1,
+    drop_path_keep_prob: float = 1.0,
+    **kwargs,
+  ):
     """Creates a block with 4 * `filters` output channels; the 3x3 has `stride` or `dilation`."""
-    super().__init__(filters, middle_filters=filters, norm=norm, activation=activation,
-                     stride=stride, drop_path_keep_prob=drop_path_keep_prob, **kwargs)
-    self.conv = conv.ConvNorm(filters, 3, norm=norm, stride=stride, dilation=dilation,
-                              activation=activation, name='conv')
+    super().__init__(
+      filters,
+      middle_filters=filters,
+      norm=norm,
+      activation=activation,
+      stride=stride,
+      drop_path_keep_prob=drop_path_keep_prob,
+      **kwargs,
+    )
+    self.conv = conv.ConvNorm(
+      filters, 3, norm=norm, stride=stride, dilation=dilation, activation=activation, name='conv'
+    )
 
   def _middle(self, x, training):
     return self.conv(x, training=training)
@@ -67,11 +87,26 @@ class Bottleneck(_Residual):
 class AxialBottleneck(_Residual):
   """Residual block around axial attention (Wang et al. 2020, Axial-DeepLab)."""
 
-  def __init__(self, filters: int, *, norm: norm_lib.NormSettings, activation: conv.Activation,
-               stride: int = 1, drop_path_keep_prob: float = 1.0, **kwargs):
+  def __init__(
+    self,
+    filters: int,
+    *,
+    norm: norm_lib.NormSettings,
+    activation: conv.Activation,
+    stride: int = 1,
+    drop_path_keep_prob: float = 1.0,
+    **kwargs,
+  ):
     """Creates a block with 4 * `filters` output channels; the attention has `stride`."""
-    super().__init__(filters, middle_filters=2 * filters, norm=norm, activation=activation,
-                     stride=stride, drop_path_keep_prob=drop_path_keep_prob, **kwargs)
+    super().__init__(
+      filters,
+      middle_filters=2 * filters,
+      norm=norm,
+      activation=activation,
+      stride=stride,
+      drop_path_keep_prob=drop_path_keep_prob,
+      **kwargs,
+    )
     self.attention = axial.AxialAttention2D(filters, norm=norm, stride=stride, name='attention')
 
   def _middle(self, x, training):

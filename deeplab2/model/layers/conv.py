@@ -3,6 +3,7 @@
 At inference the norm is folded into kernel and bias: `norm(conv(x, k)) = conv(x, k * scale) +
 offset`, so that no feature map is normalised on its own.
 """
+
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -19,8 +20,15 @@ Activation = Callable[[tf.Tensor], tf.Tensor]
 class _LinearNorm(tf_keras.layers.Layer):
   """A linear operation without bias, batch norm, activation."""
 
-  def __init__(self, *, norm: norm_lib.NormSettings, activation: Activation, kernel_initializer,
-               gamma_initializer='ones', **kwargs):
+  def __init__(
+    self,
+    *,
+    norm: norm_lib.NormSettings,
+    activation: Activation,
+    kernel_initializer,
+    gamma_initializer='ones',
+    **kwargs,
+  ):
     super().__init__(**kwargs)
     self._settings = norm
     self._activation = activation
@@ -30,10 +38,12 @@ class _LinearNorm(tf_keras.layers.Layer):
   def _build(self, kernel_name, kernel_shape, filters):
     """Creates the norm of `filters` channels; creates and returns the kernel."""
     # Decay is chosen by the last part of a variable's name: kernels keep theirs.
-    kernel = self.add_weight(kernel_name, kernel_shape, initializer=self._kernel_initializer,
-                             experimental_autocast=False)
+    kernel = self.add_weight(
+      kernel_name, kernel_shape, initializer=self._kernel_initializer, experimental_autocast=False
+    )
     self.norm = norm_lib.BatchNorm(
-        self._settings, (filters,), gamma_initializer=self._gamma_initializer, name='norm')
+      self._settings, (filters,), gamma_initializer=self._gamma_initializer, name='norm'
+    )
     with tf.name_scope('norm'):
       self.norm.build()
     return kernel
@@ -60,7 +70,8 @@ def linear_norm(x, kernel, norm, linear, scale_shape, training, activation=activ
   if scale_shape is not None:
     scale = tf.reshape(scale, scale_shape)
   return activation(
-      tf.nn.bias_add(linear(x, tf.cast(kernel * scale, x.dtype)), tf.cast(offset, x.dtype)))
+    tf.nn.bias_add(linear(x, tf.cast(kernel * scale, x.dtype)), tf.cast(offset, x.dtype))
+  )
 
 
 class ConvNorm(_LinearNorm):
@@ -71,14 +82,30 @@ class ConvNorm(_LinearNorm):
   the input.
   """
 
-  def __init__(self, filters: int, kernel_size: int, *, norm: norm_lib.NormSettings,
-               stride: int = 1, dilation: int = 1, activation: Activation = activations.linear,
-               kernel_initializer='he_normal', gamma_initializer='ones', **kwargs):
-    super().__init__(norm=norm, activation=activation, kernel_initializer=kernel_initializer,
-                     gamma_initializer=gamma_initializer, **kwargs)
+  def __init__(
+    self,
+    filters: int,
+    kernel_size: int,
+    *,
+    norm: norm_lib.NormSettings,
+    stride: int = 1,
+    dilation: int = 1,
+    activation: Activation = activations.linear,
+    kernel_initializer='he_normal',
+    gamma_initializer='ones',
+    **kwargs,
+  ):
+    super().__init__(
+      norm=norm,
+      activation=activation,
+      kernel_initializer=kernel_initializer,
+      gamma_initializer=gamma_initializer,
+      **kwargs,
+    )
     if stride > 1 and dilation > 1:
-      raise ValueError(f'A convolution has a stride ({stride}) or a dilation ({dilation}), not '
-                       'both.')
+      raise ValueError(
+        f'A convolution has a stride ({stride}) or a dilation ({dilation}), not both.'
+      )
     self._filters = filters
     self._kernel_size = kernel_size
     self._stride = stride
@@ -86,8 +113,7 @@ class ConvNorm(_LinearNorm):
 
   def build(self, input_shape):
     size = self._kernel_size
-    self.kernel = self._build('kernel', (size, size, input_shape[-1], self._filters),
-                              self._filters)
+    self.kernel = self._build('kernel', (size, size, input_shape[-1], self._filters), self._filters)
     self.built = True
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -103,10 +129,18 @@ class ConvNorm(_LinearNorm):
 class DepthwiseConvNorm(_LinearNorm):
   """Depthwise convolution, batch norm, activation, on [B, H, W, C]; pads as ConvNorm does."""
 
-  def __init__(self, kernel_size: int, *, norm: norm_lib.NormSettings, stride: int = 1,
-               activation: Activation = activations.linear, **kwargs):
-    super().__init__(norm=norm, activation=activation, kernel_initializer='glorot_uniform',
-                     **kwargs)
+  def __init__(
+    self,
+    kernel_size: int,
+    *,
+    norm: norm_lib.NormSettings,
+    stride: int = 1,
+    activation: Activation = activations.linear,
+    **kwargs,
+  ):
+    super().__init__(
+      norm=norm, activation=activation, kernel_initializer='glorot_uniform', **kwargs
+    )
     self._kernel_size = kernel_size
     self._stride = stride
 
@@ -126,11 +160,19 @@ class DepthwiseConvNorm(_LinearNorm):
 class SeparableConvNorm(tf_keras.layers.Layer):
   """Depthwise, then 1x1 convolution, each with batch norm and activation."""
 
-  def __init__(self, filters: int, kernel_size: int, *, norm: norm_lib.NormSettings,
-               activation: Activation = activations.linear, **kwargs):
+  def __init__(
+    self,
+    filters: int,
+    kernel_size: int,
+    *,
+    norm: norm_lib.NormSettings,
+    activation: Activation = activations.linear,
+    **kwargs,
+  ):
     super().__init__(**kwargs)
-    self.depthwise = DepthwiseConvNorm(kernel_size, norm=norm, activation=activation,
-                                       name='depthwise')
+    self.depthwise = DepthwiseConvNorm(
+      kernel_size, norm=norm, activation=activation, name='depthwise'
+    )
     self.pointwise = ConvNorm(filters, 1, norm=norm, activation=activation, name='pointwise')
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -140,11 +182,23 @@ class SeparableConvNorm(tf_keras.layers.Layer):
 class SequenceNorm(_LinearNorm):
   """The same linear map at every position of [B, n, C], batch norm, activation."""
 
-  def __init__(self, filters: int, *, norm: norm_lib.NormSettings,
-               activation: Activation = activations.linear, kernel_initializer='he_normal',
-               gamma_initializer='ones', **kwargs):
-    super().__init__(norm=norm, activation=activation, kernel_initializer=kernel_initializer,
-                     gamma_initializer=gamma_initializer, **kwargs)
+  def __init__(
+    self,
+    filters: int,
+    *,
+    norm: norm_lib.NormSettings,
+    activation: Activation = activations.linear,
+    kernel_initializer='he_normal',
+    gamma_initializer='ones',
+    **kwargs,
+  ):
+    super().__init__(
+      norm=norm,
+      activation=activation,
+      kernel_initializer=kernel_initializer,
+      gamma_initializer=gamma_initializer,
+      **kwargs,
+    )
     self._filters = filters
 
   def build(self, input_shape):
@@ -153,7 +207,8 @@ class SequenceNorm(_LinearNorm):
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     return per_position(
-        x, lambda rows: self._finish(rows, self.kernel[0], tf.matmul, None, training))
+      x, lambda rows: self._finish(rows, self.kernel[0], tf.matmul, None, training)
+    )
 
 
 class Projection(tf_keras.layers.Layer):
@@ -176,10 +231,14 @@ class Projection(tf_keras.layers.Layer):
 
   def build(self, input_shape):
     self.kernel = self.add_weight(
-        'kernel', self._spatial + (input_shape[-1], self._filters),
-        initializer=self._kernel_initializer, experimental_autocast=False)
-    self.bias = self.add_weight('bias', (self._filters,), initializer='zeros',
-                                experimental_autocast=False)
+      'kernel',
+      self._spatial + (input_shape[-1], self._filters),
+      initializer=self._kernel_initializer,
+      experimental_autocast=False,
+    )
+    self.bias = self.add_weight(
+      'bias', (self._filters,), initializer='zeros', experimental_autocast=False
+    )
     self.built = True
 
   def call(self, x: tf.Tensor) -> tf.Tensor:

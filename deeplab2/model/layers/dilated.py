@@ -1,4 +1,5 @@
 """Dilated convolution whose gradient needs no operation that some CPU builds of TensorFlow lack."""
+
 import tensorflow as tf
 
 
@@ -22,8 +23,10 @@ def conv2d(x: tf.Tensor, kernel: tf.Tensor, dilation: int) -> tf.Tensor:
 
     def gradient(upstream):
       mirrored = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
-      return (tf.nn.conv2d(upstream, mirrored, 1, 'SAME', dilations=dilation),
-              _kernel_gradient(x, upstream, kernel, dilation))
+      return (
+        tf.nn.conv2d(upstream, mirrored, 1, 'SAME', dilations=dilation),
+        _kernel_gradient(x, upstream, kernel, dilation),
+      )
 
     return tf.nn.conv2d(x, kernel, 1, 'SAME', dilations=dilation), gradient
 
@@ -47,9 +50,13 @@ def _kernel_gradient(x, upstream, kernel, dilation):
     rows_in, rows_out = _overlap((row - height // 2) * dilation)
     for column in range(width):
       columns_in, columns_out = _overlap((column - width // 2) * dilation)
-      taps.append(tf.matmul(
+      taps.append(
+        tf.matmul(
           tf.reshape(x[:, rows_in, columns_in], [-1, channels]),
-          tf.reshape(upstream[:, rows_out, columns_out], [-1, filters]), transpose_a=True))
+          tf.reshape(upstream[:, rows_out, columns_out], [-1, filters]),
+          transpose_a=True,
+        )
+      )
   return tf.reshape(tf.stack(taps), kernel.shape)
 
 

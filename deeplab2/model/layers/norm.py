@@ -1,4 +1,5 @@
 """Batch normalisation, synchronised over replicas, and layer normalisation."""
+
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -9,6 +10,7 @@ from deeplab2.model.layers import activations
 
 class NormSettings(NamedTuple):
   """How every batch norm of a model behaves."""
+
   synchronized: bool = True  # Statistics over the batch of all replicas, not of each alone.
   momentum: float = 0.99  # Weight of the old value when the moving statistics are updated.
   epsilon: float = 1e-3  # Added to the variance.
@@ -21,8 +23,15 @@ class BatchNorm(tf_keras.layers.Layer):
   statistics are synchronised.
   """
 
-  def __init__(self, settings: NormSettings, shape: tuple[int, ...], *,
-               axis: int = -1, gamma_initializer='ones', **kwargs):
+  def __init__(
+    self,
+    settings: NormSettings,
+    shape: tuple[int, ...],
+    *,
+    axis: int = -1,
+    gamma_initializer='ones',
+    **kwargs,
+  ):
     """Creates a batch norm.
 
     Args:
@@ -43,14 +52,21 @@ class BatchNorm(tf_keras.layers.Layer):
 
     def statistic(name, initializer):
       return self.add_weight(
-          name, self._shape, initializer=initializer, trainable=False, experimental_autocast=False,
-          synchronization=tf.VariableSynchronization.ON_READ,
-          aggregation=tf.VariableAggregation.MEAN)
+        name,
+        self._shape,
+        initializer=initializer,
+        trainable=False,
+        experimental_autocast=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.MEAN,
+      )
 
-    self.gamma = self.add_weight('gamma', self._shape, initializer=self._gamma_initializer,
-                                 experimental_autocast=False)
-    self.beta = self.add_weight('beta', self._shape, initializer='zeros',
-                                experimental_autocast=False)
+    self.gamma = self.add_weight(
+      'gamma', self._shape, initializer=self._gamma_initializer, experimental_autocast=False
+    )
+    self.beta = self.add_weight(
+      'beta', self._shape, initializer='zeros', experimental_autocast=False
+    )
     self.moving_mean = statistic('moving_mean', 'zeros')
     self.moving_variance = statistic('moving_variance', 'ones')
     self.built = True
@@ -60,8 +76,7 @@ class BatchNorm(tf_keras.layers.Layer):
     scale = self.gamma * tf.math.rsqrt(self.moving_variance + self._settings.epsilon)
     return self._flat(scale), self._flat(self.beta - self.moving_mean * scale)
 
-  def call(self, x: tf.Tensor, training: bool = False,
-           activation=activations.linear) -> tf.Tensor:
+  def call(self, x: tf.Tensor, training: bool = False, activation=activations.linear) -> tf.Tensor:
     """Returns `activation` of the normalised `x`, in its dtype."""
     if not training:
       scale, offset = self.affine()
@@ -86,15 +101,22 @@ class BatchNorm(tf_keras.layers.Layer):
     shape = sizes(x)
     maps = x if len(shape) == 4 else tf.reshape(x, [-1, 1, 1, shape[-1]])
     y, mean, variance, _, _, _ = tf.raw_ops.FusedBatchNormV3(
-        x=maps, scale=self._flat(self.gamma), offset=self._flat(self.beta), mean=[], variance=[],
-        epsilon=self._settings.epsilon, is_training=True)
+      x=maps,
+      scale=self._flat(self.gamma),
+      offset=self._flat(self.beta),
+      mean=[],
+      variance=[],
+      epsilon=self._settings.epsilon,
+      is_training=True,
+    )
     rows = x.shape[:-1].num_elements() or tf.cast(tf.size(x) // shape[-1], tf.float32)
     variance *= (rows - 1.0) / rows  # The op returns the unbiased variance.
     self._move(mean, variance)
     if activation is activations.gelu:
       scale = self._flat(self.gamma) * tf.math.rsqrt(variance + self._settings.epsilon)
-      scale, offset = (tf.stop_gradient(part) for part in (
-          scale, self._flat(self.beta) - mean * scale))
+      scale, offset = (
+        tf.stop_gradient(part) for part in (scale, self._flat(self.beta) - mean * scale)
+      )
       y = activations.gelu_of_affine(y, maps, scale, offset)
     else:
       y = activation(y)
@@ -107,8 +129,11 @@ class BatchNorm(tf_keras.layers.Layer):
     mean = tf.reduce_mean(values, axes)
     mean_of_squares = tf.reduce_mean(tf.square(values), axes)
     if self._across_replicas():
-      mean, mean_of_squares = tf.unstack(tf.distribute.get_replica_context().all_reduce(
-          tf.distribute.ReduceOp.MEAN, tf.stack([mean, mean_of_squares])))
+      mean, mean_of_squares = tf.unstack(
+        tf.distribute.get_replica_context().all_reduce(
+          tf.distribute.ReduceOp.MEAN, tf.stack([mean, mean_of_squares])
+        )
+      )
     variance = tf.maximum(mean_of_squares - tf.square(mean), 0.0)
     self._move(mean, variance)
     scale = self._flat(self.gamma) * tf.math.rsqrt(variance + self._settings.epsilon)

@@ -1,4 +1,5 @@
 """ConvNeXt: goldens of single layers, parameters of every size, drop path, initial values."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,19 +23,29 @@ def filled():
   return backbone
 
 
-@pytest.mark.parametrize('name, shape, part', [
+@pytest.mark.parametrize(
+  'name, shape, part',
+  [
     ('convnext_stem', (1, 17, 17, 3), lambda backbone: backbone.downsampling[0]),
     ('convnext_downsample', (1, 9, 9, 96), lambda backbone: backbone.downsampling[1]),
-    ('convnext_block', (1, 9, 9, 192), lambda backbone: backbone.levels[1][0])])
+    ('convnext_block', (1, 9, 9, 192), lambda backbone: backbone.levels[1][0]),
+  ],
+)
 def test_layer_golden(golden, filled, name, shape, part):
   output = part(filled)(tf.constant(builders.layer_input(name, *shape)))
   assert builders.layer_deviation(output, golden('model_layers'), f'{name}/infer') < 1e-4
 
 
 # Liu et al. 2022, table 9, gives 28, 50, 89 and 198 million with the classifier.
-@pytest.mark.parametrize('name, parameters', [
-    ('convnext_tiny', 27_818_592), ('convnext_small', 49_453_152),
-    ('convnext_base', 87_564_416), ('convnext_large', 196_227_264)])
+@pytest.mark.parametrize(
+  'name, parameters',
+  [
+    ('convnext_tiny', 27_818_592),
+    ('convnext_small', 49_453_152),
+    ('convnext_base', 87_564_416),
+    ('convnext_large', 196_227_264),
+  ],
+)
 def test_parameters(name, parameters):
   backbone = convnext.CONVNEXTS[name]()
   backbone(tf.zeros([1, 33, 33, 3]))

@@ -1,4 +1,5 @@
 """MOAT against goldens, parameter counts, and attention computed pixel by pixel."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,8 +17,9 @@ _SMALLEST = moat.Size(8, 32, (1, 1, 2, 1))
 
 
 def _smallest(windows=(3, 2), drop_path_keep_prob=1.0):
-  return moat.MOAT(_SMALLEST, windows=windows, norm=builders.NORM,
-                   drop_path_keep_prob=drop_path_keep_prob)
+  return moat.MOAT(
+    _SMALLEST, windows=windows, norm=builders.NORM, drop_path_keep_prob=drop_path_keep_prob
+  )
 
 
 def _created(backbone, size=(33, 33)):
@@ -62,24 +64,41 @@ def test_golden(golden, name, size):
 
 
 def test_released_names():
-  assert sorted(moat.MOATS) == sorted([
-      'moat0_pretrain_224_1k', 'moat0_pretrain_224_no_pe_1k', 'moat1_pretrain_224_1k',
-      'moat1_pretrain_224_no_pe_1k', 'moat2_finetune_384_22k', 'moat2_finetune_384_no_pe_22k',
-      'moat3_finetune_512_22k', 'moat3_finetune_512_no_pe_22k', 'moat4_finetune_512_22k',
-      'moat4_finetune_512_no_pe_22k', 'tiny_moat0_pretrain_256_1k',
-      'tiny_moat0_pretrain_256_no_pe_1k', 'tiny_moat1_pretrain_256_1k',
-      'tiny_moat1_pretrain_256_no_pe_1k', 'tiny_moat2_pretrain_256_1k',
-      'tiny_moat2_pretrain_256_no_pe_1k', 'tiny_moat3_pretrain_256_1k',
-      'tiny_moat3_pretrain_256_no_pe_1k'])
+  assert sorted(moat.MOATS) == sorted(
+    [
+      'moat0_pretrain_224_1k',
+      'moat0_pretrain_224_no_pe_1k',
+      'moat1_pretrain_224_1k',
+      'moat1_pretrain_224_no_pe_1k',
+      'moat2_finetune_384_22k',
+      'moat2_finetune_384_no_pe_22k',
+      'moat3_finetune_512_22k',
+      'moat3_finetune_512_no_pe_22k',
+      'moat4_finetune_512_22k',
+      'moat4_finetune_512_no_pe_22k',
+      'tiny_moat0_pretrain_256_1k',
+      'tiny_moat0_pretrain_256_no_pe_1k',
+      'tiny_moat1_pretrain_256_1k',
+      'tiny_moat1_pretrain_256_no_pe_1k',
+      'tiny_moat2_pretrain_256_1k',
+      'tiny_moat2_pretrain_256_no_pe_1k',
+      'tiny_moat3_pretrain_256_1k',
+      'tiny_moat3_pretrain_256_no_pe_1k',
+    ]
+  )
 
 
-@pytest.mark.parametrize('name, parameters', [
+@pytest.mark.parametrize(
+  'name, parameters',
+  [
     ('tiny_moat0_pretrain_256_1k', 3_127_404),
     ('tiny_moat1_pretrain_256_1k', 4_838_215),
     pytest.param('tiny_moat2_pretrain_256_1k', 9_374_589, marks=pytest.mark.slow),
     pytest.param('tiny_moat3_pretrain_256_1k', 18_966_030, marks=pytest.mark.slow),
     pytest.param('moat0_pretrain_224_1k', 27_164_932, marks=pytest.mark.slow),
-    pytest.param('moat1_pretrain_224_1k', 40_975_240, marks=pytest.mark.slow)])
+    pytest.param('moat1_pretrain_224_1k', 40_975_240, marks=pytest.mark.slow),
+  ],
+)
 def test_parameters(name, parameters):
   make = moat.MOATS[name]
   backbone = _created(make(norm=builders.NORM, drop_path_keep_prob=0.8), (32, 32))
@@ -125,22 +144,25 @@ def test_every_variable_gets_a_gradient(windows):
   backbone = _randomise(_created(_smallest(windows), (34, 65)))
   images = tf.random.normal([2, 34, 65, 3])
   with tf.GradientTape() as tape:
-    loss = tf.add_n([tf.reduce_sum(tf.square(stage))
-                     for stage in backbone(images, training=True)])
+    loss = tf.add_n([tf.reduce_sum(tf.square(stage)) for stage in backbone(images, training=True)])
   gradients = tape.gradient(loss, backbone.trainable_variables)
   for variable, gradient in zip(backbone.trainable_variables, gradients, strict=True):
     assert gradient is not None, variable.name
     # The bias of keys shifts all similarities of a query alike; a norm takes off what was added
     # before it.
     if not variable.name.endswith(
-        ('key_projection/bias:0', 'down/bias:0', 'expand/pre_norm/beta:0')):
+      ('key_projection/bias:0', 'down/bias:0', 'expand/pre_norm/beta:0')
+    ):
       assert np.abs(gradient).max() > 1e-4, variable.name
 
 
 def test_initial_kernels():
   backbone = _created(_smallest())
-  kernels = [v.numpy().ravel() for v in backbone.trainable_variables
-             if v.name.endswith(('kernel:0', 'weight:0', 'embedding:0'))]
+  kernels = [
+    v.numpy().ravel()
+    for v in backbone.trainable_variables
+    if v.name.endswith(('kernel:0', 'weight:0', 'embedding:0'))
+  ]
   assert len(kernels) == 40  # 2 of the stem, 6 per MBConv; 9, 8 and 9 of the MOAT blocks.
   np.testing.assert_allclose(np.std(np.concatenate(kernels)), 0.02, rtol=0.02)
   assert len({kernel[0] for kernel in kernels}) == len(kernels)
@@ -183,9 +205,11 @@ def test_attention_by_hand():
 
   bias = tf.reshape(attention.relative_bias(2, 3), [2, 3, 2, 6]).numpy()
   bias = bias.transpose(0, 2, 1, 3).reshape(2, 6, 6)
-  for picture, result in zip(x.reshape(2, 6, 64), attention(x), strict=True):
-    q, k, v = (project(part, picture).reshape(6, 2, 32) for part in (
-        attention.query_projection, attention.key_projection, attention.value_projection))
+  for image, result in zip(x.reshape(2, 6, 64), attention(x), strict=True):
+    q, k, v = (
+      project(part, image).reshape(6, 2, 32)
+      for part in (attention.query_projection, attention.key_projection, attention.value_projection)
+    )
     weights = np.exp(np.einsum('qhd,khd->hqk', q, k) / np.sqrt(32.0) + bias)
     weights /= weights.sum(-1, keepdims=True)
     merged = np.einsum('hqk,khd->qhd', weights, v).reshape(6, 64)
@@ -234,8 +258,7 @@ def test_drop_path_rises_from_block_to_block():
   blocks = [block for stage in backbone.blocks for block in stage]
   probabilities = [1.0, 0.9, 0.8, 0.7, 0.6]
   np.testing.assert_allclose([block._keep_prob for block in blocks], probabilities)
-  np.testing.assert_allclose([block.mobile._keep_prob for block in blocks[2:]],
-                             probabilities[2:])
+  np.testing.assert_allclose([block.mobile._keep_prob for block in blocks[2:]], probabilities[2:])
 
 
 def test_drop_path_drops_both_residuals():

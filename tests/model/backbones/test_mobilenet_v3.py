@@ -1,4 +1,5 @@
 """MobileNetV3 against goldens of every block."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,8 +9,8 @@ from tests.goldens import fill
 from tests.model import builders
 
 _VARIANTS = {
-    'small': (mobilenet_v3.small, (16, 16, 24, 48, 576), (939_120, 927_008)),
-    'large': (mobilenet_v3.large, (16, 24, 40, 112, 960), (2_996_352, 2_971_952)),
+  'small': (mobilenet_v3.small, (16, 16, 24, 48, 576), (939_120, 927_008)),
+  'large': (mobilenet_v3.large, (16, 24, 40, 112, 960), (2_996_352, 2_971_952)),
 }
 
 
@@ -50,7 +51,19 @@ def test_stages_are_the_last_rows_of_their_strides():
     np.testing.assert_array_equal(stage, outputs[block - 1][0])
 
 
-@pytest.mark.parametrize('channels, rounded', [(8, 8), (3, 8), (4.0, 8), (17.28, 16), (72.0, 72),
-                                               (88.0, 88), (18.0, 24), (200.0, 200), (184.0, 184)])
+@pytest.mark.parametrize(
+  'channels, rounded',
+  [
+    (8, 8),
+    (3, 8),
+    (4.0, 8),
+    (17.28, 16),
+    (72.0, 72),
+    (88.0, 88),
+    (18.0, 24),
+    (200.0, 200),
+    (184.0, 184),
+  ],
+)
 def test_round_to_eight(channels, rounded):
   assert mobilenet_v3.round_to_eight(channels) == rounded

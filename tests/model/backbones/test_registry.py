@@ -1,4 +1,5 @@
 """Every backbone by name: sizes, gradients, saving, training and inference; wrong names."""
+
 import re
 
 import numpy as np
@@ -10,15 +11,26 @@ from deeplab2.model.backbones import registry
 from tests.goldens import fill
 from tests.model import builders
 
-_QUICK = ('mobilenet_v3_small', 'mobilenet_v3_large', 'resnet50', 'axial_resnet50',
-          'convnext_tiny', 'tiny_moat0_pretrain_256_1k')
+_QUICK = (
+  'mobilenet_v3_small',
+  'mobilenet_v3_large',
+  'resnet50',
+  'axial_resnet50',
+  'convnext_tiny',
+  'tiny_moat0_pretrain_256_1k',
+)
 # Taken out again by the batch norm or the softmax that follows (MOAT).
 _WITHOUT_EFFECT = re.compile(
-    r'_stem/layer_with_weights-0/bias|_pre_norm/beta|_attention/_k_proj/bias')
+  r'_stem/layer_with_weights-0/bias|_pre_norm/beta|_attention/_k_proj/bias'
+)
 _one_of_each_family = pytest.mark.parametrize('name', _QUICK)
-_each_backbone = pytest.mark.parametrize('name', [
+_each_backbone = pytest.mark.parametrize(
+  'name',
+  [
     name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow)
-    for name in sorted(registry.BACKBONES)])
+    for name in sorted(registry.BACKBONES)
+  ],
+)
 
 
 def _stride(name, level):
@@ -34,7 +46,7 @@ def _check_sizes(name, pyramid, batch, size):
 
 @_one_of_each_family
 @pytest.mark.parametrize('size', [(33, 65), (50, 70)])
-def test_sizes_of_any_number_of_pictures(name, size):
+def test_sizes_of_any_number_of_images(name, size):
   backbone = registry.create(name, norm=builders.NORM)
   network = tf.function(backbone, input_signature=[tf.TensorSpec([None, *size, 3])])
   _check_sizes(name, network(tf.zeros([2, *size, 3])), 2, size)
@@ -48,8 +60,12 @@ def test_every_variable_trains_and_is_restored(name, tmp_path):
   variables = builders.fill_by_key(backbone, 'backbone')
   with tf.GradientTape() as tape:
     stages = backbone(images, training=True)[:5]
-    loss = tf.add_n([tf.reduce_sum(stage * fill.value(f'loss/{level}', stage.shape))
-                     for level, stage in enumerate(stages)])
+    loss = tf.add_n(
+      [
+        tf.reduce_sum(stage * fill.value(f'loss/{level}', stage.shape))
+        for level, stage in enumerate(stages)
+      ]
+    )
   trainable = {variable.ref() for variable in backbone.trainable_variables}
   variables = {key: variable for key, variable in variables.items() if variable.ref() in trainable}
   assert len(variables) == len(trainable)

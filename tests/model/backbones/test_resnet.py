@@ -1,4 +1,5 @@
 """ResNet-50: sizes, drop path by stage, goldens of the whole encoder (slow)."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -32,8 +33,13 @@ def _keep_probs(last):
     kept.append((filters, stride, input_stride, round(keep, 6)))
     return tf.identity
 
-  resnet.ResNet(stem=None, blocks_per_stage=(3, 4, 6, 3), block=block, activation=tf.nn.relu,
-                drop_path_keep_prob=last)
+  resnet.ResNet(
+    stem=None,
+    blocks_per_stage=(3, 4, 6, 3),
+    block=block,
+    activation=tf.nn.relu,
+    drop_path_keep_prob=last,
+  )
   return kept
 
 

@@ -1,4 +1,5 @@
 """Activations against their formulas; statistics of drop path."""
+
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from deeplab2.model.layers import activations
 def test_gelu_and_its_gradient():
   x = np.linspace(-5, 5, 41)
   normal = np.array([0.5 * (1 + math.erf(value / math.sqrt(2))) for value in x])
-  density = np.exp(-x**2 / 2) / math.sqrt(2 * math.pi)
+  density = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
   variable = tf.constant(x, tf.float32)
   with tf.GradientTape() as tape:
     tape.watch(variable)
@@ -22,8 +23,9 @@ def test_gelu_and_its_gradient():
 
 def test_hard_swish():
   x = tf.constant([-4.0, -3.0, -1.0, 0.0, 1.0, 3.0, 4.0])
-  np.testing.assert_allclose(activations.hard_swish(x), [0, 0, -2 / 6, 0, 4 / 6, 3, 4],
-                             rtol=1e-6, atol=1e-7)
+  np.testing.assert_allclose(
+    activations.hard_swish(x), [0, 0, -2 / 6, 0, 4 / 6, 3, 4], rtol=1e-6, atol=1e-7
+  )
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():

@@ -1,4 +1,5 @@
 """Axial attention: goldens, and a brute-force one with plain loops."""
+
 import numpy as np
 import pytest
 from scipy import special
@@ -32,8 +33,9 @@ def test_1d_golden(golden, filled, mode):
   # Four sequences of nine, side by side: the height is attended along.
   x = builders.layer_input('axial_attention_1d', 4, 9, 512).transpose(1, 0, 2)[np.newaxis]
   q, k, v = layer.project(tf.constant(x), training)
-  qkv = np.concatenate([np.asarray(p).transpose(0, 2, 1, 3).reshape(4, 9, -1) for p in (q, k, v)],
-                       axis=-1)
+  qkv = np.concatenate(
+    [np.asarray(p).transpose(0, 2, 1, 3).reshape(4, 9, -1) for p in (q, k, v)], axis=-1
+  )
   assert builders.layer_deviation(qkv, layers, f'axial_attention_1d/qkv/{mode}') < 1e-4
 
   similarity = layer.norm_similarity(layer.similarities(q, k, 9), training=training)
@@ -42,9 +44,13 @@ def test_1d_golden(golden, filled, mode):
   assert builders.layer_deviation(similarity, layers, name) < 1e-4
 
   logits = similarity.sum(axis=0)
-  retrieved = tf.concat([
+  retrieved = tf.concat(
+    [
       tf.reshape(tf.transpose(term, (0, 2, 1, 3)), [4, 9, 512])
-      for term in layer.retrieve(tf.nn.softmax(logits), v, 9)], axis=-1)
+      for term in layer.retrieve(tf.nn.softmax(logits), v, 9)
+    ],
+    axis=-1,
+  )
   retrieved = np.asarray(layer.norm_retrieved(retrieved, training=training))
   retrieved = retrieved.reshape(4, 9, 2, 8, 64).transpose(2, 0, 3, 1, 4)
   name = f'axial_attention_1d/retrieved/{mode}'
@@ -74,11 +80,15 @@ def test_against_loops(axis, size):
 
   scale, offset = (value.numpy() for value in layer.norm_qkv.affine())
   similarity_scale, similarity_offset = (
-      value.numpy().reshape(3, 8) for value in layer.norm_similarity.affine())
+    value.numpy().reshape(3, 8) for value in layer.norm_similarity.affine()
+  )
   retrieved_scale, retrieved_offset = (
-      value.numpy().reshape(2, 8, 2) for value in layer.norm_retrieved.affine())
-  tables = [table.embeddings.numpy() for table in (
-      layer.query_positions, layer.key_positions, layer.value_positions)]
+    value.numpy().reshape(2, 8, 2) for value in layer.norm_retrieved.affine()
+  )
+  tables = [
+    table.embeddings.numpy()
+    for table in (layer.query_positions, layer.key_positions, layer.value_positions)
+  ]
   length = sequences.shape[1]
   for n in (0, sequences.shape[0] - 1):
     qkv = sequences[n] @ layer.qkv_kernel.numpy() * scale + offset
@@ -86,16 +96,22 @@ def test_against_loops(axis, size):
     v = qkv[:, 16:].reshape(length, 8, 2)
     for head, query in ((0, 0), (5, length - 1), (7, 1)):
       rows = np.clip(np.arange(length) - query + 254, 0, 508)
-      terms = [k[:, head] @ q[query, head], tables[0][rows] @ q[query, head],
-               np.sum(k[:, head] * tables[1][rows], axis=-1)]
-      logits = sum(t * similarity_scale[i, head] + similarity_offset[i, head]
-                   for i, t in enumerate(terms))
+      terms = [
+        k[:, head] @ q[query, head],
+        tables[0][rows] @ q[query, head],
+        np.sum(k[:, head] * tables[1][rows], axis=-1),
+      ]
+      logits = sum(
+        t * similarity_scale[i, head] + similarity_offset[i, head] for i, t in enumerate(terms)
+      )
       weights = special.softmax(logits)
       retrieved = [weights @ v[:, head], weights @ tables[2][rows]]
-      expected = sum(r * retrieved_scale[i, head] + retrieved_offset[i, head]
-                     for i, r in enumerate(retrieved))
-      np.testing.assert_allclose(result[n, query, 2 * head:2 * head + 2], expected, rtol=1e-4,
-                                 atol=1e-5)
+      expected = sum(
+        r * retrieved_scale[i, head] + retrieved_offset[i, head] for i, r in enumerate(retrieved)
+      )
+      np.testing.assert_allclose(
+        result[n, query, 2 * head : 2 * head + 2], expected, rtol=1e-4, atol=1e-5
+      )
 
 
 def test_strides_keep_every_other_row_and_column():

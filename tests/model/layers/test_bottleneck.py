@@ -1,4 +1,5 @@
 """Residual blocks: goldens, the identity at the start, drop path."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,19 +11,31 @@ from tests.model import builders
 
 _GELU = {'norm': builders.NORM, 'activation': activations.gelu}
 _BLOCKS = {
-    'axial_block': (
-        lambda: bottleneck.AxialBottleneck(256, **_GELU), (9, 256), 'pixel_decoder/stages/1/0'),
-    'axial_block_identity': (
-        lambda: bottleneck.AxialBottleneck(256, **_GELU), (9, 1024), 'pixel_decoder/stages/1/1'),
-    'axial_block_strided': (
-        lambda: bottleneck.AxialBottleneck(512, stride=2, **_GELU), (9, 1024),
-        'backbone/stages/3/0'),
-    'bottleneck_block_dilated': (
-        lambda: pixel_decoder.BLOCKS['BOTTLENECK'](128, **_GELU), (17, 128),
-        'pixel_decoder/stages/2/0'),
-    'bottleneck_block_strided': (
-        lambda: bottleneck.Bottleneck(128, stride=2, norm=builders.NORM, activation=tf.nn.relu),
-        (33, 256), 'backbone/stages/1/0'),
+  'axial_block': (
+    lambda: bottleneck.AxialBottleneck(256, **_GELU),
+    (9, 256),
+    'pixel_decoder/stages/1/0',
+  ),
+  'axial_block_identity': (
+    lambda: bottleneck.AxialBottleneck(256, **_GELU),
+    (9, 1024),
+    'pixel_decoder/stages/1/1',
+  ),
+  'axial_block_strided': (
+    lambda: bottleneck.AxialBottleneck(512, stride=2, **_GELU),
+    (9, 1024),
+    'backbone/stages/3/0',
+  ),
+  'bottleneck_block_dilated': (
+    lambda: pixel_decoder.BLOCKS['BOTTLENECK'](128, **_GELU),
+    (17, 128),
+    'pixel_decoder/stages/2/0',
+  ),
+  'bottleneck_block_strided': (
+    lambda: bottleneck.Bottleneck(128, stride=2, norm=builders.NORM, activation=tf.nn.relu),
+    (33, 256),
+    'backbone/stages/1/0',
+  ),
 }
 
 
@@ -46,8 +59,9 @@ def test_a_fresh_block_only_activates(make):
 
 
 def test_drop_path_drops_the_residual_alone():
-  block = bottleneck.Bottleneck(8, norm=builders.NORM, activation=tf.nn.relu,
-                                drop_path_keep_prob=0.5)
+  block = bottleneck.Bottleneck(
+    8, norm=builders.NORM, activation=tf.nn.relu, drop_path_keep_prob=0.5
+  )
   x = tf.random.normal([64, 3, 3, 32])
   block(x)
   block.expand.norm.gamma.assign(tf.ones([32]))

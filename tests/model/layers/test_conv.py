@@ -1,4 +1,5 @@
 """Convolutions with norm: padding by hand, goldens of the stem and the separable head."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -51,9 +52,13 @@ def test_strides_sample_the_symmetric_convolution(kernel_size, stride, size, dyn
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize('layer', [
+@pytest.mark.parametrize(
+  'layer',
+  [
     lambda: conv.ConvNorm(4, 3, norm=builders.NORM, activation=tf.nn.relu),
-    lambda: conv.DepthwiseConvNorm(3, norm=builders.NORM, activation=tf.nn.relu)])
+    lambda: conv.DepthwiseConvNorm(3, norm=builders.NORM, activation=tf.nn.relu),
+  ],
+)
 def test_folded_norm_is_the_norm(layer):
   layer = layer()
   x = np.random.RandomState(0).normal(size=(2, 5, 5, 4)).astype(np.float32)
@@ -76,8 +81,7 @@ def test_sequence_norm_and_projection_are_matrix_products():
   projection = conv.Projection(3, spatial_rank=1, kernel_initializer='he_normal')
   projection(x)
   projection.bias.assign([1.0, 2.0, 3.0])
-  np.testing.assert_allclose(projection(x), x @ projection.kernel[0].numpy() + [1, 2, 3],
-                             atol=1e-5)
+  np.testing.assert_allclose(projection(x), x @ projection.kernel[0].numpy() + [1, 2, 3], atol=1e-5)
 
 
 def test_names_of_variables_end_as_decay_expects():
@@ -88,8 +92,9 @@ def test_names_of_variables_end_as_decay_expects():
 
 
 def test_compute_dtype_follows_the_policy():
-  layer = conv.ConvNorm(4, 3, norm=builders.NORM, dtype=tf_keras.mixed_precision.Policy(
-      'mixed_bfloat16'))
+  layer = conv.ConvNorm(
+    4, 3, norm=builders.NORM, dtype=tf_keras.mixed_precision.Policy('mixed_bfloat16')
+  )
   x = tf.random.normal([2, 5, 5, 3])
   for training in (False, True):
     assert layer(x, training=training).dtype == tf.bfloat16

@@ -1,4 +1,5 @@
 """The dilated convolution against sums over taps, and its gradient against finite differences."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -41,12 +42,14 @@ def test_values_and_gradients(size, dilation):
     unit = np.zeros_like(kernel)
     unit[index] = 1.0
     assert kernel_gradient.numpy()[index] == pytest.approx(
-        np.sum(upstream * _brute_force(x, unit, dilation)), abs=1e-4)
+      np.sum(upstream * _brute_force(x, unit, dilation)), abs=1e-4
+    )
   for index in [(0, 0, 0, 0), (1, 3, 2, 1)]:
     unit = np.zeros_like(x)
     unit[index] = 1.0
     assert x_gradient.numpy()[index] == pytest.approx(
-        np.sum(upstream * _brute_force(unit, kernel, dilation)), abs=1e-4)
+      np.sum(upstream * _brute_force(unit, kernel, dilation)), abs=1e-4
+    )
 
 
 def test_taps_out_of_reach_are_cut_off():

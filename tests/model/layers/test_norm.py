@@ -1,4 +1,5 @@
 """Batch norm against numpy, in one replica and in two; layer norm against numpy."""
+
 import subprocess
 import sys
 import textwrap
@@ -24,19 +25,23 @@ def _expected(x, axes, gamma, beta, mean, variance):
   return (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
 
 
-@pytest.mark.parametrize('input_shape, shape, axis, axes', [
+@pytest.mark.parametrize(
+  'input_shape, shape, axis, axes',
+  [
     ((2, 3, 4, 5), (5,), -1, (0, 1, 2)),
     ((6, 3, 5), (5,), -1, (0, 1)),
     ((6, 5), (5,), -1, (0,)),
     ((4, 3, 6), (1, 2, 1, 3), -1, (0, 1)),
     ((4, 6, 3, 3), (3, 1, 2, 1, 1), 1, (0, 2, 3)),
     ((4, 1, 7, 3), (1,), 1, (0, 1, 2, 3)),
-])
+  ],
+)
 @pytest.mark.parametrize('training', [False, True])
 def test_batch_norm(input_shape, shape, axis, axes, training):
   layer = _filled(norm_lib.BatchNorm(norm_lib.NormSettings(momentum=0.9), shape, axis=axis))
-  gamma, beta, moving_mean, moving_variance = (v.numpy() for v in (
-      layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance))
+  gamma, beta, moving_mean, moving_variance = (
+    v.numpy() for v in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
+  )
   x = np.random.RandomState(7).normal(2.0, 3.0, input_shape).astype(np.float32)
   result = layer(x, training=training)
 
@@ -46,12 +51,15 @@ def test_batch_norm(input_shape, shape, axis, axes, training):
     np.testing.assert_array_equal(layer.moving_mean, moving_mean)
     return
   mean, variance = x.mean(axes), x.var(axes)
-  np.testing.assert_allclose(result, _expected(x, axes, gamma, beta, mean, variance), rtol=1e-4,
-                             atol=1e-4)
-  np.testing.assert_allclose(layer.moving_mean, 0.9 * moving_mean + 0.1 * mean.reshape(shape),
-                             rtol=1e-5)
-  np.testing.assert_allclose(layer.moving_variance,
-                             0.9 * moving_variance + 0.1 * variance.reshape(shape), rtol=1e-5)
+  np.testing.assert_allclose(
+    result, _expected(x, axes, gamma, beta, mean, variance), rtol=1e-4, atol=1e-4
+  )
+  np.testing.assert_allclose(
+    layer.moving_mean, 0.9 * moving_mean + 0.1 * mean.reshape(shape), rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    layer.moving_variance, 0.9 * moving_variance + 0.1 * variance.reshape(shape), rtol=1e-5
+  )
 
 
 def test_affine_is_what_inference_computes():
@@ -66,12 +74,13 @@ def test_half_precision_keeps_its_dtype_and_float32_statistics():
   x = tf.cast(tf.random.normal([64, 4], mean=100.0), tf.float16)
   result = layer(x, training=True)
   assert result.dtype == tf.float16 and layer.moving_mean.dtype == tf.float32
-  np.testing.assert_allclose(layer.moving_mean, tf.reduce_mean(tf.cast(x, tf.float32), 0) / 100,
-                             rtol=1e-4)
+  np.testing.assert_allclose(
+    layer.moving_mean, tf.reduce_mean(tf.cast(x, tf.float32), 0) / 100, rtol=1e-4
+  )
 
 
 # Two replicas need two logical devices, which a process must ask for before anything else.
-_TWO_REPLICAS = '''
+_TWO_REPLICAS = """
 import numpy as np
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
@@ -119,12 +128,16 @@ results = both(False)
 for i in range(2):
   np.testing.assert_allclose(joined(results[i]), np.concatenate([h[i] for h in halves]), atol=1e-5)
 print('two replicas agree')
-'''
+"""
 
 
 def test_two_replicas_are_one_batch_if_synchronized_and_two_if_not():
-  result = subprocess.run([sys.executable, '-c', textwrap.dedent(_TWO_REPLICAS)],
-                          capture_output=True, text=True, check=False)
+  result = subprocess.run(
+    [sys.executable, '-c', textwrap.dedent(_TWO_REPLICAS)],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   assert 'two replicas agree' in result.stdout, result.stderr[-2000:]
 
 
@@ -135,5 +148,6 @@ def test_layer_norm():
   layer.gamma.assign(np.arange(1.0, 9.0))
   layer.beta.assign(np.arange(8.0))
   normalized = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-  np.testing.assert_allclose(layer(x), normalized * np.arange(1.0, 9.0) + np.arange(8.0),
-                             rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+    layer(x), normalized * np.arange(1.0, 9.0) + np.arange(8.0), rtol=1e-4, atol=1e-5
+  )

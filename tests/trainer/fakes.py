@@ -1,4 +1,5 @@
 """A tiny real model, loss and dataset for tests of the loop around them."""
+
 import tensorflow as tf
 import tf_keras
 
@@ -15,10 +16,12 @@ class TinyModel(tf_keras.Model):
 
   def __init__(self):
     super().__init__()
-    self.backbone = tf_keras.Sequential([
+    self.backbone = tf_keras.Sequential(
+      [
         tf_keras.layers.Conv2D(4, 3, padding='same', use_bias=False),
         tf_keras.layers.BatchNormalization(synchronized=True),
-    ])
+      ]
+    )
     self.head = tf_keras.layers.Dense(CLASSES)
 
   def call(self, images, training=False):
@@ -31,7 +34,8 @@ class TinyModel(tf_keras.Model):
 def loss(prediction, targets):
   """Cross entropy and a second term; as a diagnostic, the mean logit where the class is 0."""
   values = tf.nn.sparse_softmax_cross_entropy_with_logits(
-      labels=targets.semantic, logits=prediction.semantic_logits)
+    labels=targets.semantic, logits=prediction.semantic_logits
+  )
   cross_entropy = tf.reduce_mean(values * targets.semantic_weight, axis=[1, 2])
   size = 0.01 * tf.reduce_mean(prediction.semantic_logits**2, axis=[1, 2, 3])
   losses = {'total_loss': cross_entropy + size, 'semantic_loss': cross_entropy, 'size_loss': size}
@@ -41,17 +45,19 @@ def loss(prediction, targets):
 
 
 def sample(seed, batch=4, weight=1.0):
-  """Returns a batch of random pictures and labels; `weight` scales the loss."""
+  """Returns a batch of random images and labels; `weight` scales the loss."""
   shape = [batch, SIZE, SIZE]
   targets = structures.Targets(
-      semantic=tf.random.stateless_uniform(shape, [seed, 0], 0, CLASSES, tf.int32),
-      thing_id_mask=tf.fill(shape, -1), thing_id_class=tf.fill([batch, 2], -1),
-      semantic_weight=tf.fill(shape, tf.constant(weight, tf.float32)))
+    semantic=tf.random.stateless_uniform(shape, [seed, 0], 0, CLASSES, tf.int32),
+    thing_id_mask=tf.fill(shape, -1),
+    thing_id_class=tf.fill([batch, 2], -1),
+    semantic_weight=tf.fill(shape, tf.constant(weight, tf.float32)),
+  )
   return structures.Sample(tf.random.stateless_uniform([*shape, 3], [seed, 1], 0, 255.0), targets)
 
 
 def dataset(weights=(1.0,), batch=4):
-  """Returns a repeated dataset of one batch per weight, each of its own pictures."""
+  """Returns a repeated dataset of one batch per weight, each of its own images."""
   whole = None
   for seed, weight in enumerate(weights):
     one = tf.data.Dataset.from_tensors(sample(seed, batch, weight))
@@ -62,24 +68,32 @@ def dataset(weights=(1.0,), batch=4):
 def groups(model, rate=0.01, name='adamw', multiplier=0.1):
   """Returns the two optimizers, of the head and of the backbone."""
   rest, backbone = optimizer.split(model.trainable_variables, model.backbone.trainable_variables)
-  return (optimizer.create(name, optimizer.poly(rate, 100), 0.1, rest),
-          optimizer.create(name, optimizer.poly(rate * multiplier, 100), 0.1, backbone))
+  return (
+    optimizer.create(name, optimizer.poly(rate, 100), 0.1, rest),
+    optimizer.create(name, optimizer.poly(rate * multiplier, 100), 0.1, backbone),
+  )
 
 
 def trainer(batches, *, batch=4, name='adamw', **settings):
   """Returns (trainer, model, global step), created in the current strategy's scope."""
   model = TinyModel()
   model(tf.zeros([1, SIZE, SIZE, 3]))
-  step = tf.Variable(0, dtype=tf.int64, trainable=False,
-                     aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+  step = tf.Variable(
+    0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+  )
   created = trainer_lib.Trainer(
-      tf.distribute.get_strategy().experimental_distribute_dataset(batches), model=model,
-      loss=loss, groups=groups(model, name=name), global_step=step, batch_size=batch, **settings)
+    tf.distribute.get_strategy().experimental_distribute_dataset(batches),
+    model=model,
+    loss=loss,
+    groups=groups(model, name=name),
+    global_step=step,
+    batch_size=batch,
+    **settings,
+  )
   return created, model, step
 
 
-SPACE = structures.LabelSpace(num_classes=CLASSES, ignore_label=0, label_divisor=10,
-                              thing_ids=(1,))
+SPACE = structures.LabelSpace(num_classes=CLASSES, ignore_label=0, label_divisor=10, thing_ids=(1,))
 RAW_SIZES = ((10, 7), (4, 4), (5, 9))
 RESIZED_SIZES = ((5, 4), (5, 5), (3, 5))
 
@@ -90,43 +104,54 @@ def post_process(mask_logits, class_logits):
   semantic = tf.argmax(mask_logits, axis=-1, output_type=tf.int32)
   things = tf.cast(semantic == 1, tf.int32)
   scores = tf.reduce_max(tf.nn.softmax(mask_logits), axis=-1)
-  return structures.PanopticMap(semantic * SPACE.label_divisor + things, semantic + 1, semantic,
-                                scores, scores)
+  return structures.PanopticMap(
+    semantic * SPACE.label_divisor + things, semantic + 1, semantic, scores, scores
+  )
 
 
-def eval_pictures():
-  """Returns the three evaluation pictures: (image [5, 5, 3], truth [5, 5], truth_raw [H0, W0])."""
-  pictures = []
+def eval_images():
+  """Returns three evaluation images: (image [5, 5, 3], labels [5, 5], labels [H0, W0])."""
+  images = []
   for seed, (height, width) in enumerate(RAW_SIZES):
     image = tf.random.stateless_uniform([SIZE, SIZE, 3], [seed, 7], 0, 255.0)
     raw = 10 * tf.random.stateless_uniform([height, width], [seed, 8], 0, CLASSES, tf.int32)
     crop = 10 * tf.random.stateless_uniform([SIZE, SIZE], [seed, 9], 0, CLASSES, tf.int32)
-    pictures.append((image, crop, raw))
-  return pictures
+    images.append((image, crop, raw))
+  return images
 
 
 def eval_dataset(batch=1, labels=True):
-  """Returns a dataset of the evaluation pictures, the last batch filled up."""
-  pictures = eval_pictures()
-  fillers = -len(pictures) % batch
+  """Returns a dataset of the evaluation images, the last batch filled up."""
+  images = eval_images()
+  padding = -len(images) % batch
   blank = tf.zeros([SIZE, SIZE], tf.int32)
-  pictures += [(tf.fill([SIZE, SIZE, 3], 127.5), blank, tf.zeros([1, 1], tf.int32))] * fillers
+  images += [(tf.fill([SIZE, SIZE, 3], 127.5), blank, tf.zeros([1, 1], tf.int32))] * padding
   dataset = None
-  for index, (image, crop, raw) in enumerate(pictures):
+  for index, (image, crop, raw) in enumerate(images):
     real = index < len(RAW_SIZES)
-    placement = structures.Placement(*(
+    placement = structures.Placement(
+      *(
         tf.constant(sizes[index] if real else (0, 0), tf.int32)
-        for sizes in (RAW_SIZES, RESIZED_SIZES)))
-    sample_ = structures.Sample(image, placement=placement,
-                                name=tf.constant(f'picture_{index}' if real else ''))
+        for sizes in (RAW_SIZES, RESIZED_SIZES)
+      )
+    )
+    sample_ = structures.Sample(
+      image, placement=placement, name=tf.constant(f'image_{index}' if real else '')
+    )
     if labels:
-      targets = structures.Targets(crop // 10, tf.fill([SIZE, SIZE], -1), tf.fill([2], -1),
-                                   tf.ones([SIZE, SIZE]))
+      targets = structures.Targets(
+        crop // 10, tf.fill([SIZE, SIZE], -1), tf.fill([2], -1), tf.ones([SIZE, SIZE])
+      )
       sample_ = sample_._replace(targets=targets, panoptic=crop, panoptic_raw=raw)
     one = tf.data.Dataset.from_tensors(sample_).map(lambda value: value)
     if labels:
-      one = one.map(lambda s: s._replace(panoptic_raw=tf.ensure_shape(
-          tf.py_function(lambda x: x, [s.panoptic_raw], tf.int32), [None, None])))
+      one = one.map(
+        lambda s: s._replace(
+          panoptic_raw=tf.ensure_shape(
+            tf.py_function(lambda x: x, [s.panoptic_raw], tf.int32), [None, None]
+          )
+        )
+      )
     dataset = one if dataset is None else dataset.concatenate(one)
   group = dataset.padded_batch if labels else dataset.batch
   return group(batch, drop_remainder=True)
