@@ -1,5 +1,6 @@
 """Results that grow: what is there at any moment, after a stop, and in a place of other results."""
 
+import functools
 import json
 import os
 import pathlib
@@ -347,6 +348,8 @@ def test_signals(tmp_path, number):
     text=True,
     stdout=subprocess.PIPE,
     stderr=subprocess.DEVNULL,
+    # Under `nohup` it would be ignored.
+    preexec_fn=functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),
   )
   for _ in range(20):
     last = process.stdout.readline()
