@@ -169,7 +169,8 @@ def keep_newest(directory: str, new: str, keep: int) -> None:
     if prefix != new and not exists(prefix):
       delete(prefix)  # The rest of a deletion that was interrupted.
   prefixes = [prefix for prefix in named if prefix != new and exists(prefix)] + [new]
-  record(directory, prefixes)
+  if prefixes != named:
+    record(directory, prefixes)
   for prefix in prefixes[:-keep]:
     delete(prefix)
   if prefixes[:-keep]:

@@ -249,9 +249,9 @@ class Checkpoints:
         f'{error} The newest other one that is whole is {older}. '
         f'{directory_lib.how_to_resume(older)}'
       ) from error
-    if self._whole and not directory_lib.recorded(self.directory):
-      # The run was interrupted between its first save and the record of it.
-      directory_lib.record(self.directory, [prefix])
+    if self._whole:
+      # The run may have been interrupted between a save and what follows it.
+      directory_lib.keep_newest(self.directory, prefix, self._keep)
     return prefix
 
   def restore(self, prefix: str) -> None:

@@ -149,11 +149,8 @@ def _of_training(directory):
         found[key] = _digest(reader.get_tensor(key).tobytes())
   for path in sorted((run / 'eval').glob('metrics-*.json')):
     content = json.loads(path.read_text(encoding='utf-8'))
-    training = content.pop('training', {})
-    # How fast it was is another number every time.
-    content['training'] = {
-      tag: value for tag, value in training.items() if not tag.endswith(('_second', '_seconds'))
-    }
+    # Logs of the process that trains meanwhile: none if it was started to evaluate alone.
+    content.pop('training', None)
     found[path.name] = content
   found.update(_digests(run / 'vis'))
   return found

@@ -253,6 +253,13 @@ def test_what_a_killed_deletion_left_is_deleted_by_the_next_save(tmp_path):
   assert not (run / 'ckpt-3.data-00000-of-00001').exists()
 
 
+def test_a_resumed_run_deletes_what_the_interrupted_one_did_not(tmp_path):
+  run = _saved(tmp_path, 3, 6, 9, keep=3)
+  _checkpoints(run, keep=2)[0].resume()
+  assert directory.recorded(str(run)) == [str(run / 'ckpt-6'), str(run / 'ckpt-9')]
+  assert not (run / 'ckpt-3.index').exists()
+
+
 def test_a_first_checkpoint_that_was_not_recorded_yet_is_taken_up(tmp_path):
   run = _saved(tmp_path, 0)
   (run / 'checkpoint').unlink()
