@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
     raise errors.UserError(f'{message}; see --help.')
 
 
-def run(command: Callable[[], None]) -> int:
+def run(command: Callable[[], object]) -> int:
   """Runs `command`; returns the exit code.
 
   That is 0, 2 after one line on a mistake of the user, 130 after Ctrl-C, and 1 if whoever reads the

@@ -17,6 +17,7 @@ from deeplab2 import assemble
 from deeplab2 import command_line
 from deeplab2 import errors
 from deeplab2 import files
+from deeplab2.checkpoint import directory
 from deeplab2.checkpoint import restore
 from deeplab2.config import checks
 from deeplab2.config import load
@@ -46,7 +47,8 @@ def convert(config_file: str, checkpoint: str, output_dir: str, overrides=()) ->
   model = assemble.model(config)
   prefix = restore.restore_model(model, checkpoint)
   step = tf.Variable(restore.stored_step(prefix), dtype=tf.int64, trainable=False)
-  written = restore.Checkpoints(output_dir, model=model, global_step=step).save()
+  restore.Checkpoints(output_dir, model=model, global_step=step).save()
+  written = directory.prefix_of(output_dir, int(step.numpy()))
   print(f'Wrote {written}, of step {step.numpy()}, from {prefix}')
   return written
 

@@ -28,7 +28,7 @@ _OTHER_TYPES = {
   'question': 'questions',
 }
 # What a field of a JSON may be.
-_FIELD_TYPES = {
+_FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
   'integer': int,
   'number': (int, float),
   'text': str,
@@ -80,7 +80,8 @@ def read_set(path: str, info: datasets.DatasetInfo) -> AnnotatedSet:
   """
   content = read_json(path)
   annotations: list[Annotation] = []
-  image_ids, stems = set(), {}
+  image_ids: set[int | str] = set()
+  stems: dict[str, int | str] = {}
   for number, entry in enumerate(content['annotations']):
     image_id = field(entry, 'image_id', f'{path}, annotations[{number}]', 'integer or text')
     where = f'{path}, image {image_id}'

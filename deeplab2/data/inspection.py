@@ -80,11 +80,11 @@ class Statistics:
       for (low, high), side in zip(before, report.size, strict=True)
     ]
     segments = [segment for segment in report.segments if segment.area]
-    self.void_pixels += int(np.prod(report.size)) - sum(segment.area for segment in segments)
+    self.void_pixels += int(np.prod(report.size)) - sum(segment.area or 0 for segment in segments)
     for class_id in {segment.class_id for segment in segments}:
       self.counts[class_id, 0] += 1
     for segment in segments:
-      self.counts[segment.class_id, 1:] += (1, segment.is_crowd, segment.area)
+      self.counts[segment.class_id, 1:] += (1, segment.is_crowd, segment.area or 0)
     things = self._info.label_space.thing_ids
     self.most_instances = max(
       self.most_instances,
@@ -127,7 +127,7 @@ class Statistics:
   def table(self) -> str:
     """Returns the statistics as lines for people."""
     total = max(1, self.void_pixels + int(self.counts[:, -1].sum()))
-    rows = [('id', 'class', 'type', *self.COLUMNS, '% of pixels')]
+    rows: list[tuple[Any, ...]] = [('id', 'class', 'type', *self.COLUMNS, '% of pixels')]
     for index in self._listed():
       thing_or_stuff = 'thing' if index in self._info.label_space.thing_ids else 'stuff'
       rows.append(

@@ -161,10 +161,8 @@ def training(
 
   if data_service is not None:
     return _finish(service.distribute(batches, data_service), deterministic=False)
-  is_seeded = seed is not None
-  if not is_seeded:
-    seed = random.SystemRandom().getrandbits(31)
-  return _finish(batches(seed + _SEEDS * shard.host), deterministic=is_seeded)
+  first_seed = random.SystemRandom().getrandbits(31) if seed is None else seed
+  return _finish(batches(first_seed + _SEEDS * shard.host), deterministic=seed is not None)
 
 
 def shuffled(
@@ -312,7 +310,7 @@ def find_files(patterns: Sequence[str]) -> list[str]:
   """
   if not patterns:
     raise errors.UserError('No file pattern is given; name the TFRecord files to read.')
-  files = set()
+  files: set[str] = set()
   for pattern in patterns:
     if tf.io.gfile.isdir(pattern):
       raise errors.UserError(

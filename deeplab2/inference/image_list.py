@@ -45,7 +45,9 @@ def find(root: str, results: Sequence[str] = ()) -> Found:
     return Found([os.path.basename(root)], collections.Counter())
   if not os.path.isdir(root):
     raise errors.UserError(f'--input={root}: no such image or directory.')
-  paths, others, seen = [], collections.Counter(), set(map(os.path.realpath, results))
+  paths: list[str] = []
+  others: collections.Counter[str] = collections.Counter()
+  seen = set(map(os.path.realpath, results))
   for directory, below, names in os.walk(root, followlinks=True):
     made = {
       name.removesuffix(panoptic_results.INDEX_ENDING)
@@ -130,7 +132,8 @@ def by_ground_truth(
       ('id', str(entry['id'])),
     }:
       keys[key].append(number)
-  listed, unlisted, owners = [], [], {}
+  listed, unlisted = [], []
+  owners: dict[int, str] = {}
   for path in paths:
     found = _entry_numbers(path, keys, info)
     if not found:
