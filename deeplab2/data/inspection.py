@@ -1,6 +1,5 @@
 """What checks of annotations and records report, and statistics per class.
 
-Converters and the input pipeline end at the first thing that is wrong, or never look.
 `inspect_annotations` and `inspect_records` look at everything; each image becomes a `Report`, and
 `Statistics` adds them up.
 """
@@ -9,27 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deeplab2 import errors
 from deeplab2.data import datasets
 from deeplab2.data import labels
-
-
-class Problem(NamedTuple):
-  """Something that is wrong."""
-
-  category: str
-  file: str  # With the number of the record, where it is of one.
-  message: str
-  segment: Any = None  # Segment id of an annotation, panoptic id of a record.
-  pixel: tuple[int, int] | None = None  # (row, column) of the segment, its first row by row.
-
-  def __str__(self):
-    place = [self.file]
-    if self.segment is not None:
-      place.append(f'segment {self.segment}')
-    if self.pixel is not None:
-      place.append(f'pixel ({self.pixel[0]}, {self.pixel[1]})')
-    return f'{", ".join(place)}: {self.category}: {self.message}'
+from deeplab2.data.problems import Problem
 
 
 class Report(NamedTuple):
@@ -162,8 +143,3 @@ class Statistics:
   def _listed(self):
     space = self._info.label_space
     return [index for index in range(space.num_classes) if index != space.ignore_label]
-
-
-def without_path(error: errors.UserError, path: str) -> str:
-  """Returns the message of an error, less the path that it begins with and its full stop."""
-  return str(error).removeprefix(f'{path}: ').rstrip('.')

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from deeplab2.data import framing
 from deeplab2.data import tfrecord
 
 # Fractions are of at least so many records, or the first bad record would be too many.
@@ -168,7 +169,7 @@ def _with_end(records):
 
   def locate(state, element):
     (number, position), (serialized, is_end) = state, element
-    size = tf.cast(tf.strings.length(serialized), tf.int64) + tfrecord.FRAME_BYTES
+    size = tf.cast(tf.strings.length(serialized), tf.int64) + framing.FRAME_BYTES
     return (number + 1, position + size), (serialized, number, position, is_end)
 
   start = tf.constant(0, tf.int64), tf.constant(0, tf.int64)

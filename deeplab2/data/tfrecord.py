@@ -19,6 +19,7 @@ import tensorflow as tf
 from deeplab2 import errors
 from deeplab2 import files
 from deeplab2 import structures
+from deeplab2.data import framing
 from deeplab2.data import images
 from deeplab2.data import labels
 
@@ -32,7 +33,6 @@ _LABEL = 'image/segmentation/class/encoded'
 _LABEL_FORMAT = 'image/segmentation/class/format'
 
 LABEL_FORMATS = ('raw', 'zlib')
-FRAME_BYTES = 16  # Around each record of a file: its length and two checksums.
 
 
 class Record(NamedTuple):
@@ -210,44 +210,31 @@ def scan(
   """
   total = 0
   for file in paths:
-    index = position = 0
-    try:
-      num_bytes = tf.io.gfile.stat(file).length
-      for serialized in tf.data.TFRecordDataset(file):
-        check_record(serialized, f'{file}, record {index}', with_label, label_space)
-        index += 1
-        position += len(serialized.numpy()) + FRAME_BYTES
-    except tf.errors.DataLossError as error:
-      raise errors.UserError(
-        f'{file}, record {index}: the file is truncated or corrupt from here on '
-        f'({files.reason(error)}); build or copy it again.'
-      ) from error
-    except tf.errors.NotFoundError as error:
-      raise errors.UserError(f'{file}: no such file.') from error
-    # TensorFlow takes a file that is cut within the length of a record for one that ends there.
-    if position < num_bytes:
-      raise errors.UserError(
-        f'{file}, record {index}: the file is truncated, '
-        f'{num_bytes - position} bytes into the record; build or copy it '
-        'again.'
-      )
-    total += index
+    for number, serialized in enumerate(framing.records(file)):
+      check_record(serialized, f'{file}, record {number}', with_label, label_space)
+      total += 1
   return total
 
 
 def check_record(
-  serialized: tf.Tensor, where: str, with_label: bool, label_space: structures.LabelSpace | None
-) -> None:
-  """Raises UserError, naming `where` and the image, if a record cannot be used.
+  serialized: bytes,
+  where: str,
+  with_label: bool = True,
+  label_space: structures.LabelSpace | None = None,
+) -> Record:
+  """Decodes a record as `parse_example` does, and says exactly what is wrong with it.
 
   Args:
-    serialized: [] string.
+    serialized: a tf.Example.
     where: file and record.
     with_label: whether it must hold a label map.
     label_space: if given, ids of the label map must belong to it.
+
+  Raises:
+    errors.UserError: naming `where` and the image.
   """
   try:
-    example = tf.train.Example.FromString(serialized.numpy())
+    example = tf.train.Example.FromString(serialized)
   except Exception as error:  # The protobuf runtimes raise different types here.
     raise errors.UserError(
       f'{where}: not a tf.Example; were these records written for something else?'
@@ -270,10 +257,11 @@ def check_record(
     record = parse_example(serialized, with_label)
   except (tf.errors.OpError, UnicodeDecodeError) as error:
     raise errors.UserError(f'{where}: {_what_fails(feature, error)}') from error
-  if with_label and label_space is not None:
+  if record.label is not None and label_space is not None:
     problem = labels.find_problem(record.label.numpy(), label_space)
     if problem:
       raise errors.UserError(f'{where}: {problem}')
+  return record
 
 
 def _what_fails(feature, error):
