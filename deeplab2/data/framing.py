@@ -41,7 +41,7 @@ def positions(path: str) -> Iterator[int]:
       if len(header) < _HEADER.size:
         return
       length, checksum = _HEADER.unpack(header)
-      if length > size + _FAR_BEYOND and checksum == _masked_crc(header[:8]):
+      if length > size + _FAR_BEYOND and checksum == masked_crc(header[:8]):
         raise errors.UserError(
           f'{path}, record {number}: claims to have {length} bytes, but the whole file has '
           f'{size}; it is corrupt from here on. Build or copy it again.'
@@ -91,7 +91,7 @@ def records(path: str) -> Iterator[bytes]:
     )
 
 
-def _masked_crc(data):
+def masked_crc(data: bytes) -> int:
   """Returns TFRecord's checksum of some bytes: CRC-32C, rotated by 15 bits, plus a constant."""
   crc = 0xFFFFFFFF
   for byte in data:

@@ -31,6 +31,12 @@ class Command(NamedTuple):
   module: str  # 'deeplab2.inference.export', or the name of a file in `scripts` without ending.
   arguments: tuple[str, ...]
 
+  @classmethod
+  def of(cls, line: str) -> 'Command':
+    """Returns the command of a line of words, quoted as in a shell."""
+    module, *arguments = shlex.split(line)
+    return cls(module, tuple(arguments))
+
   def words(self) -> list[str]:
     """Returns the words that start it from the root of the repository."""
     start = ['-m', self.module] if '.' in self.module else [f'scripts/{self.module}.py']
@@ -39,11 +45,12 @@ class Command(NamedTuple):
   def __str__(self):
     return shlex.join(self.words())
 
-  def within(self, directory: pathlib.Path) -> 'Command':
-    """Returns the command with `{here}` in its arguments replaced by `directory`."""
-    return self._replace(
-      arguments=tuple(argument.replace('{here}', str(directory)) for argument in self.arguments)
-    )
+  def within(self, **places: object) -> 'Command':
+    """Returns the command with values in the place of `{name}`, like `{here}`."""
+    arguments = self.arguments
+    for name, value in places.items():
+      arguments = tuple(argument.replace(f'{{{name}}}', str(value)) for argument in arguments)
+    return self._replace(arguments=arguments)
 
 
 class Limits(NamedTuple):
@@ -57,7 +64,7 @@ class Finished(NamedTuple):
   """What became of a process."""
 
   code: int | None  # Exit code; None if it was killed by a signal.
-  ended_by: str  # 'exit', 'traceback', 'wrong' (a bad result), 'signal N', 'hang', 'memory'.
+  ended_by: str  # 'exit', 'traceback', 'wrong' (a bad result), 'signal N', 'hang', 'memory', ...
   seconds: float
   peak_mb: float  # Largest resident memory, TensorFlow's half a gigabyte included.
   output: str  # Standard output and error.
@@ -65,24 +72,32 @@ class Finished(NamedTuple):
 
 def environment() -> dict[str, str]:
   """Returns the environment of processes: this tree's package, a quiet TensorFlow."""
-  return {
-    **os.environ,
-    'PYTHONPATH': str(ROOT),
-    'TF_CPP_MIN_LOG_LEVEL': '3',
-    'CUDA_VISIBLE_DEVICES': '',
-  }
+  own = {'PYTHONPATH': str(ROOT), 'TF_CPP_MIN_LOG_LEVEL': '3', 'CUDA_VISIBLE_DEVICES': ''}
+  return {**os.environ, **own}
 
 
-@contextlib.contextmanager
-def started(command: Command, log: pathlib.Path) -> Iterator[subprocess.Popen]:
-  """Starts a command in a process group of its own, which ends with the context at the latest.
+def watch(
+  command: Command,
+  log: pathlib.Path,
+  look: Callable[[float, float], str] = lambda seconds, megabytes: '',
+  *,
+  pause: float = _POLL_SECONDS,
+  with_workers: bool = True,
+) -> Finished:
+  """Runs a command in a process group of its own until it ends or is killed.
 
-  Its output is added to the file `log`.
+  Args:
+    command: of the project.
+    log: file that its output is added to.
+    look: called while it runs, with seconds since the start and resident MB. A text that it
+      returns kills the process and becomes `ended_by`; an exception ends the process too.
+    pause: seconds between two looks.
+    with_workers: whether a kill hits the workers too.
   """
-  words = command.words()
+  started, peak, why = time.monotonic(), 0.0, ''
   with open(log, 'ab') as file:
     process = subprocess.Popen(
-      [sys.executable, *words[1:]],
+      [sys.executable, *command.words()[1:]],
       cwd=ROOT,
       env=environment(),
       stdin=subprocess.DEVNULL,
@@ -91,13 +106,33 @@ def started(command: Command, log: pathlib.Path) -> Iterator[subprocess.Popen]:
       start_new_session=True,
     )
   try:
-    yield process
+    while not why and process.poll() is None:
+      weight = resident_mb(process.pid)
+      peak = max(peak, weight)
+      why = look(time.monotonic() - started, weight)
+      if not why:
+        time.sleep(pause)
+    if why and with_workers:
+      _kill_group(process.pid)
+    elif why:
+      process.kill()
   except BaseException:
-    with contextlib.suppress(ProcessLookupError):
-      os.killpg(process.pid, signal.SIGKILL)
+    _kill_group(process.pid)
     raise
   finally:
-    process.wait()
+    code = process.wait()
+  ended_by = 'exit' if code >= 0 else f'signal {-code}'
+  if why and code == -signal.SIGKILL:
+    ended_by = why
+  seconds = time.monotonic() - started
+  return Finished(
+    None if code < 0 else code, ended_by, seconds, peak, log.read_text(errors='replace')
+  )
+
+
+def _kill_group(process):
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(process, signal.SIGKILL)
 
 
 class Job(NamedTuple):
@@ -133,8 +168,7 @@ def run_forked(jobs: Iterable[Job], at_a_time: int = 1) -> Iterator[tuple[Job, F
       time.sleep(_POLL_SECONDS)
   finally:
     for child in running:
-      with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
+      _kill_group(child)
       os.waitpid(child, 0)
 
 
@@ -151,28 +185,23 @@ class _Running:
     """Kills the process if it takes too much; returns what became of it, None while it runs."""
     ended, status, usage = os.wait4(child, os.WNOHANG)
     seconds = time.monotonic() - self._started
+    limits = self.job.limits
     if not ended:
       self._peak = max(self._peak, resident_mb(child))
-      if seconds > self.job.limits.seconds:
-        self._kill(child, 'hang')
-      elif self._peak > self.job.limits.megabytes:
-        self._kill(child, 'memory')
+      if seconds > limits.seconds or self._peak > limits.megabytes:
+        self._killed_for = self._killed_for or ('hang' if seconds > limits.seconds else 'memory')
+        _kill_group(child)
       return None
     code = os.waitstatus_to_exitcode(status)
     ended_by = {_TRACEBACK: 'traceback', _WRONG: 'wrong'}.get(code, 'exit')
     if code < 0:
       ended_by = self._killed_for or f'signal {-code}'
     peak = max(self._peak, usage.ru_maxrss / 1024)
-    if ended_by == 'exit' and peak > self.job.limits.megabytes:
+    if ended_by == 'exit' and peak > limits.megabytes:
       ended_by = 'memory'
-    with contextlib.suppress(ProcessLookupError):  # Workers that it may have left.
-      os.killpg(child, signal.SIGKILL)
+    _kill_group(child)  # Workers that it may have left.
     output = (self.job.directory / 'output.txt').read_text(errors='replace')
     return Finished(None if code < 0 else code, ended_by, seconds, peak, output)
-
-  def _kill(self, child, why):
-    self._killed_for = self._killed_for or why
-    os.killpg(child, signal.SIGKILL)
 
 
 def resident_mb(process: int) -> float:
@@ -200,14 +229,9 @@ def _fork(function, log: pathlib.Path) -> int:
       os.dup2(file.fileno(), 1)
       os.dup2(file.fileno(), 2)
     # Whatever else they were, as in tests.
+    settings = {'encoding': 'utf-8', 'errors': 'backslashreplace', 'line_buffering': True}
     sys.stdout, sys.stderr = (
-      io.TextIOWrapper(
-        open(number, 'wb', closefd=False),
-        encoding='utf-8',
-        errors='backslashreplace',
-        line_buffering=True,
-      )
-      for number in (1, 2)
+      io.TextIOWrapper(open(number, 'wb', closefd=False), **settings) for number in (1, 2)
     )
     code = function() or 0
   except BaseException:  # Also SystemExit: no command line calls it from `main`.
