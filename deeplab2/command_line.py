@@ -25,6 +25,16 @@ class Parser(argparse.ArgumentParser):
     """Adds a flag that takes a path: literal, with `~` and `~user` expanded."""
     self.add_argument(name, type=path, **arguments)
 
+  def add_overrides(self) -> None:
+    """Adds `--set`, the overrides of a config."""
+    self.add_argument(
+      '--set',
+      action='append',
+      default=[],
+      metavar='a.b.c=value',
+      help='Override one option of the config; may be repeated.',
+    )
+
   def add_old_name(self, old: str, new: str) -> None:
     """Accepts `old`, the name of flag `new` in version 0.1, with a warning."""
     self._renamed[old] = new

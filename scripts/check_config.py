@@ -109,7 +109,7 @@ def main(arguments) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
   parser.add_path('config', nargs='+')
-  parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
+  parser.add_overrides()
   parser.add_argument('--no_sizes', action='store_true', help='Build no model.')
 
   def run():

@@ -119,7 +119,7 @@ def pairs(config, split: str, count: int, seed: int):
     stored = pipeline.shuffled(paths, reader, options.shuffle_buffer_size, seed)
     samples = assemble.train_dataset(config)
   else:
-    stored = reader.sources(paths).flat_map(reader.read)
+    stored = reading.sources(paths).flat_map(reader.read)
     samples = assemble.eval_dataset(config)
   deterministic = tf.data.Options()
   deterministic.deterministic = True
@@ -238,7 +238,7 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
   two.set_defaults(inspect=_inspect_records)
   two.add_path('--config_file', required=True)
   two.add_argument('--split', required=True, choices=sorted(_OPTIONS))
-  two.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
+  two.add_overrides()
   two.add_path('--contact_sheet', help='PNG file to draw images into.')
   two.add_argument('--num_images', type=positive, default=6, help='How many to draw.')
   two.add_argument(

@@ -21,7 +21,7 @@ def main(arguments) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
   parser.add_path('--config_file', action='append', required=True)
-  parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
+  parser.add_overrides()
 
   def run():
     options = parser.parse_args(arguments)

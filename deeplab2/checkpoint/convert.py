@@ -63,13 +63,7 @@ def main(arguments) -> int:
     help='Prefix of a checkpoint, or a directory whose newest one is taken.',
   )
   parser.add_path('--output_dir', required=True, help='Directory to write to.')
-  parser.add_argument(
-    '--set',
-    action='append',
-    default=[],
-    metavar='a.b.c=value',
-    help='Override one option of the config; may be repeated.',
-  )
+  parser.add_overrides()
   return command_line.run(lambda: convert(*vars(parser.parse_args(arguments)).values()))
 
 

@@ -188,7 +188,7 @@ def shuffled(
         [2], tf.stack([tf.cast(seed, tf.int64), number]), 1, tf.int64.max, tf.int64
       )
     )
-    dataset = reader.sources(files).shuffle(
+    dataset = reading.sources(files).shuffle(
       len(files), seed=file_seed, reshuffle_each_iteration=False
     )
     dataset = dataset.interleave(
@@ -279,7 +279,7 @@ def evaluation(
   def padding_example(_):
     return sample(reading.blank('', with_label=decode_labels, void_id=void_id))
 
-  stored = reader.sources(find_files(patterns)).flat_map(reader.read).skip(skip)
+  stored = reading.sources(find_files(patterns)).flat_map(reader.read).skip(skip)
   dataset = reader.decode(stored, with_label=decode_labels, void_id=void_id)
   dataset = dataset.map(sample, num_parallel_calls=tf.data.AUTOTUNE)
   # Always batch_size - 1 of them: the batch that drop_remainder then drops holds nothing else.

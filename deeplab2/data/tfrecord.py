@@ -70,15 +70,11 @@ def parse_example(serialized: tf.Tensor, with_label: bool) -> Record:
 
   image = images.decode(parsed[_IMAGE])
   size = tf.shape(image)[:2]
-  with tf.control_dependencies(
-    [
-      tf.debugging.Assert(
-        tf.reduce_all(size == tf.stack([height, width])),
-        ['Image', name, 'is of size (height, width)', size, 'but its record says', height, width],
-      )
-    ]
-  ):
-    image = tf.identity(image)
+  image = _require(
+    image,
+    tf.reduce_all(size == tf.stack([height, width])),
+    *('Image', name, 'is of size (height, width)', size, 'but its record says', height, width),
+  )
   label = None
   if with_label:
     # The size that the image has, not only the one that the record claims.
@@ -86,6 +82,12 @@ def parse_example(serialized: tf.Tensor, with_label: bool) -> Record:
       parsed[_LABEL], parsed[_LABEL_FORMAT], name, *tf.unstack(tf.shape(image)[:2])
     )
   return Record(image, label, name, height, width)
+
+
+def _require(value, holds, *message):
+  """Returns `value`; tf.errors.InvalidArgumentError with the message, when run, unless `holds`."""
+  with tf.control_dependencies([tf.debugging.Assert(holds, message)]):
+    return tf.identity(value)
 
 
 def _most_compressed_bytes(height, width):
@@ -96,53 +98,26 @@ def _most_compressed_bytes(height, width):
 def _decode_label(encoded, label_format, name, height, width):
   """Decodes a label map to [height, width, 1] int32, after checking its format and length."""
   is_zlib = label_format == 'zlib'
-  with tf.control_dependencies(
-    [
-      tf.debugging.Assert(
-        is_zlib | (label_format == 'raw'),
-        [
-          'The label map of image',
-          name,
-          'has format',
-          label_format,
-          'but must be raw or zlib (panoptic ids; semantic PNGs are not supported)',
-        ],
-      ),
-      # Compressed data that is larger than the map might unpack to anything.
-      tf.debugging.Assert(
-        ~is_zlib | (tf.strings.length(encoded) <= _most_compressed_bytes(height, width)),
-        [
-          'The label map of image',
-          name,
-          'has',
-          tf.strings.length(encoded),
-          'bytes compressed, more than a map of its size',
-          height,
-          width,
-        ],
-      ),
-    ]
-  ):
-    encoded = tf.identity(encoded)
+  of_image = ('The label map of image', name, 'has')
+  wanted = 'but must be raw or zlib (panoptic ids; semantic PNGs are not supported)'
+  encoded = _require(
+    encoded, is_zlib | (label_format == 'raw'), *of_image, 'format', label_format, wanted
+  )
+  # Compressed data that is larger than the map might unpack to anything.
+  length = tf.strings.length(encoded)
+  too_long = 'bytes compressed, more than a map of its size'
+  encoded = _require(
+    encoded,
+    ~is_zlib | (length <= _most_compressed_bytes(height, width)),
+    *(*of_image, length, too_long, height, width),
+  )
   raw = tf.cond(is_zlib, lambda: tf.io.decode_compressed(encoded, 'ZLIB'), lambda: encoded)
-  with tf.control_dependencies(
-    [
-      tf.debugging.Assert(
-        tf.strings.length(raw) == 4 * height * width,
-        [
-          'The label map of image',
-          name,
-          'has',
-          tf.strings.length(raw),
-          'bytes, but its size',
-          height,
-          width,
-          'needs 4 * height * width',
-        ],
-      )
-    ]
-  ):
-    raw = tf.identity(raw)
+  length = tf.strings.length(raw)
+  raw = _require(
+    raw,
+    length == 4 * height * width,
+    *(*of_image, length, 'bytes, but its size', height, width, 'needs 4 * height * width'),
+  )
   return tf.reshape(tf.io.decode_raw(raw, tf.int32, little_endian=True), [height, width, 1])
 
 
