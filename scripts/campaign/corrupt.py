@@ -364,16 +364,10 @@ def _judged(case, job, finished) -> Result:
   if outcome == 'exit':
     outcome = _outcome_of_exit(case, finished)
   failed = outcome not in ('refused', 'right result')
+  details = finished.output[-2000:] if failed else ''
+  costs = (finished.seconds, finished.peak_mb)
   return Result(
-    'corrupt',
-    case.group,
-    case.name,
-    outcome,
-    failed,
-    finished.seconds,
-    finished.peak_mb,
-    finished.output[-2000:] if failed else '',
-    str(job.command),
+    'corrupt', case.group, case.name, outcome, failed, *costs, details, str(job.command)
   )
 
 

@@ -226,17 +226,9 @@ def run(
   left = [name for name in _files(directory) if _BEING_WRITTEN.match(os.path.basename(name))]
   lines = [f'{len(kills)} kills: {", ".join(kills)}', *details[-12:]]
   lines += [f'left over: {", ".join(left[:5])}'] if left else []
-  return Result(
-    'kill',
-    one.name,
-    f'{one.name} {number}',
-    outcome,
-    outcome != 'equal',
-    seconds,
-    peak,
-    '\n'.join(lines),
-    str(command),
-  ), len(kills)
+  name, failed, shown = f'{one.name} {number}', outcome != 'equal', '\n'.join(lines)
+  result = Result('kill', one.name, name, outcome, failed, seconds, peak, shown, str(command))
+  return result, len(kills)
 
 
 def _never(seconds, _):

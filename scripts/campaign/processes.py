@@ -12,7 +12,6 @@ import os
 import pathlib
 import shlex
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -94,45 +93,61 @@ def watch(
     pause: seconds between two looks.
     with_workers: whether a kill hits the workers too.
   """
-  started, peak, why = time.monotonic(), 0.0, ''
-  with open(log, 'ab') as file:
-    process = subprocess.Popen(
-      [sys.executable, *command.words()[1:]],
-      cwd=ROOT,
-      env=environment(),
-      stdin=subprocess.DEVNULL,
-      stdout=file,
-      stderr=file,
-      start_new_session=True,
-    )
+
+  def start():
+    os.chdir(ROOT)
+    os.execve(sys.executable, [sys.executable, *command.words()[1:]], environment())
+
+  process = _Process(_fork(start, log), log, look, with_workers)
   try:
-    while not why and process.poll() is None:
-      weight = resident_mb(process.pid)
-      peak = max(peak, weight)
-      why = look(time.monotonic() - started, weight)
-      if not why:
-        time.sleep(pause)
-    if why and with_workers:
-      _kill_group(process.pid)
-    elif why:
-      process.kill()
+    while (finished := process.poll()) is None:
+      time.sleep(pause)
   except BaseException:
-    _kill_group(process.pid)
+    process.end()
     raise
-  finally:
-    code = process.wait()
-  ended_by = 'exit' if code >= 0 else f'signal {-code}'
-  if why and code == -signal.SIGKILL:
-    ended_by = why
-  seconds = time.monotonic() - started
-  return Finished(
-    None if code < 0 else code, ended_by, seconds, peak, log.read_text(errors='replace')
-  )
+  return finished
 
 
 def _kill_group(process):
   with contextlib.suppress(ProcessLookupError):
     os.killpg(process, signal.SIGKILL)
+
+
+class _Process:
+  """A child that is watched."""
+
+  def __init__(self, child, log, look, with_workers=True):
+    self.child = child
+    self._log = log
+    self._look = look
+    self._kill = _kill_group if with_workers else lambda child: os.kill(child, signal.SIGKILL)
+    self._started = time.monotonic()
+    self._killed_for = ''
+    self._peak = 0.0
+
+  def end(self) -> None:
+    """Kills it with all that it started."""
+    os.kill(self.child, signal.SIGKILL)  # It may not have its group yet.
+    _kill_group(self.child)
+    os.waitpid(self.child, 0)
+
+  def poll(self) -> Finished | None:
+    """Kills the process if there is reason to; returns what became of it, None while it runs."""
+    weight = resident_mb(self.child)
+    ended, status, usage = os.wait4(self.child, os.WNOHANG)
+    seconds = time.monotonic() - self._started
+    self._peak = max(self._peak, weight, usage.ru_maxrss / 1024)
+    if not ended:
+      self._killed_for = self._killed_for or self._look(seconds, weight)
+      if self._killed_for:
+        self._kill(self.child)
+      return None
+    code = os.waitstatus_to_exitcode(status)
+    ended_by = {_TRACEBACK: 'traceback', _WRONG: 'wrong'}.get(code, 'exit')
+    if code < 0:
+      ended_by = code == -signal.SIGKILL and self._killed_for or f'signal {-code}'
+    output = self._log.read_text(errors='replace')
+    return Finished(None if code < 0 else code, ended_by, seconds, self._peak, output)
 
 
 class Job(NamedTuple):
@@ -151,57 +166,40 @@ class Job(NamedTuple):
 def run_forked(jobs: Iterable[Job], at_a_time: int = 1) -> Iterator[tuple[Job, Finished]]:
   """Runs jobs in forks of this process, yields them as they end."""
   waiting = iter(jobs)
-  running: dict[int, _Running] = {}
+  running: list[tuple[Job, _Process]] = []
   try:
     while True:
       while len(running) < at_a_time and (job := next(waiting, None)) is not None:
-        job.directory.mkdir(parents=True, exist_ok=True)
-        _await(_fork(lambda job=job: job.prepare(), job.directory / 'prepare.txt'), job)
-        child = _fork(lambda job=job: _main(job), job.directory / 'output.txt')
-        running[child] = _Running(job)
+        running.append((job, _started(job)))
       if not running:
         return
-      for child in list(running):
-        finished = running[child].look_at(child)
+      for job, process in list(running):
+        finished = process.poll()
         if finished is not None:
-          yield running.pop(child).job, finished
+          running.remove((job, process))
+          _kill_group(process.child)  # Workers that it may have left.
+          if finished.ended_by == 'exit' and finished.peak_mb > job.limits.megabytes:
+            finished = finished._replace(ended_by='memory')
+          yield job, finished
       time.sleep(_POLL_SECONDS)
   finally:
-    for child in running:
-      _kill_group(child)
-      os.waitpid(child, 0)
+    for _, process in running:
+      process.end()
 
 
-class _Running:
-  """A fork that is watched."""
+def _started(job):
+  """Prepares and starts a job."""
 
-  def __init__(self, job):
-    self.job = job
-    self._started = time.monotonic()
-    self._killed_for = ''
-    self._peak = 0.0
+  def look(seconds, megabytes):
+    if seconds > job.limits.seconds:
+      return 'hang'
+    return 'memory' if megabytes > job.limits.megabytes else ''
 
-  def look_at(self, child: int) -> Finished | None:
-    """Kills the process if it takes too much; returns what became of it, None while it runs."""
-    ended, status, usage = os.wait4(child, os.WNOHANG)
-    seconds = time.monotonic() - self._started
-    limits = self.job.limits
-    if not ended:
-      self._peak = max(self._peak, resident_mb(child))
-      if seconds > limits.seconds or self._peak > limits.megabytes:
-        self._killed_for = self._killed_for or ('hang' if seconds > limits.seconds else 'memory')
-        _kill_group(child)
-      return None
-    code = os.waitstatus_to_exitcode(status)
-    ended_by = {_TRACEBACK: 'traceback', _WRONG: 'wrong'}.get(code, 'exit')
-    if code < 0:
-      ended_by = self._killed_for or f'signal {-code}'
-    peak = max(self._peak, usage.ru_maxrss / 1024)
-    if ended_by == 'exit' and peak > limits.megabytes:
-      ended_by = 'memory'
-    _kill_group(child)  # Workers that it may have left.
-    output = (self.job.directory / 'output.txt').read_text(errors='replace')
-    return Finished(None if code < 0 else code, ended_by, seconds, peak, output)
+  job.directory.mkdir(parents=True, exist_ok=True)
+  _await(_fork(job.prepare, job.directory / 'prepare.txt'), job)
+  log = job.directory / 'output.txt'
+  log.unlink(missing_ok=True)
+  return _Process(_fork(lambda: _main(job), log), log, look)
 
 
 def resident_mb(process: int) -> float:
@@ -224,7 +222,7 @@ def _fork(function, log: pathlib.Path) -> int:
   try:
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with open(log, 'wb') as file, open(os.devnull, 'rb') as nothing:
+    with open(log, 'ab') as file, open(os.devnull, 'rb') as nothing:
       os.dup2(nothing.fileno(), 0)
       os.dup2(file.fileno(), 1)
       os.dup2(file.fileno(), 2)
