@@ -25,6 +25,16 @@ class Parser(argparse.ArgumentParser):
     """Adds a flag that takes a path: literal, with `~` and `~user` expanded."""
     self.add_argument(name, type=path, **arguments)
 
+  def add_overrides(self) -> None:
+    """Adds `--set`, the overrides of a config."""
+    self.add_argument(
+      '--set',
+      action='append',
+      default=[],
+      metavar='a.b.c=value',
+      help='Override one option of the config; may be repeated.',
+    )
+
   def add_old_name(self, old: str, new: str) -> None:
     """Accepts `old`, the name of flag `new` in version 0.1, with a warning."""
     self._renamed[old] = new
@@ -48,7 +58,7 @@ class Parser(argparse.ArgumentParser):
     raise errors.UserError(f'{message}; see --help.')
 
 
-def run(command: Callable[[], None]) -> int:
+def run(command: Callable[[], object]) -> int:
   """Runs `command`; returns the exit code.
 
   That is 0, 2 after one line on a mistake of the user, 130 after Ctrl-C, and 1 if whoever reads the

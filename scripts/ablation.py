@@ -405,7 +405,7 @@ def main(arguments) -> int:
   parser = command_line.Parser(__doc__)
   parser.add_path('--config_file', required=True)
   parser.add_path('--output_dir', required=True)
-  parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
+  parser.add_overrides()
   for flag, choices in _CHOICES.items():
     default = ','.join(choices) if flag == 'methods' else choices[0]
     parser.add_argument(f'--{flag}', default=default, help=f'Of {", ".join(choices)}.')

@@ -12,11 +12,11 @@ right, else 2; files that are not there are for the machine that trains, and lea
 import sys
 
 from google.protobuf import text_format
-import model_size
 
 from deeplab2 import assemble
 from deeplab2 import command_line
 from deeplab2 import errors
+from deeplab2 import model_size
 from deeplab2.checkpoint import restore
 from deeplab2.config import checks
 from deeplab2.config import load
@@ -87,7 +87,7 @@ def _sizes(config, path, overrides):
   if crop is None:
     raise config.error(_CROPS[0], 'is missing.')
   given = f'{_CROPS[0]}={",".join(map(str, crop))}'
-  size = model_size.model_size(load.load(path, [*overrides, given]))
+  size = model_size.of_config(load.load(path, [*overrides, given]))
   height, width = size['crop']
   lines = [
     f'  model: {_numbers(size)} at {height}x{width}; training alone has '
@@ -109,7 +109,7 @@ def main(arguments) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
   parser.add_path('config', nargs='+')
-  parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
+  parser.add_overrides()
   parser.add_argument('--no_sizes', action='store_true', help='Build no model.')
 
   def run():

@@ -17,7 +17,6 @@ the classes and the masks of things that a training step (or an evaluation) gets
 """
 
 import argparse
-import concurrent.futures
 import functools
 import itertools
 import os
@@ -41,8 +40,6 @@ from deeplab2.data import pipeline
 from deeplab2.data import reading
 from deeplab2.inference import contact_sheet
 
-# Records are checked so many at a time: label maps of large images take megabytes.
-_AT_A_TIME = 64
 _OPTIONS = {'train': 'train_dataset_options', 'eval': 'eval_dataset_options'}
 
 
@@ -74,47 +71,13 @@ def check_records(options: argparse.Namespace, config) -> inspection.Statistics:
   pastes = options.split == 'train' and config.value(
     f'{field}.augmentations.panoptic_copy_paste.panoptic_copy_paste_scale'
   )
-  check = functools.partial(
-    inspect_records.check,
-    space=info.label_space,
+  reports = inspect_records.check_files(
+    pipeline.find_files(config.require(f'{field}.file_pattern')),
+    info.label_space,
     max_instances=config.value(f'{field}.max_thing_id'),
     max_instance_id=(divisor // 2 if pastes else divisor) - 1,
   )
-  paths = pipeline.find_files(config.require(f'{field}.file_pattern'))
-  names: dict[str, str] = {}
-
-  def of(stored):
-    where, content = stored
-    if isinstance(content, inspection.Problem):
-      return inspection.Report([content])
-    return check(content, where)
-
-  def reports():
-    total = sum(tf.io.gfile.stat(path).length for path in paths)
-    stream = inspect_records.stored_records(paths)
-    with (
-      concurrent.futures.ThreadPoolExecutor(parallel.usable_cores()) as pool,
-      tqdm.tqdm(
-        total=total,
-        unit='B',
-        unit_scale=True,
-        desc=f'{options.split} records',
-        disable=None,
-        leave=False,
-      ) as bar,
-    ):
-      while some := list(itertools.islice(stream, _AT_A_TIME)):
-        for (where, content), report in zip(some, pool.map(of, some), strict=True):
-          if isinstance(content, bytes):
-            bar.update(len(content))
-          first = names.setdefault(report.name, where) if report.name else where
-          if first != where:
-            report.problems.append(
-              inspection.Problem('duplicate', where, f'is named {report.name!r} like {first}')
-            )
-          yield report
-
-  return _added_up(reports(), info, options.ignore)
+  return _added_up(reports, info, options.ignore)
 
 
 def _added_up(reports, info, ignored) -> inspection.Statistics:
@@ -156,7 +119,7 @@ def pairs(config, split: str, count: int, seed: int):
     stored = pipeline.shuffled(paths, reader, options.shuffle_buffer_size, seed)
     samples = assemble.train_dataset(config)
   else:
-    stored = reader.sources(paths).flat_map(reader.read)
+    stored = reading.sources(paths).flat_map(reader.read)
     samples = assemble.eval_dataset(config)
   deterministic = tf.data.Options()
   deterministic.deterministic = True
@@ -275,7 +238,7 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
   two.set_defaults(inspect=_inspect_records)
   two.add_path('--config_file', required=True)
   two.add_argument('--split', required=True, choices=sorted(_OPTIONS))
-  two.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
+  two.add_overrides()
   two.add_path('--contact_sheet', help='PNG file to draw images into.')
   two.add_argument('--num_images', type=positive, default=6, help='How many to draw.')
   two.add_argument(

@@ -25,6 +25,7 @@ from deeplab2 import files
 from deeplab2.data import coco_instances
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
+from deeplab2.data import json_fields
 from deeplab2.data import panoptic_results
 from deeplab2.data import parallel
 from deeplab2.data import stretched
@@ -91,12 +92,12 @@ def _report(strays, all_notes, count):
 
 def _images(path, content):
   """Returns the images by id; UserError if one is wrong, or two would become one."""
-  images, stems = {}, {}
-  for number, image in enumerate(content['images']):
-    image_id = coco_panoptic.field(image, 'id', f'{path}, images[{number}]', 'integer or text')
+  images = coco_panoptic.read_images(content, path, sized=True)
+  stems: dict[str, int | str] = {}
+  for image_id, image in images.items():
     where = f'{path}, image {image_id}'
-    name = os.path.basename(coco_panoptic.field(image, 'file_name', where, 'text'))
-    size = tuple(coco_panoptic.field(image, key, where, 'integer') for key in ('height', 'width'))
+    name = os.path.basename(image['file_name'])
+    size = (image['height'], image['width'])
     if not _can_name_a_file(name):
       raise errors.UserError(f'{where}: file_name is {name!r}, which cannot name a file.')
     if min(size) < 1 or size[0] * size[1] > _MOST_PIXELS:
@@ -104,18 +105,12 @@ def _images(path, content):
         f'{where}: height and width are {size}; must be positive numbers, at '
         f'most {_MOST_PIXELS} pixels.'
       )
-    if image_id in images:
-      raise errors.UserError(
-        f"{where}: another entry of 'images' has the id {image_id} too, and they would become one."
-      )
     stem = _stem(image)
-    if stem in stems:
+    if stems.setdefault(stem, image_id) != image_id:
       raise errors.UserError(
         f'{where}: the file name {image["file_name"]} and that of image '
         f'{stems[stem]} would become one, as {stem}.png.'
       )
-    stems[stem] = image_id
-    images[image_id] = image
   return images
 
 
@@ -128,8 +123,8 @@ def _annotations_by_image(path, content, images, skip):
   by_image, strays = collections.defaultdict(list), []
   for number, annotation in enumerate(content['annotations']):
     try:
-      image_id = coco_panoptic.field(
-        annotation, 'image_id', f'{path}, annotations[{number}]', 'integer or text'
+      image_id = json_fields.take(
+        annotation, 'image_id', f'{path}, annotations[{number}]', json_fields.ID
       )
       if image_id not in images:
         raise errors.UserError(
@@ -148,15 +143,6 @@ def _annotations_by_image(path, content, images, skip):
 def _stem(image):
   """Returns the name of an image's PNG without its ending."""
   return os.path.splitext(os.path.basename(image['file_name']))[0]
-
-
-def _read(path):
-  """Returns the content of a COCO JSON; UserError unless it has images and categories."""
-  content = files.read_json(path)
-  for key in ('images', 'annotations', 'categories'):
-    if not isinstance(content, dict) or not isinstance(content.get(key), list):
-      raise errors.UserError(f'{path}: has no list {key!r}; a COCO JSON of annotations is needed.')
-  return content
 
 
 def _dataset(options, content):
@@ -211,7 +197,11 @@ def main(arguments) -> int:
 
   def run():
     options = parser.parse_args(arguments)
-    content = _read(options.annotations)
+    content = json_fields.read_lists(
+      options.annotations,
+      ('images', 'annotations', 'categories'),
+      'a COCO JSON of annotations is needed',
+    )
     if not options.describe_only:
       _check_output(options, content)
     info = _dataset(options, content)

@@ -2,7 +2,7 @@
 
   python scripts/models_table.py [--output=docs/models.md] [--backbones=resnet50,...]
 
-Counted by scripts/model_size.py on the models of the configs below, with one backbone after the
+Counted as by scripts/model_size.py on the models of the configs below, with one backbone after the
 other. `OUTPUT.part` holds what is done until all is. Takes a quarter of an hour for all, three
 minutes for those with published results:
 --backbones=resnet50,axial_resnet50,convnext_tiny,convnext_small,convnext_base,convnext_large
@@ -12,13 +12,13 @@ import concurrent.futures
 import multiprocessing
 import sys
 
-import model_size
 import tqdm
 
 from deeplab2 import assemble
 from deeplab2 import command_line
 from deeplab2 import errors
 from deeplab2 import files
+from deeplab2 import model_size
 from deeplab2.config import load
 from deeplab2.model.backbones import registry
 

@@ -107,9 +107,9 @@ def _run(part, work, journal, options):
   done = {} if options.only else journal.results
   place, made = work / part, work / 'assets'
   if part == 'kill':
-    chosen = tuple(one for one in kill.commands(made) if is_wanted(one.name))
-    assets.make(made, kill.needed(chosen))
-    return kill.run_all(chosen, options.kills, place, options.seed, done)
+    chosen = [one for one in kill.COMMANDS if is_wanted(one.name)]
+    assets.make(made, {one.needs for one in chosen})
+    return kill.run_all(chosen, options.kills, made, place, options.seed, done)
   if part == 'memory':
     return memory.run_all(assets.make(made), place, options.steps, done)
   chosen = [

@@ -8,7 +8,6 @@ import logging
 import pathlib
 import re
 import shutil
-import sys
 
 import pytest
 import tensorflow as tf
@@ -485,15 +484,7 @@ def test_flags_of_ablation(tmp_path, capfd):
 
 
 def test_flags_of_models_table(tmp_path, capfd):
-  models_table = _script_beside_model_size('models_table')
+  models_table = _script('models_table')
   assert models_table.main([f'--output={tmp_path}/a.md', '--backbones=resnet']) == 2
   known = re.search("--backbones: 'resnet' is none of (.*)\\.$", capfd.readouterr().err)[1]
   assert known.split(', ') == list(registry.BACKBONES)
-
-
-def _script_beside_model_size(name):
-  sys.path.insert(0, str(ROOT / 'scripts'))
-  try:
-    return _script(name)
-  finally:
-    sys.path.pop(0)

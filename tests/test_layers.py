@@ -23,6 +23,7 @@ LAYERS = {
   'model': 2,
   'loss': 2,
   'assemble': 3,
+  'model_size': 4,
   'inference': 4,
   'trainer': 5,
 }

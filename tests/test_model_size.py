@@ -7,6 +7,8 @@ import pathlib
 import pytest
 import tensorflow as tf
 
+from deeplab2 import model_size
+
 _ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -20,7 +22,7 @@ def _script():
 def _count(function, *shapes):
   specs = [tf.TensorSpec(shape) for shape in shapes]
   graph = tf.function(function, autograph=False).get_concrete_function(*specs).graph
-  return sum(_script().multiply_adds(graph).values())
+  return sum(model_size.multiply_adds(graph).values())
 
 
 def test_convolutions():

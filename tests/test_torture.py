@@ -341,11 +341,12 @@ def test_a_command_is_killed_until_it_ends(start, content, outcome, tmp_path, mo
     re.compile(r'.*\d\.txt'),
     re.compile(r'.*\.(tmp|txt)'),
     kill._of_files('made'),
+    'own',
   )
-  reference = kill.refer(one, tmp_path / 'reference')
+  reference = kill.refer(one, tmp_path / 'reference', tmp_path)
   assert len(reference.results) == 10
   assert 0 < reference.seconds_to_save < reference.seconds
-  result, kills = kill.run(one, 1, 4, reference, tmp_path / 'run', seed=0)
+  result, kills = kill.run(one, 1, 4, reference, tmp_path / 'run', tmp_path, seed=0)
   assert result.outcome == outcome
   assert 1 <= kills <= 4 and (kills == 4 or outcome == 'refuses to go on')
   assert result.details.startswith(f'{kills} kills: ')

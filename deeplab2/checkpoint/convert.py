@@ -17,6 +17,7 @@ from deeplab2 import assemble
 from deeplab2 import command_line
 from deeplab2 import errors
 from deeplab2 import files
+from deeplab2.checkpoint import directory
 from deeplab2.checkpoint import restore
 from deeplab2.config import checks
 from deeplab2.config import load
@@ -46,7 +47,8 @@ def convert(config_file: str, checkpoint: str, output_dir: str, overrides=()) ->
   model = assemble.model(config)
   prefix = restore.restore_model(model, checkpoint)
   step = tf.Variable(restore.stored_step(prefix), dtype=tf.int64, trainable=False)
-  written = restore.Checkpoints(output_dir, model=model, global_step=step).save()
+  restore.Checkpoints(output_dir, model=model, global_step=step).save()
+  written = directory.prefix_of(output_dir, int(step.numpy()))
   print(f'Wrote {written}, of step {step.numpy()}, from {prefix}')
   return written
 
@@ -61,13 +63,7 @@ def main(arguments) -> int:
     help='Prefix of a checkpoint, or a directory whose newest one is taken.',
   )
   parser.add_path('--output_dir', required=True, help='Directory to write to.')
-  parser.add_argument(
-    '--set',
-    action='append',
-    default=[],
-    metavar='a.b.c=value',
-    help='Override one option of the config; may be repeated.',
-  )
+  parser.add_overrides()
   return command_line.run(lambda: convert(*vars(parser.parse_args(arguments)).values()))
 
 

@@ -209,17 +209,16 @@ def follow(directory: str, timeout: float | None) -> Iterator[str]:
     directory: of the run; need not exist yet.
     timeout: seconds to wait for the next checkpoint before it ends; None waits for ever.
   """
-  seen = None
+  seen: str | None = None
+  waiting_since = time.monotonic()
   while True:
-    deadline = None if timeout is None else time.monotonic() + timeout
-    prefix = seen
-    while prefix == seen:
-      named = recorded(directory)
-      prefix = named[-1] if named and exists(named[-1]) else seen
-      if prefix == seen:
-        left = _POLL_SECONDS if deadline is None else deadline - time.monotonic()
-        if left <= 0:
-          return
-        time.sleep(min(left, _POLL_SECONDS))
-    seen = prefix
-    yield seen
+    named = recorded(directory)
+    if named and named[-1] != seen and exists(named[-1]):
+      seen = named[-1]
+      yield seen
+      waiting_since = time.monotonic()
+      continue
+    left = _POLL_SECONDS if timeout is None else waiting_since + timeout - time.monotonic()
+    if left <= 0:
+      return
+    time.sleep(min(left, _POLL_SECONDS))

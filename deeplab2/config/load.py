@@ -56,6 +56,7 @@ KMAX_DEFAULTS = {
     """,
 }
 
+_MOST_CHARACTERS = 2**20  # The released ones have 5000; so many take seconds to read.
 
 # Every option that is a path, or a pattern of paths.
 PATHS = (
@@ -99,6 +100,10 @@ def parse(path: str, overrides: Iterable[str] = ()) -> Config:
     UserError: if the file cannot be read or parsed, or an override does not fit.
   """
   text = files.read_text(path)
+  if len(text) > _MOST_CHARACTERS:
+    raise errors.UserError(
+      f'{path}: has {len(text)} characters; a configuration has at most {_MOST_CHARACTERS}.'
+    )
   options = config_pb2.ExperimentOptions()
   if textproto.first_word(text) in model_pb2.ModelOptions.DESCRIPTOR.fields_by_name:
     prefix, message = 'model_options', options.model_options

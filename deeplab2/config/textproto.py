@@ -2,8 +2,13 @@
 
 A field is named by its path from the top: `model_options.backbone.name`. Entries of repeated
 messages are counted: `model_options.kmax.pixel_decoder_stages[1].filters`.
+
+`text_format.Parse` keeps no places of fields, and its ParseError names the one place where the text
+breaks. So the text is also scanned here, by the tokenizer of the same module: it knows what a token
+is and where the last one stood.
 """
 
+import contextlib
 import difflib
 import re
 from typing import Any, NamedTuple
@@ -13,16 +18,13 @@ from google.protobuf import text_format
 
 from deeplab2 import errors
 
-_TOKEN = re.compile(
-  r'\s+|\#[^\n]*|(?P<token>"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|[{}<>\[\]:;,]'
-  r'|[^\s{}<>\[\]:;,\#"\']+|["\'])'
-)
 # (Message, name of a field in version 0.1) -> its name now. Old names are read with a warning.
 _RENAMED = {
   ('PixelDecoderStage', 'kind'): 'type',
   ('DatasetOptions', 'max_corrupt_share'): 'max_corrupt_fraction',
 }
 _CLOSING = {'{': '}', '<': '>'}
+_QUOTES = ('"', "'")
 
 
 class Field(NamedTuple):
@@ -103,17 +105,19 @@ def fields(text: str, descriptor, prefix: str = '') -> tuple[list[Field], str]:
 
   Text that is not well-formed is listed up to the place where it breaks; `parse` says why.
   """
-  scanner = _Scanner(text)
-  scanner.message(descriptor, prefix, '')
-  for start, old, new in reversed(scanner.renamed):
-    text = text[:start] + new + text[start + len(old) :]
-  return scanner.found, text
+  lines = text.split('\n')
+  scanner = _Scanner(lines)
+  with contextlib.suppress(text_format.ParseError):
+    scanner.message(descriptor, prefix, '')
+  for line, column, old, new in reversed(scanner.renamed):
+    before = lines[line - 1]
+    lines[line - 1] = before[: column - 1] + new + before[column - 1 + len(old) :]
+  return scanner.found, '\n'.join(lines)
 
 
 def first_word(text: str) -> str:
   """Returns the name of the first field of `text`, '' if there is none."""
-  tokens = _tokens(text)
-  return tokens[-1].text if tokens else ''
+  return text_format.Tokenizer(text.split('\n')).token
 
 
 def parse(text: str, message, name: str, prefix: str = '') -> list[Field]:
@@ -198,92 +202,68 @@ def _explain(error, found, descriptor, name, prefix):
   return f'{name}:{line}: {before[-1]}: {reason}; it takes {meaning(field)}.'
 
 
-class _Token(NamedTuple):
-  text: str
-  start: int  # Offset in the text.
-  line: int
-  column: int
-
-
-def _tokens(text):
-  """Splits `text` into tokens, the last one first."""
-  tokens = []
-  line, line_start = 1, 0
-  for match in _TOKEN.finditer(text):
-    if match['token']:
-      tokens.append(_Token(match['token'], match.start(), line, match.start() - line_start + 1))
-    newlines = match[0].count('\n')
-    if newlines:
-      line += newlines
-      line_start = match.start() + match[0].rindex('\n') + 1
-  return tokens[::-1]
-
-
 class _Scanner:
-  """Lists the fields of a text in `found`. Methods return False where the text breaks."""
+  """Lists the fields of a text in `found`. Methods raise ParseError where the text breaks."""
 
-  def __init__(self, text: str):
+  def __init__(self, lines: list[str]):
     self.found: list[Field] = []
-    self.renamed: list[tuple[int, str, str]] = []  # Offset, old name, new name.
-    self._tokens = _tokens(text)
+    self.renamed: list[tuple[int, int, str, str]] = []  # Line, column, old name, new name.
+    self._tokens = text_format.Tokenizer(lines)
     self._counts: dict[str, int] = {}
 
   def message(self, descriptor, prefix, closing):
-    """Reads fields up to `closing`, or to the end if that is empty."""
-    while self._tokens:
-      token = self._tokens.pop()
-      if token.text == closing:
-        return True
-      if token.text in (',', ';'):
+    """Reads fields up to `closing`, or to the end, where the token is empty."""
+    tokens = self._tokens
+    while not tokens.TryConsume(closing):
+      if tokens.TryConsume(',') or tokens.TryConsume(';'):
         continue
-      if not re.fullmatch(r'[A-Za-z_]\w*', token.text):
-        return False
-      name = current_name(token.text, descriptor)
-      if name != token.text:
-        self.renamed.append((token.start, token.text, name))
+      written = tokens.ConsumeIdentifier()
+      place = self._place()
+      name = current_name(written, descriptor)
+      if name != written:
+        self.renamed.append((*place, written, name))
       path = f'{prefix}.{name}' if prefix else name
       field = descriptor.fields_by_name.get(name)
-      self._skip(':')
+      tokens.TryConsume(':')
       if field is None:
-        raise UnknownField(Field(path, self._scalar(), token.line, token.column), descriptor)
-      if not self._value(field, path, token):
-        return False
-    return not closing
+        raise UnknownField(Field(path, _scalar(self._token()[0]), *place), descriptor)
+      if not tokens.TryConsume('['):
+        self._value(field, path, place)
+        continue
+      while not tokens.TryConsume(']'):
+        if not tokens.TryConsume(','):
+          self._value(field, path)
 
-  def _value(self, field, path, token):
-    """Reads what stands after a field's name: a scalar, a message, or a list of either."""
-    if self._skip('['):
-      while self._tokens and not self._skip(']'):
-        # A list holds no lists.
-        if self._tokens[-1].text == '[' or (
-          not self._skip(',') and not self._value(field, path, self._tokens[-1])
-        ):
-          return False
-      return True
+  def _value(self, field, path, place=None):
+    """Reads one value, a scalar or a message, of a field at `place`, by default its own."""
+    value, own_place = self._token()
     if field.message_type is not None and is_repeated(field):
       index = self._counts.get(path, 0)
       self._counts[path] = index + 1
       path = f'{path}[{index}]'
-    value = self._scalar()
-    self.found.append(Field(path, value, token.line, token.column))
-    if value:
-      return True
-    if not self._tokens or self._tokens[-1].text not in _CLOSING or field.message_type is None:
-      return False
-    return self.message(field.message_type, path, _CLOSING[self._tokens.pop().text])
+    self.found.append(Field(path, _scalar(value), *(place or own_place)))
+    if _scalar(value):
+      return
+    if value not in _CLOSING or field.message_type is None:
+      raise self._tokens.ParseErrorPreviousToken('No value.')
+    self.message(field.message_type, path, _CLOSING[value])
 
-  def _scalar(self):
-    """Takes a scalar, adjacent strings together; '' if something else stands there."""
-    if not self._tokens or self._tokens[-1].text in tuple('{}<>[]:;,'):
-      return ''
-    value = self._tokens.pop().text
-    while value[0] in '"\'' and self._tokens and self._tokens[-1].text[0] in '"\'':
-      value += ' ' + self._tokens.pop().text
-    return value
+  def _token(self):
+    """Takes a token, adjacent strings as one; returns its text and its place."""
+    text = self._tokens.token
+    self._tokens.NextToken()
+    place = self._place()
+    while text.startswith(_QUOTES) and self._tokens.token.startswith(_QUOTES):
+      text = f'{text} {self._tokens.token}'
+      self._tokens.NextToken()
+    return text, place
 
-  def _skip(self, text):
-    """Takes the next token if it is `text`, and returns whether it was."""
-    if self._tokens and self._tokens[-1].text == text:
-      self._tokens.pop()
-      return True
-    return False
+  def _place(self):
+    """Returns line and column, from 1, of the token that was taken last."""
+    place = self._tokens.ParseErrorPreviousToken('')
+    return place.GetLine(), place.GetColumn()
+
+
+def _scalar(token):
+  """Returns a token that is a value, '' for any other."""
+  return '' if token in '{}<>[]:;,' else token

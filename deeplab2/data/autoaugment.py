@@ -169,11 +169,12 @@ def _blend(other, image, factor):
 
 
 def _classification_policy(magnitude: float) -> Policy:
+  def step(operation, probability, level):
+    return Step(operation, probability, level * magnitude)
+
   return tuple(
-    tuple(
-      Step(operation, probability, level * magnitude) for operation, probability, level in steps
-    )
-    for steps in (
+    (step(*first), step(*second))
+    for first, second in (
       ((sharpness, 0.4, 7), (brightness, 0.2, 10)),
       ((equalize, 0.0, 9), (contrast, 0.2, 10)),
       ((sharpness, 0.2, 9), (color, 0.2, 9)),

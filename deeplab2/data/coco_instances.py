@@ -11,11 +11,12 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from deeplab2 import errors
-from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
+from deeplab2.data import json_fields
 from deeplab2.data import stretched
 
-_NEEDED = 'must be polygons [[x, y, x, y, x, y, ...], ...], or run lengths {size, counts}'
+_NEEDED = 'polygons [[x, y, x, y, x, y, ...], ...], or run lengths {size, counts}'
+_SEGMENTATION = json_fields.Wanted(_NEEDED, lambda value: True)
 
 
 class Drawn(NamedTuple):
@@ -97,14 +98,12 @@ def label_of_instances(
 def _instance(annotation, size, info, where):
   """Reads one annotation; UserError naming it if it is wrong."""
   at = f'{where}, annotation {annotation.get("id", "without id")}'
-  category = coco_panoptic.field(annotation, 'category_id', at, 'integer')
+  category = json_fields.take(annotation, 'category_id', at, json_fields.INTEGER)
   class_id = info.dataset_ids.get(category)
   if class_id not in info.label_space.thing_ids:
     raise errors.UserError(f'{at}: category_id {category} is not a thing of {info.name}.')
-  is_crowd = coco_panoptic.is_crowd(annotation, at)
-  if 'segmentation' not in annotation:
-    raise errors.UserError(f"{at}: field 'segmentation' is missing.")
-  segmentation = annotation['segmentation']
+  is_crowd = bool(json_fields.take({'iscrowd': 0, **annotation}, 'iscrowd', at, json_fields.FLAG))
+  segmentation = json_fields.take(annotation, 'segmentation', at, _SEGMENTATION)
   try:
     if isinstance(segmentation, dict):
       encoded = _encoded_runs(segmentation, size)
@@ -123,7 +122,7 @@ def _polygons(segmentation, size):
   It draws two points as a box, and never ends at infinity.
   """
   if not isinstance(segmentation, list) or not segmentation:
-    raise ValueError(f'{segmentation!r:.60}; {_NEEDED}')
+    raise ValueError(f'{segmentation!r:.60}; must be {_NEEDED}')
   polygons = segmentation if isinstance(segmentation[0], list) else [segmentation]
   farthest = 2 * max(size)
   for polygon in polygons:
@@ -147,7 +146,7 @@ def _encoded_runs(segmentation, size):
   """
   stated, counts = segmentation.get('size'), segmentation.get('counts')
   if not isinstance(counts, str | list):
-    raise ValueError(f'counts is {counts!r:.60}; {_NEEDED}')
+    raise ValueError(f'counts is {counts!r:.60}; must be {_NEEDED}')
   if stated != list(size):
     raise ValueError(
       f'it is of size {stated!r:.60}, its image {list(size)} (height, width); must be equal'

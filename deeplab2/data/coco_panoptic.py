@@ -6,7 +6,6 @@ segments of each image with their category in the dataset's original numbering.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-import json
 import os
 from typing import Any, NamedTuple
 
@@ -14,11 +13,13 @@ import numpy as np
 import PIL.Image
 
 from deeplab2 import errors
-from deeplab2 import files
 from deeplab2.data import datasets
 from deeplab2.data import images
+from deeplab2.data import json_fields
 from deeplab2.data import labels
+from deeplab2.data import problems
 from deeplab2.data import stretched
+from deeplab2.data.problems import Problem
 
 # A field that tells the type of a COCO file that is no panoptic one.
 _OTHER_TYPES = {
@@ -27,20 +28,26 @@ _OTHER_TYPES = {
   'segmentation': 'instances or stuff',
   'question': 'questions',
 }
-# What a field of a JSON may be.
-_FIELD_TYPES = {
-  'integer': int,
-  'number': (int, float),
-  'text': str,
-  'list': list,
-  'integer or text': (int, str),
+_SEGMENT_FIELDS = {
+  'category_id': json_fields.INTEGER,
+  'area': json_fields.NUMBER,
+  'iscrowd': json_fields.FLAG,
 }
+
+
+class Entry(NamedTuple):
+  """An entry of a panoptic JSON's list `annotations`, with its two names checked."""
+
+  content: dict[str, Any]
+  image_id: int | str
+  file_name: str  # Of the PNG, without directory.
+  where: str  # File and entry.
 
 
 class Annotation(NamedTuple):
   """The annotation of one image."""
 
-  image_id: Any  # int or str, as in the file.
+  image_id: int | str  # As in the file.
   file_name: str  # Of the PNG, without directory.
   segments: tuple[labels.Segment, ...]  # In the order of the file, with dataset ids.
   problem: str = ''  # What makes it of no use; it has no segments then.
@@ -79,31 +86,94 @@ def read_set(path: str, info: datasets.DatasetInfo) -> AnnotatedSet:
       image is annotated or listed twice.
   """
   content = read_json(path)
-  annotations: list[Annotation] = []
-  image_ids, stems = set(), {}
+  entries, wrong = read_entries(content, path)
+  problems.refuse(wrong)
+  return AnnotatedSet(
+    [_annotation(entry, info, f'{path}, image {entry.image_id}') for entry in entries],
+    image_names(content, path),
+  )
+
+
+def _annotation(entry, info, where):
+  segments, wrong = read_segments(entry.content, info, where)
+  text = problems.summary(wrong)
+  return Annotation(
+    entry.image_id, entry.file_name, () if text else tuple(segments), f'{text}.' if text else ''
+  )
+
+
+def read_entries(content: dict[str, Any], path: str) -> tuple[list[Entry], list[Problem]]:
+  """Returns the annotated images of a panoptic JSON, and what is wrong with the others.
+
+  Args:
+    content: as of `read_json`.
+    path: of the file.
+  """
+  entries: list[Entry] = []
+  wrong: list[Problem] = []
+  seen: dict[tuple[str, Any], int] = {}
   for number, entry in enumerate(content['annotations']):
-    image_id = field(entry, 'image_id', f'{path}, annotations[{number}]', 'integer or text')
-    where = f'{path}, image {image_id}'
-    if image_id in image_ids:
-      raise errors.UserError(f'{where}: annotated twice.')
-    image_ids.add(image_id)
-    file_name = os.path.basename(field(entry, 'file_name', where, 'text'))
-    stem = os.path.splitext(file_name)[0]
-    if stem in stems:
-      raise errors.UserError(f'{where}: file_name {file_name} is also that of image {stems[stem]}.')
-    stems[stem] = image_id
-    annotations.append(_annotation(entry, image_id, file_name, info, where))
-  return AnnotatedSet(annotations, image_names(content, path))
-
-
-def _annotation(entry, image_id, file_name, info, where):
-  try:
-    segments = tuple(
-      _segment(segment, info, where) for segment in field(entry, 'segments_info', where, 'list')
+    where = f'{path}, annotations[{number}]'
+    message = json_fields.problem(entry, 'image_id', json_fields.ID) or json_fields.problem(
+      entry, 'file_name', json_fields.TEXT
     )
-  except errors.UserError as error:
-    return Annotation(image_id, file_name, (), str(error))
-  return Annotation(image_id, file_name, segments)
+    if message:
+      wrong.append(Problem('field', where, message))
+      continue
+    file_name = os.path.basename(entry['file_name'])
+    for key, value, shown in (
+      ('image_id', entry['image_id'], entry['image_id']),
+      ('file_name', _stem(file_name), file_name),
+    ):
+      other = seen.setdefault((key, value), number)
+      if other != number:
+        message = f'{key} {shown} is also that of annotations[{other}]'
+        wrong.append(Problem('duplicate', where, message))
+    entries.append(Entry(entry, entry['image_id'], file_name, where))
+  return entries, wrong
+
+
+def read_segments(
+  entry: dict[str, Any], info: datasets.DatasetInfo, where: str
+) -> tuple[list[labels.Segment], list[Problem]]:
+  """Returns the segments of an annotation, and what is wrong with their fields.
+
+  Args:
+    entry: of the list `annotations`.
+    info: the dataset. A segment of no class of it becomes void.
+    where: file and image.
+  """
+  message = json_fields.problem(entry, 'segments_info', json_fields.LIST)
+  if message:
+    return [], [Problem('field', where, message)]
+  segments: list[labels.Segment] = []
+  wrong: list[Problem] = []
+  for number, content in enumerate(entry['segments_info']):
+    message = json_fields.problem(content, 'id', json_fields.INTEGER)
+    if message:
+      wrong.append(Problem('field', where, f'segments_info[{number}]: {message}'))
+      continue
+    segment_id = content['id']
+    if not 0 < segment_id < 2**24:
+      message = 'must be 1 to 2**24 - 1; 0 stands for pixels of no segment'
+      wrong.append(Problem('field', where, message, segment_id))
+      continue
+    values = {'iscrowd': 0, **content}
+    for key, wanted in _SEGMENT_FIELDS.items():
+      message = json_fields.problem(values, key, wanted)
+      if message:
+        wrong.append(Problem('crowd' if key == 'iscrowd' else 'field', where, message, segment_id))
+        values[key] = None
+    category, ids = values['category_id'], info.dataset_ids
+    if category is not None and category not in ids:
+      message = (
+        f'category_id {category} is not a class of {info.name} ({len(ids)} ids between '
+        f'{min(ids, default="none")} and {max(ids, default="none")})'
+      )
+      wrong.append(Problem('class', where, message, segment_id))
+    class_id = ids.get(category, info.label_space.ignore_label)
+    segments.append(labels.Segment(segment_id, class_id, values['area'], bool(values['iscrowd'])))
+  return segments, wrong
 
 
 def image_names(content: Mapping[str, Any], where: str) -> dict[Any, str]:
@@ -167,33 +237,14 @@ def _stem(name):
   return os.path.splitext(os.path.basename(name))[0]
 
 
-def _segment(content, info, where):
-  """Converts an entry of segments_info."""
-  segment_id = field(content, 'id', where, 'integer')
-  where = f'{where}, segment {segment_id}'
-  if not 0 < segment_id < 2**24:
-    raise errors.UserError(f'{where}: must be 1 to 2**24 - 1; 0 stands for pixels of no segment.')
-  category = field(content, 'category_id', where, 'integer')
-  if category not in info.dataset_ids:
-    known = sorted(info.dataset_ids) or ['none']
-    raise errors.UserError(
-      f'{where}: category_id {category} is not a class of {info.name} '
-      f'({len(info.dataset_ids)} ids between {known[0]} and {known[-1]}).'
-    )
-  area = field(content, 'area', where, 'number')
-  return labels.Segment(segment_id, info.dataset_ids[category], area, is_crowd(content, where))
-
-
 def read_json(path: str) -> dict[str, Any]:
   """Returns the content of a panoptic JSON; UserError for any other file."""
-  content = files.read_json(path)
-  entries = content.get('annotations') if isinstance(content, dict) else None
-  if not isinstance(entries, list):
-    raise errors.UserError(
-      f"{path}: has no list 'annotations'; a COCO panoptic JSON is needed "
-      '(panoptic_*.json), not an image list or predictions.'
-    )
-  for entry in entries[:1]:
+  content = json_fields.read_lists(
+    path,
+    ('annotations',),
+    'a COCO panoptic JSON is needed (panoptic_*.json), not an image list or predictions',
+  )
+  for entry in content['annotations'][:1]:
     if not isinstance(entry, dict) or 'segments_info' not in entry:
       found = [
         name for field, name in _OTHER_TYPES.items() if isinstance(entry, dict) and field in entry
@@ -207,35 +258,30 @@ def read_json(path: str) -> dict[str, Any]:
   return content
 
 
-def field(content: Any, key: str, where: str, field_type: str) -> Any:
-  """Returns `content[key]` of a JSON.
+def read_images(
+  content: dict[str, Any], path: str, *, sized: bool
+) -> dict[int | str, dict[str, Any]]:
+  """Returns the entries of a COCO JSON's list `images` by id.
 
   Args:
-    content: what should be an object.
-    key: of its field.
-    where: file and entry, for error messages.
-    field_type: a key of _FIELD_TYPES.
+    content: of the JSON.
+    path: of the file, for error messages.
+    sized: whether each must have height and width.
 
   Raises:
-    errors.UserError: the field is missing or of another type.
+    errors.UserError: a field is missing or of another type, or two entries have one id.
   """
-  if not isinstance(content, dict) or key not in content:
-    raise errors.UserError(f'{where}: field {key!r} is missing.')
-  value = content[key]
-  if not isinstance(value, _FIELD_TYPES[field_type]) or isinstance(value, bool):
-    article = 'an' if field_type.startswith('integer') else 'a'
-    raise errors.UserError(
-      f'{where}: field {key!r} is {json.dumps(value):.60}; must be {article} {field_type}.'
-    )
-  return value
-
-
-def is_crowd(content: dict[str, Any], where: str) -> bool:
-  """Returns the field `iscrowd`, False without one; UserError unless it is 0 or 1."""
-  value = content.get('iscrowd', 0)
-  if not isinstance(value, int) or value not in (0, 1):
-    raise errors.UserError(f"{where}: field 'iscrowd' is {json.dumps(value):.60}; must be 0 or 1.")
-  return bool(value)
+  found: dict[int | str, dict[str, Any]] = {}
+  for number, entry in enumerate(content['images']):
+    where = f'{path}, images[{number}]'
+    image_id = json_fields.take(entry, 'id', where, json_fields.ID)
+    json_fields.take(entry, 'file_name', where, json_fields.TEXT)
+    for key in ('height', 'width'):
+      if sized or key in entry:
+        json_fields.take(entry, key, where, json_fields.INTEGER)
+    if found.setdefault(image_id, entry) is not entry:
+      raise errors.UserError(f'{where}: id {image_id} is also that of another image.')
+  return found
 
 
 def read_segment_ids(path: str) -> np.ndarray:
@@ -263,7 +309,7 @@ def read_label(
   return labels.from_segments(
     read_segment_ids(path),
     annotation.segments,
-    info.label_space,
+    info,
     treat_crowd_as_ignore=treat_crowd_as_ignore,
     where=f'{path}, image {annotation.image_id}',
   )

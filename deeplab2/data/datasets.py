@@ -30,6 +30,7 @@ import numpy as np
 from deeplab2 import errors
 from deeplab2 import files
 from deeplab2 import structures
+from deeplab2.data import json_fields
 
 DATASETS = ('ade20k_panoptic', 'cityscapes_panoptic', 'coco_panoptic', 'shapes')
 
@@ -79,7 +80,7 @@ def load(path: str) -> DatasetInfo:
   """
   content = files.read_json(path)
   try:
-    return _from_json(_Fields(content, path))
+    return _from_json(content, path)
   except RecursionError as error:
     raise errors.UserError(f'{path}: nested too deeply.') from error
 
@@ -102,31 +103,29 @@ def describe(
     {'id': 0, 'original_id': None, 'name': 'void', 'isthing': 0, 'color': [0, 0, 0]}
   ]
   for index, content in enumerate(categories, 1):
-    category = _Fields(content, f'{where}, categories[{index - 1}]')
+    at = f'{where}, categories[{index - 1}]'
     # Hues that are far apart, whatever the number of classes: the golden section of a circle.
     color = [round(255 * part) for part in colorsys.hsv_to_rgb(index * 0.618034 % 1.0, 0.65, 0.9)]
     listed.append(
       {
         'id': index,
-        'original_id': category.take('id', int, 'an integer'),
-        'name': category.take('name', str, 'a name', bool),
+        'original_id': json_fields.take(content, 'id', at, json_fields.INTEGER),
+        'name': json_fields.take(content, 'name', at, json_fields.NAME),
         'isthing': content.get('isthing', 1),
         'color': content.get('color', color),
       }
     )
   return _from_json(
-    _Fields(
-      {
-        'dataset': name,
-        'num_classes': len(listed),
-        'ignore_label': 0,
-        'panoptic_label_divisor': label_divisor,
-        'original_ignore_id': 0,
-        'splits': {},
-        'categories': listed,
-      },
-      where,
-    )
+    {
+      'dataset': name,
+      'num_classes': len(listed),
+      'ignore_label': 0,
+      'panoptic_label_divisor': label_divisor,
+      'original_ignore_id': 0,
+      'splits': {},
+      'categories': listed,
+    },
+    where,
   )
 
 
@@ -185,89 +184,82 @@ def original_id_table(info: DatasetInfo) -> np.ndarray:
   return table
 
 
-class _Fields:
-  """A JSON object whose fields are taken with a check of their type."""
-
-  def __init__(self, content, where):
-    if not isinstance(content, dict):
-      raise errors.UserError(f'{where}: must be a JSON object with the fields of a dataset.')
-    self._content = content
-    self.where = where
-
-  def take(self, key, value_type, says, valid=lambda value: True, default=None):
-    """Returns field `key`, or `default`; UserError unless it is of `value_type` and `valid`."""
-    if key not in self._content and default is not None:
-      return default
-    if key not in self._content:
-      raise errors.UserError(f'{self.where}: field {key!r} is missing; it must be {says}.')
-    value = self._content[key]
-    is_bool = isinstance(value, bool) and value_type is not bool and isinstance(1, value_type)
-    if not isinstance(value, value_type) or is_bool or not valid(value):
-      raise errors.UserError(f'{self.where}: {key} is {value!r}; must be {says}.')
-    return value
+def _integer(says, holds):
+  return json_fields.of_type(says, int, holds=holds)
 
 
-def _from_json(fields: _Fields) -> DatasetInfo:
+_SPLITS = json_fields.of_type(
+  'an object {split: number of images}',
+  dict,
+  holds=lambda value: all(isinstance(n, int) for n in value.values()),
+)
+_COLOR = json_fields.of_type(
+  '[red, green, blue] of 0..255',
+  list,
+  holds=lambda c: len(c) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in c),
+)
+_ORIGINAL_ID = json_fields.of_type('an integer or null', int, type(None))
+
+
+def _from_json(content, where) -> DatasetInfo:
   """Checks and converts the content of a file."""
-  name = fields.take('dataset', str, 'a name', bool)
-  num_classes = fields.take('num_classes', int, 'an integer from 1', lambda n: n > 0)
-  divisor = fields.take('panoptic_label_divisor', int, 'an integer from 2', lambda n: n > 1)
+  if not isinstance(content, dict):
+    raise errors.UserError(f'{where}: must be a JSON object with the fields of a dataset.')
+
+  def take(key, wanted):
+    return json_fields.take(content, key, where, wanted)
+
+  name = take('dataset', json_fields.NAME)
+  num_classes = take('num_classes', _integer('an integer from 1', lambda n: n > 0))
+  divisor = take('panoptic_label_divisor', _integer('an integer from 2', lambda n: n > 1))
   # The largest panoptic id + 1 must fit the 24 bits of a COCO panoptic PNG, which is also below
   # the 2**31 of int32 label maps.
-  ignore_label = fields.take(
+  ignore_label = take(
     'ignore_label',
-    int,
-    f'an integer from 0 with (ignore_label + 1) * {divisor} < 2**24',
-    lambda n: 0 <= n and (n + 1) * divisor < 2**24,
+    _integer(
+      f'an integer from 0 with (ignore_label + 1) * {divisor} < 2**24',
+      lambda n: 0 <= n and (n + 1) * divisor < 2**24,
+    ),
   )
   if num_classes * divisor >= 2**24:
     raise errors.UserError(
-      f'{fields.where}: num_classes * panoptic_label_divisor is '
+      f'{where}: num_classes * panoptic_label_divisor is '
       f'{num_classes * divisor}; must be below 2**24 = {2**24}.'
     )
-  original_ignore_id = fields.take('original_ignore_id', int, 'an integer')
-  splits = fields.take(
-    'splits',
-    dict,
-    'an object {split: number of images}',
-    lambda value: all(isinstance(n, int) for n in value.values()),
-  )
-  suffix = fields.take('image_id_suffix', str, 'a text', default=_suffix_of(name))
-  categories = fields.take(
+  original_ignore_id = take('original_ignore_id', json_fields.INTEGER)
+  splits = take('splits', _SPLITS)
+  suffix = _suffix_of(name)
+  if 'image_id_suffix' in content:
+    suffix = take('image_id_suffix', json_fields.TEXT)
+  categories = take(
     'categories',
-    list,
-    f'a list of {num_classes} categories (num_classes)',
-    lambda value: len(value) == num_classes,
+    json_fields.of_type(
+      f'a list of {num_classes} categories (num_classes)',
+      list,
+      holds=lambda value: len(value) == num_classes,
+    ),
   )
 
   names, colors, originals, things = [], [], [], []
   dataset_ids: dict[int, int] = {}
-  for index, content in enumerate(categories):
-    category = _Fields(content, f'{fields.where}, categories[{index}]')
-    category.take('id', int, f'{index} (ids ascend from 0 without gaps)', lambda n, i=index: n == i)
-    names.append(category.take('name', str, 'a name', bool))
-    colors.append(
-      tuple(
-        category.take(
-          'color',
-          list,
-          '[red, green, blue] of 0..255',
-          lambda c: len(c) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in c),
-        )
-      )
-    )
-    if category.take('isthing', int, '0 or 1', lambda n: n in (0, 1)):
+  for index, category in enumerate(categories):
+    at = f'{where}, categories[{index}]'
+    ascending = _integer(f'{index} (ids ascend from 0 without gaps)', lambda n, i=index: n == i)
+    json_fields.take(category, 'id', at, ascending)
+    names.append(json_fields.take(category, 'name', at, json_fields.NAME))
+    colors.append(tuple(json_fields.take(category, 'color', at, _COLOR)))
+    if json_fields.take(category, 'isthing', at, json_fields.FLAG):
       things.append(index)
-    original = category.take('original_id', (int, type(None)), 'an integer or null')
+    original = json_fields.take(category, 'original_id', at, _ORIGINAL_ID)
     originals.append(original_ignore_id if original is None else original)
     if original is not None and dataset_ids.setdefault(original, index) != index:
       raise errors.UserError(
-        f'{category.where}: original_id {original} is also that of category '
+        f'{at}: original_id {original} is also that of category '
         f'{dataset_ids[original]}; must be unique.'
       )
   if ignore_label in things:
     raise errors.UserError(
-      f'{fields.where}: ignore_label {ignore_label} is a thing class; must be '
+      f'{where}: ignore_label {ignore_label} is a thing class; must be '
       'void (isthing 0) or beyond the classes.'
     )
   space = structures.LabelSpace(num_classes, ignore_label, divisor, tuple(things))

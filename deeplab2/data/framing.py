@@ -11,10 +11,14 @@ import concurrent.futures
 import os
 import struct
 
+import tensorflow as tf
+
 from deeplab2 import errors
+from deeplab2 import files
 
 _HEADER = struct.Struct('<QI')
 _FOOTER_BYTES = 4
+FRAME_BYTES = _HEADER.size + _FOOTER_BYTES  # Around the content of each record.
 # So much longer than the whole file is no record that was cut: TensorFlow's reader finds those.
 _FAR_BEYOND = 2**30
 _FILES_AT_A_TIME = 16
@@ -37,7 +41,7 @@ def positions(path: str) -> Iterator[int]:
       if len(header) < _HEADER.size:
         return
       length, checksum = _HEADER.unpack(header)
-      if length > size + _FAR_BEYOND and checksum == _masked_crc(header[:8]):
+      if length > size + _FAR_BEYOND and checksum == masked_crc(header[:8]):
         raise errors.UserError(
           f'{path}, record {number}: claims to have {length} bytes, but the whole file has '
           f'{size}; it is corrupt from here on. Build or copy it again.'
@@ -59,7 +63,35 @@ def count(paths: Sequence[str]) -> int:
     return sum(pool.map(lambda path: sum(1 for _ in positions(path)), paths))
 
 
-def _masked_crc(data):
+def records(path: str) -> Iterator[bytes]:
+  """Yields the records of a file, which may be remote.
+
+  Raises:
+    UserError: the file is missing, or naming the record from which on it is cut or corrupt.
+  """
+  number = position = 0
+  try:
+    size = tf.io.gfile.stat(path).length
+    for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+      yield record
+      number += 1
+      position += len(record) + FRAME_BYTES
+  except tf.errors.NotFoundError as error:
+    raise errors.UserError(f'{path}: no such file.') from error
+  except tf.errors.OpError as error:
+    raise errors.UserError(
+      f'{path}, record {number}: the file is truncated or corrupt from here on '
+      f'({files.reason(error)}); build or copy it again.'
+    ) from error
+  # TensorFlow takes a file that is cut within the length of a record for one that ends there.
+  if position < size:
+    raise errors.UserError(
+      f'{path}, record {number}: the file is truncated, {size - position} bytes into the record; '
+      'build or copy it again.'
+    )
+
+
+def masked_crc(data: bytes) -> int:
   """Returns TFRecord's checksum of some bytes: CRC-32C, rotated by 15 bits, plus a constant."""
   crc = 0xFFFFFFFF
   for byte in data:

@@ -49,7 +49,7 @@ def resized_size(size: tf.Tensor, resize: Resize) -> tf.Tensor:
   if resize.min_size is not None:
     size = scaled_size(size, tf.cast(tf.reduce_max(_ratios(resize.min_size, size)), tf.float32))
   if resize.max_size is not None:
-    limit = resize.max_size
+    limit: tuple[int, ...] = resize.max_size
     if resize.factor is not None:
       limit = tuple(side - (side - 1) % resize.factor for side in limit)
     scale = tf.cast(tf.reduce_min(_ratios(limit, size)), tf.float32)

@@ -22,51 +22,10 @@ from deeplab2 import errors
 from deeplab2 import files
 from deeplab2.data import orientation as orientations
 
-ENDINGS = (
-  '.jpg',
-  '.jpeg',
-  '.jpe',
-  '.jfif',
-  '.mpo',
-  '.png',
-  '.apng',
-  '.webp',
-  '.bmp',
-  '.dib',
-  '.gif',
-  '.tif',
-  '.tiff',
-)
-_OTHER_ENDINGS = (
-  '.heic',
-  '.heif',
-  '.hif',
-  '.avif',
-  '.jp2',
-  '.j2k',
-  '.jpx',
-  '.jxl',
-  '.ppm',
-  '.pgm',
-  '.pbm',
-  '.pnm',
-  '.tga',
-  '.psd',
-  '.svg',
-  '.ico',
-  '.exr',
-  '.hdr',
-  '.dng',
-  '.cr2',
-  '.cr3',
-  '.nef',
-  '.arw',
-  '.orf',
-  '.rw2',
-  '.raf',
-  '.pcx',
-  '.dds',
-  '.xcf',
+ENDINGS = tuple('.jpg .jpeg .jpe .jfif .mpo .png .apng .webp .bmp .dib .gif .tif .tiff'.split())
+_OTHER_ENDINGS = tuple(
+  '.heic .heif .hif .avif .jp2 .j2k .jpx .jxl .ppm .pgm .pbm .pnm .tga .psd .svg .ico .exr .hdr '
+  '.dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .pcx .dds .xcf'.split()
 )
 FORMATS = 'JPEG, PNG, WebP, BMP, TIFF or GIF'
 

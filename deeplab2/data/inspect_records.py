@@ -1,22 +1,29 @@
 """Checks of TFRecords that go on after a problem."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+import concurrent.futures
+import itertools
 
 import tensorflow as tf
+import tqdm
 
 from deeplab2 import errors
-from deeplab2 import files
 from deeplab2 import structures
+from deeplab2.data import framing
 from deeplab2.data import inspection
 from deeplab2.data import labels
+from deeplab2.data import parallel
+from deeplab2.data import problems
 from deeplab2.data import tfrecord
+from deeplab2.data.problems import Problem
 
-Problem = inspection.Problem
 Report = inspection.Report
+# Records are checked so many at a time: label maps of large images take megabytes.
+_AT_A_TIME = 64
 
 
 def check(
-  serialized: bytes | tf.Tensor,
+  serialized: bytes,
   where: str,
   space: structures.LabelSpace,
   *,
@@ -29,82 +36,93 @@ def check(
   is found only where that class is unknown or stuff.
 
   Args:
-    serialized: [] string, a tf.Example.
+    serialized: a tf.Example.
     where: file and record, for problems.
     space: how ids are numbered.
     max_instances: the most instances that training takes in one image.
     max_instance_id: the largest number of an instance that training takes.
   """
-  serialized = tf.convert_to_tensor(serialized)
   try:
-    record = tfrecord.parse_example(serialized, True)
-  except (tf.errors.OpError, UnicodeDecodeError):  # Messages may quote bytes of no tf.Example.
-    try:
-      tfrecord.check_record(serialized, where, True, None)
-    except errors.UserError as error:
-      return Report([Problem('unreadable', where, inspection.without_path(error, where))])
-    raise
+    record = tfrecord.check_record(serialized, where)
+  except errors.UserError as error:
+    return Report([problems.of_error('unreadable', where, error)])
+  assert record.label is not None  # It was asked for.
   name = record.name.numpy().decode(errors='replace')
+  place = f'{where}, image {name!r}'
   try:
     regions = labels.regions(record.label.numpy()[..., 0])
   except errors.UserError as error:
-    return Report([Problem('unreadable', f'{where}, image {name!r}', str(error))])
-  problems, segments = [], []
-
-  def find(category, message, segment=None, pixel=None):
-    problems.append(Problem(category, f'{where}, image {name!r}', message, segment, pixel))
-
-  num_instances = 0
+    return Report([problems.of_error('unreadable', place, error)])
+  wrong, segments, num_instances = [], [], 0
   for value, (area, _, pixel) in regions.items():
     class_id, instance = divmod(value, space.label_divisor)
     if class_id == space.ignore_label:
       continue
+    problem = labels.id_problem(value, space)
+    if problem:
+      wrong.append(Problem(problem[0], place, f'{problem[1]} ({area} pixels)', value, pixel))
     if not 0 <= class_id < space.num_classes:
-      find(
-        'class',
-        f'class {class_id} (id {value} / {space.label_divisor}) of {area} pixels is '
-        f'unknown; must be below {space.num_classes}',
-        value,
-        pixel,
-      )
       continue
     is_thing = class_id in space.thing_ids
-    if instance and not is_thing:
-      find('isthing', f'is instance {instance} of class {class_id}, which is stuff', value, pixel)
-    elif instance > max_instance_id:
-      find(
-        'too many',
+    if is_thing and instance > max_instance_id:
+      message = (
         f'is instance {instance} of class {class_id}; training takes numbers up to '
-        f'{max_instance_id}',
-        value,
-        pixel,
+        f'{max_instance_id}'
       )
+      wrong.append(Problem('too many', place, message, value, pixel))
     num_instances += is_thing and instance > 0
     segments.append(labels.Segment(value, class_id, area, is_thing and instance == 0))
   if num_instances > max_instances:
-    find('too many', f'shows {num_instances} instances, more than max_thing_id = {max_instances}')
+    message = f'shows {num_instances} instances, more than max_thing_id = {max_instances}'
+    wrong.append(Problem('too many', place, message))
   if not segments:
-    find('no segments', 'all pixels are void')
-  return Report(problems, tuple(record.label.shape[:2]), tuple(segments), name)
+    wrong.append(Problem('no segments', place, 'all pixels are void'))
+  return Report(wrong, tuple(record.label.shape[:2]), tuple(segments), name)
 
 
 def stored_records(paths: Iterable[str]) -> Iterator[tuple[str, bytes | Problem]]:
   """Yields (file and number, serialized record) of all files, or a Problem where one is broken."""
   for file in paths:
-    number = position = 0
-    problem = None
+    number = 0
     try:
-      for serialized in tf.data.TFRecordDataset(file).as_numpy_iterator():
+      for serialized in framing.records(file):
         yield f'{file}, record {number}', serialized
         number += 1
-        position += len(serialized) + tfrecord.FRAME_BYTES
-    except tf.errors.OpError as error:
-      problem = f'the file is truncated or corrupt from here on ({files.reason(error)})'
-    else:
-      # TensorFlow takes a file that is cut within the length of a record for one that ends there.
-      lost = tf.io.gfile.stat(file).length - position
-      if lost:
-        problem = f'the file is truncated here, {lost} bytes into the record'
-    if problem:
+    except errors.UserError as error:
       where = f'{file}, record {number}'
-      yield where, Problem('unreadable', where, problem)
+      yield where, problems.of_error('unreadable', where, error)
+
+
+def check_files(
+  paths: Sequence[str], space: structures.LabelSpace, **limits: int
+) -> Iterator[Report]:
+  """Yields what `check` says of every record of some files, and of names that come twice."""
+  names: dict[str, str] = {}
+
+  def of(stored):
+    where, content = stored
+    return (
+      Report([content]) if isinstance(content, Problem) else check(content, where, space, **limits)
+    )
+
+  stream = stored_records(paths)
+  with (
+    concurrent.futures.ThreadPoolExecutor(parallel.usable_cores()) as pool,
+    tqdm.tqdm(
+      total=sum(tf.io.gfile.stat(path).length for path in paths),
+      unit='B',
+      unit_scale=True,
+      desc='records',
+      disable=None,
+      leave=False,
+    ) as bar,
+  ):
+    while some := list(itertools.islice(stream, _AT_A_TIME)):
+      for (where, content), report in zip(some, pool.map(of, some), strict=True):
+        if isinstance(content, bytes):
+          bar.update(len(content))
+        first = names.setdefault(report.name, where) if report.name else where
+        if first != where:
+          message = f'is named {report.name!r} like {first}'
+          report.problems.append(Problem('duplicate', where, message))
+        yield report

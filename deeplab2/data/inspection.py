@@ -1,6 +1,5 @@
 """What checks of annotations and records report, and statistics per class.
 
-Converters and the input pipeline end at the first thing that is wrong, or never look.
 `inspect_annotations` and `inspect_records` look at everything; each image becomes a `Report`, and
 `Statistics` adds them up.
 """
@@ -9,27 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deeplab2 import errors
 from deeplab2.data import datasets
 from deeplab2.data import labels
-
-
-class Problem(NamedTuple):
-  """Something that is wrong."""
-
-  category: str
-  file: str  # With the number of the record, where it is of one.
-  message: str
-  segment: Any = None  # Segment id of an annotation, panoptic id of a record.
-  pixel: tuple[int, int] | None = None  # (row, column) of the segment, its first row by row.
-
-  def __str__(self):
-    place = [self.file]
-    if self.segment is not None:
-      place.append(f'segment {self.segment}')
-    if self.pixel is not None:
-      place.append(f'pixel ({self.pixel[0]}, {self.pixel[1]})')
-    return f'{", ".join(place)}: {self.category}: {self.message}'
+from deeplab2.data.problems import Problem
 
 
 class Report(NamedTuple):
@@ -80,11 +61,11 @@ class Statistics:
       for (low, high), side in zip(before, report.size, strict=True)
     ]
     segments = [segment for segment in report.segments if segment.area]
-    self.void_pixels += int(np.prod(report.size)) - sum(segment.area for segment in segments)
+    self.void_pixels += int(np.prod(report.size)) - sum(segment.area or 0 for segment in segments)
     for class_id in {segment.class_id for segment in segments}:
       self.counts[class_id, 0] += 1
     for segment in segments:
-      self.counts[segment.class_id, 1:] += (1, segment.is_crowd, segment.area)
+      self.counts[segment.class_id, 1:] += (1, segment.is_crowd, segment.area or 0)
     things = self._info.label_space.thing_ids
     self.most_instances = max(
       self.most_instances,
@@ -127,7 +108,7 @@ class Statistics:
   def table(self) -> str:
     """Returns the statistics as lines for people."""
     total = max(1, self.void_pixels + int(self.counts[:, -1].sum()))
-    rows = [('id', 'class', 'type', *self.COLUMNS, '% of pixels')]
+    rows: list[tuple[Any, ...]] = [('id', 'class', 'type', *self.COLUMNS, '% of pixels')]
     for index in self._listed():
       thing_or_stuff = 'thing' if index in self._info.label_space.thing_ids else 'stuff'
       rows.append(
@@ -162,8 +143,3 @@ class Statistics:
   def _listed(self):
     space = self._info.label_space
     return [index for index in range(space.num_classes) if index != space.ignore_label]
-
-
-def without_path(error: errors.UserError, path: str) -> str:
-  """Returns the message of an error, less the path that it begins with and its full stop."""
-  return str(error).removeprefix(f'{path}: ').rstrip('.')

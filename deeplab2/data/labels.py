@@ -1,18 +1,22 @@
 """Panoptic label maps in NumPy: ids <-> class and instance, and segments -> label map."""
 
-from collections.abc import Collection, Mapping, Sequence
+import collections
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from deeplab2 import errors
 from deeplab2 import structures
+from deeplab2.data import datasets
+from deeplab2.data import problems
+from deeplab2.data.problems import Problem
 
 # Maps are looked at in pieces of so many pixels, so that large ones take little memory.
 _PIXELS_AT_A_TIME = 2**22
 # Beyond this, a map is a photograph or noise; panoptic sets have a few hundred ids an image.
 _MOST_REGIONS = 2**16
-EXCHANGED = (
+_EXCHANGED = (
   'with red and blue exchanged all ids agree: OpenCV writes blue first, so exchange the '
   'channels before cv2.imwrite, or in the PNGs'
 )
@@ -122,7 +126,7 @@ def _union(one, other):
 def from_segments(
   segment_ids: np.ndarray,
   segments: Sequence[Segment],
-  space: structures.LabelSpace,
+  info: datasets.DatasetInfo,
   *,
   treat_crowd_as_ignore: bool,
   where: str,
@@ -135,7 +139,7 @@ def from_segments(
   Args:
     segment_ids: [H, W] integers from 0.
     segments: class ids must be dataset ids.
-    space: the ids to build.
+    info: the dataset, whose ids are built.
     treat_crowd_as_ignore: crowd becomes void; else it becomes its thing class with instance 0.
     where: file and image, for error messages.
 
@@ -143,25 +147,17 @@ def from_segments(
     [H, W] int32 panoptic ids.
 
   Raises:
-    errors.UserError: a segment occurs twice, covers another number of pixels than annotated or
-      none, or is crowd of a stuff class; the map holds an id that is not listed, or nothing of all
-      that is; a class has more instances than the label divisor can number.
+    errors.UserError: there are `list_problems` or `map_problems`, or the map holds nothing of all
+      that is listed.
   """
-  ids = _panoptic_ids(segments, space, treat_crowd_as_ignore, where)
+  problems.refuse(list_problems(segments, info, where))
   try:
     found = regions(segment_ids)
   except errors.UserError as error:
     raise errors.UserError(f'{where}: {error}.') from error
-  problem = compare_ids(found, segments)
-  if problem:
-    raise errors.UserError(f'{where}, {problem}.')
-  for segment in segments:
-    area = found[segment.id].area if segment.id in found else 0
-    if segment.area is not None and segment.area != area:
-      raise errors.UserError(
-        f'{where}, segment {segment.id}: covers {area} pixels, but its '
-        f'annotated area is {segment.area}.'
-      )
+  problems.refuse(map_problems(found, segments, info, where))
+  space = info.label_space
+  ids = _panoptic_ids(segments, space, treat_crowd_as_ignore)
   listed = [value for value in ids.values() if value != space.void_id]
   if listed and not any(ids.get(value, space.void_id) != space.void_id for value in found):
     raise errors.UserError(
@@ -177,27 +173,15 @@ def from_segments(
   return label
 
 
-def _panoptic_ids(segments, space, treat_crowd_as_ignore, where):
-  """Returns {segment id: panoptic id}; UserError for segments that cannot be numbered."""
-  things = set(space.thing_ids)
-  instances: dict[int, int] = {}
-  ids: dict[int, int] = {}
+def _panoptic_ids(segments, space, treat_crowd_as_ignore):
+  """Returns {segment id: panoptic id}."""
+  instances: collections.Counter[int] = collections.Counter()
+  ids = {}
   for segment in segments:
-    at = f'{where}, segment {segment.id}'
-    if segment.id in ids:
-      raise errors.UserError(f'{at}: listed twice; segment ids must be unique in an image.')
     instance = 0
-    if segment.class_id in things and not segment.is_crowd:
-      instance = instances[segment.class_id] = instances.get(segment.class_id, 0) + 1
-      if instance >= space.label_divisor:
-        raise errors.UserError(
-          f'{at}: instance {instance} of class {segment.class_id}; the label divisor '
-          f'{space.label_divisor} allows at most {space.label_divisor - 1} in one image.'
-        )
-    elif segment.is_crowd and segment.class_id not in things:
-      raise errors.UserError(
-        f'{at}: crowd of class {segment.class_id}, which is stuff; only things can be crowds.'
-      )
+    if segment.class_id in space.thing_ids and not segment.is_crowd:
+      instances[segment.class_id] += 1
+      instance = instances[segment.class_id]
     ignored = segment.is_crowd and treat_crowd_as_ignore
     ids[segment.id] = (
       space.void_id if ignored else segment.class_id * space.label_divisor + instance
@@ -205,54 +189,74 @@ def _panoptic_ids(segments, space, treat_crowd_as_ignore, where):
   return ids
 
 
-def compare_ids(found: Mapping[int, Region], segments: Sequence[Segment]) -> str | None:
-  """Compares the ids that a map holds with those that are listed.
+def list_problems(
+  segments: Sequence[Segment], info: datasets.DatasetInfo, where: str
+) -> Iterator[Problem]:
+  """Yields what is wrong with the list of the segments of an image, whatever its map holds."""
+  space = info.label_space
+  seen: set[int] = set()
+  instances: collections.Counter[int] = collections.Counter()
+  for segment in segments:
+    if segment.id in seen:
+      message = 'is listed twice; segment ids must be unique in an image'
+      yield Problem('duplicate', where, message, segment.id)
+      continue
+    seen.add(segment.id)
+    if segment.class_id == space.ignore_label:
+      continue
+    name = info.class_names[segment.class_id]
+    if segment.class_id not in space.thing_ids:
+      if segment.is_crowd:
+        message = f'is crowd of {name}, which is stuff; only things can be crowds'
+        yield Problem('crowd', where, message, segment.id)
+      continue
+    instances[segment.class_id] += not segment.is_crowd
+    if not segment.is_crowd and instances[segment.class_id] == space.label_divisor:
+      message = (
+        f'is instance {space.label_divisor} of {name}; the label divisor {space.label_divisor} '
+        f'allows at most {space.label_divisor - 1} in one image'
+      )
+      yield Problem('too many', where, message, segment.id)
+
+
+def map_problems(
+  found: Mapping[int, Region], segments: Sequence[Segment], info: datasets.DatasetInfo, where: str
+) -> Iterator[Problem]:
+  """Yields where a map of segment ids disagrees with the list of its segments.
 
   Args:
     found: of the map, by id; 0 stands for no segment.
     segments: that are listed.
-
-  Returns:
-    What disagrees, from 'segment ID' on and without full stop; None if nothing does.
+    info: the dataset.
+    where: file and image.
   """
-  listed = {segment.id for segment in segments}
-  surplus = sorted(set(found) - listed - {0})
-  missing = [
-    segment.id for segment in segments if segment.id not in found and not segment.may_be_hidden
-  ]
-  if not surplus and not missing:
-    return None
-  problems = []
-  if surplus:
-    area, _, (row, column) = found[surplus[0]]
-    problems.append(
-      f'covers {area} pixels from (row {row}, column {column}) on, but is not listed'
-      + _more(surplus, 'ids of the map are not listed')
-    )
-  if missing:
-    subject = f'segment {missing[0]} ' if surplus else ''
-    problems.append(
-      f'{subject}is listed, but has no pixel' + _more(missing, 'listed segments have none')
-    )
+  listed = {segment.id: segment for segment in reversed(segments)}  # The first of each id.
+  for value in sorted(set(found) - set(listed) - {0}):
+    message = f'covers {found[value].area} pixels, but is not listed'
+    yield Problem('not listed', where, message, value, found[value].pixel)
+  for segment in reversed(listed.values()):
+    region = found.get(segment.id)
+    if region is None and not segment.may_be_hidden:
+      is_thing = segment.class_id in info.label_space.thing_ids
+      area = '' if segment.area is None else f', with area {segment.area}'
+      message = f'is listed{area}, but has no pixel'
+      yield Problem('not drawn' if is_thing else 'stuff not drawn', where, message, segment.id)
+    elif region is not None and segment.area not in (None, region.area):
+      message = f'covers {region.area} pixels, but its annotated area is {segment.area}'
+      yield Problem('area', where, message, segment.id, region.pixel)
   required = {segment.id for segment in segments if not segment.may_be_hidden}
-  if agree_exchanged(found, required, listed):
-    problems.append(EXCHANGED)
-  return f'segment {(surplus or missing)[0]}: {"; ".join(problems)}'
+  if _agree_exchanged(set(found) - {0}, required, set(listed)):
+    yield Problem('exchanged', where, _EXCHANGED)
 
 
-def _more(values, what):
-  return f' ({len(values)} {what})' if len(values) > 1 else ''
-
-
-def agree_exchanged(found: Collection[int], required: set[int], allowed: set[int]) -> bool:
+def _agree_exchanged(ids, required, allowed):
   """Returns whether ids agree only after red and blue of their colours are exchanged.
 
   Args:
-    found: in the map; 0 stands for no segment.
+    ids: in the map.
     required: of the list, those that must be in the map.
     allowed: all of the list.
   """
-  ids = set(found) - {0}
   exchanged = {(value & 0xFF) << 16 | value & 0xFF00 | value >> 16 & 0xFF for value in ids}
   return bool(ids) and required <= exchanged <= allowed and not required <= ids <= allowed
 
@@ -260,15 +264,23 @@ def agree_exchanged(found: Collection[int], required: set[int], allowed: set[int
 def find_problem(panoptic: np.ndarray, space: structures.LabelSpace) -> str | None:
   """Returns a sentence on the first id that does not belong to `space`, or None."""
   for value in np.unique(panoptic).tolist():
-    class_id, instance = divmod(value, space.label_divisor)
-    at = f'the label map holds id {value} (class {class_id}, instance {instance})'
-    if class_id == space.ignore_label:
-      continue
-    if not 0 <= class_id < space.num_classes:
-      return (
-        f'{at}; classes must be below {space.num_classes} or the ignore label '
-        f'{space.ignore_label}, ids class * {space.label_divisor} + instance.'
-      )
-    if instance and class_id not in space.thing_ids:
-      return f'{at}, but class {class_id} is stuff; only things have instances.'
+    problem = id_problem(value, space)
+    if problem:
+      return f'the label map holds {problem[1]}.'
+  return None
+
+
+def id_problem(value: int, space: structures.LabelSpace) -> tuple[str, str] | None:
+  """Returns why a panoptic id does not belong to `space`, as category and message, or None."""
+  class_id, instance = divmod(value, space.label_divisor)
+  at = f'id {value} (class {class_id}, instance {instance})'
+  if class_id == space.ignore_label:
+    return None
+  if not 0 <= class_id < space.num_classes:
+    return 'class', (
+      f'{at}; classes must be below {space.num_classes} or the ignore label '
+      f'{space.ignore_label}, ids class * {space.label_divisor} + instance'
+    )
+  if instance and class_id not in space.thing_ids:
+    return 'isthing', f'{at}, but class {class_id} is stuff; only things have instances'
   return None

@@ -162,7 +162,7 @@ def align(
   """
   stored_size = image_size if orientation < 5 else image_size[::-1]
   fits = {'upright': mask.shape == image_size, 'stored': mask.shape == stored_size}
-  if not fits.get(drawn_on, any(fits.values())):
+  if not (fits[drawn_on] if drawn_on else any(fits.values())):
     stored = (
       ''
       if orientation == 1

@@ -50,7 +50,8 @@ def in_order(
   with concurrent.futures.ProcessPoolExecutor(
     num_workers, context, initializer=_start_worker, initargs=(parent,)
   ) as pool:
-    waiting, most = collections.deque(), 4 * num_workers
+    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    most = 4 * num_workers
     try:
       for task in tasks:
         waiting.append(pool.submit(function, task))

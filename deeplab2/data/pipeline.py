@@ -4,6 +4,7 @@ Only serialized records are shuffled, so the shuffle buffer holds compressed ima
 runs inside tf.data.
 """
 
+import collections
 from collections.abc import Sequence
 import random
 import re
@@ -161,10 +162,8 @@ def training(
 
   if data_service is not None:
     return _finish(service.distribute(batches, data_service), deterministic=False)
-  is_seeded = seed is not None
-  if not is_seeded:
-    seed = random.SystemRandom().getrandbits(31)
-  return _finish(batches(seed + _SEEDS * shard.host), deterministic=is_seeded)
+  first_seed = random.SystemRandom().getrandbits(31) if seed is None else seed
+  return _finish(batches(first_seed + _SEEDS * shard.host), deterministic=seed is not None)
 
 
 def shuffled(
@@ -189,7 +188,7 @@ def shuffled(
         [2], tf.stack([tf.cast(seed, tf.int64), number]), 1, tf.int64.max, tf.int64
       )
     )
-    dataset = reader.sources(files).shuffle(
+    dataset = reading.sources(files).shuffle(
       len(files), seed=file_seed, reshuffle_each_iteration=False
     )
     dataset = dataset.interleave(
@@ -280,7 +279,7 @@ def evaluation(
   def padding_example(_):
     return sample(reading.blank('', with_label=decode_labels, void_id=void_id))
 
-  stored = reader.sources(find_files(patterns)).flat_map(reader.read).skip(skip)
+  stored = reading.sources(find_files(patterns)).flat_map(reader.read).skip(skip)
   dataset = reader.decode(stored, with_label=decode_labels, void_id=void_id)
   dataset = dataset.map(sample, num_parallel_calls=tf.data.AUTOTUNE)
   # Always batch_size - 1 of them: the batch that drop_remainder then drops holds nothing else.
@@ -312,7 +311,7 @@ def find_files(patterns: Sequence[str]) -> list[str]:
   """
   if not patterns:
     raise errors.UserError('No file pattern is given; name the TFRecord files to read.')
-  files = set()
+  files: set[str] = set()
   for pattern in patterns:
     if tf.io.gfile.isdir(pattern):
       raise errors.UserError(
@@ -366,10 +365,11 @@ def explain(
   logging.info('Reading failed; looking for the place in %d files.', len(files))
   if problem:
     return errors.UserError(_where_is(problem[2], files) + problem[1])
-  if isinstance(error, tf.errors.DataLossError):
-    # Where no file is broken, a compressed label map is.
-    files = [file for file in files if _is_broken(file)] or files
   try:
+    if isinstance(error, tf.errors.DataLossError):
+      # Faster than decoding the images before. Where no file is broken, a compressed label map is.
+      for file in files:
+        collections.deque(framing.records(file), maxlen=0)
     tfrecord.scan(files, with_label=with_labels)
   except errors.UserError as found:
     return found
@@ -389,12 +389,3 @@ def _where_is(name, files):
       if example['image/filename'].numpy().decode(errors='replace') == name:
         return f'{file}, record {number}: '
   return ''
-
-
-def _is_broken(file):
-  """Returns whether the framing or a checksum of a TFRecord file is wrong."""
-  try:
-    tf.data.TFRecordDataset(file).reduce(0, lambda count, _: count + 1)
-  except tf.errors.DataLossError:
-    return True
-  return False

@@ -1,8 +1,9 @@
 """TFRecord files -> decoded records, and what becomes of records that cannot be read.
 
-A reader has three parts, for a pipeline to put its shuffling between them: `sources` (what is known
-of files before they are opened), `read` (one source -> records as stored) and `decode` (those ->
-`tfrecord.Record`). `Fail` ends at the first bad record, `Skip` leaves bad ones out and counts them.
+There are three parts, for a pipeline to put its shuffling between them: `sources` (what is known of
+files before they are opened), and of a reader `read` (one source -> records as stored) and `decode`
+(those -> `tfrecord.Record`). `Fail` ends at the first bad record, `Skip` leaves bad ones out and
+counts them.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from deeplab2.data import framing
 from deeplab2.data import tfrecord
 
 # Fractions are of at least so many records, or the first bad record would be too many.
@@ -20,10 +22,6 @@ _STATS_AT_A_TIME = 16  # Remote files take some 50 ms each.
 
 class Fail(NamedTuple):
   """Reads records until one is bad; an error of TensorFlow then ends the pipeline."""
-
-  def sources(self, files: Sequence[str]) -> tf.data.Dataset:
-    """Returns (file, bytes) of the files, in order, as `read` takes them."""
-    return _sources(files)
 
   def read(self, file: tf.Tensor, num_bytes: tf.Tensor) -> tf.data.Dataset:
     """Returns the serialized records of a file.
@@ -67,10 +65,6 @@ class Skip(NamedTuple):
   """
 
   max_fraction: float = 0.01  # Of the records read so far; fewer than 1000 count as 1000.
-
-  def sources(self, files: Sequence[str]) -> tf.data.Dataset:
-    """Returns (file, bytes) of the files, in order, as `read` takes them."""
-    return _sources(files)
 
   def read(self, file: tf.Tensor, num_bytes: tf.Tensor) -> tf.data.Dataset:
     """Returns (serialized record, its place); an empty record stands for what cannot be read."""
@@ -152,8 +146,8 @@ class Skip(NamedTuple):
       return (read, skipped), record._replace(name=tf.identity(record.name))
 
 
-def _sources(files):
-  """Returns a dataset of (file, bytes)."""
+def sources(files: Sequence[str]) -> tf.data.Dataset:
+  """Returns (file, bytes) of the files, in order, as readers take them."""
   with concurrent.futures.ThreadPoolExecutor(_STATS_AT_A_TIME) as pool:
     sizes = list(pool.map(lambda file: tf.io.gfile.stat(file).length, files))
   return tf.data.Dataset.from_tensor_slices((list(files), tf.constant(sizes, tf.int64)))
@@ -168,7 +162,7 @@ def _with_end(records):
 
   def locate(state, element):
     (number, position), (serialized, is_end) = state, element
-    size = tf.cast(tf.strings.length(serialized), tf.int64) + tfrecord.FRAME_BYTES
+    size = tf.cast(tf.strings.length(serialized), tf.int64) + framing.FRAME_BYTES
     return (number + 1, position + size), (serialized, number, position, is_end)
 
   start = tf.constant(0, tf.int64), tf.constant(0, tf.int64)

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from deeplab2 import errors
 from deeplab2 import files as disk
-from deeplab2.data import tfrecord
+from deeplab2.data import framing
 
 
 class Made(NamedTuple):
@@ -260,7 +260,7 @@ def _write_shard(path, made: Iterator[Made], size, note):
         summary.add(result)
         if result.record is not None:
           writer.write(result.record)
-          expected += len(result.record) + tfrecord.FRAME_BYTES
+          expected += len(result.record) + framing.FRAME_BYTES
     written = os.path.getsize(temporary)
     if written != expected:
       raise OSError(f'{path} has {written} instead of {expected} bytes; is the disk full?')

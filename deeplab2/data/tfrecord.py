@@ -19,6 +19,7 @@ import tensorflow as tf
 from deeplab2 import errors
 from deeplab2 import files
 from deeplab2 import structures
+from deeplab2.data import framing
 from deeplab2.data import images
 from deeplab2.data import labels
 
@@ -32,7 +33,6 @@ _LABEL = 'image/segmentation/class/encoded'
 _LABEL_FORMAT = 'image/segmentation/class/format'
 
 LABEL_FORMATS = ('raw', 'zlib')
-FRAME_BYTES = 16  # Around each record of a file: its length and two checksums.
 
 
 class Record(NamedTuple):
@@ -70,15 +70,11 @@ def parse_example(serialized: tf.Tensor, with_label: bool) -> Record:
 
   image = images.decode(parsed[_IMAGE])
   size = tf.shape(image)[:2]
-  with tf.control_dependencies(
-    [
-      tf.debugging.Assert(
-        tf.reduce_all(size == tf.stack([height, width])),
-        ['Image', name, 'is of size (height, width)', size, 'but its record says', height, width],
-      )
-    ]
-  ):
-    image = tf.identity(image)
+  image = _require(
+    image,
+    tf.reduce_all(size == tf.stack([height, width])),
+    *('Image', name, 'is of size (height, width)', size, 'but its record says', height, width),
+  )
   label = None
   if with_label:
     # The size that the image has, not only the one that the record claims.
@@ -86,6 +82,12 @@ def parse_example(serialized: tf.Tensor, with_label: bool) -> Record:
       parsed[_LABEL], parsed[_LABEL_FORMAT], name, *tf.unstack(tf.shape(image)[:2])
     )
   return Record(image, label, name, height, width)
+
+
+def _require(value, holds, *message):
+  """Returns `value`; tf.errors.InvalidArgumentError with the message, when run, unless `holds`."""
+  with tf.control_dependencies([tf.debugging.Assert(holds, message)]):
+    return tf.identity(value)
 
 
 def _most_compressed_bytes(height, width):
@@ -96,53 +98,26 @@ def _most_compressed_bytes(height, width):
 def _decode_label(encoded, label_format, name, height, width):
   """Decodes a label map to [height, width, 1] int32, after checking its format and length."""
   is_zlib = label_format == 'zlib'
-  with tf.control_dependencies(
-    [
-      tf.debugging.Assert(
-        is_zlib | (label_format == 'raw'),
-        [
-          'The label map of image',
-          name,
-          'has format',
-          label_format,
-          'but must be raw or zlib (panoptic ids; semantic PNGs are not supported)',
-        ],
-      ),
-      # Compressed data that is larger than the map might unpack to anything.
-      tf.debugging.Assert(
-        ~is_zlib | (tf.strings.length(encoded) <= _most_compressed_bytes(height, width)),
-        [
-          'The label map of image',
-          name,
-          'has',
-          tf.strings.length(encoded),
-          'bytes compressed, more than a map of its size',
-          height,
-          width,
-        ],
-      ),
-    ]
-  ):
-    encoded = tf.identity(encoded)
+  of_image = ('The label map of image', name, 'has')
+  wanted = 'but must be raw or zlib (panoptic ids; semantic PNGs are not supported)'
+  encoded = _require(
+    encoded, is_zlib | (label_format == 'raw'), *of_image, 'format', label_format, wanted
+  )
+  # Compressed data that is larger than the map might unpack to anything.
+  length = tf.strings.length(encoded)
+  too_long = 'bytes compressed, more than a map of its size'
+  encoded = _require(
+    encoded,
+    ~is_zlib | (length <= _most_compressed_bytes(height, width)),
+    *(*of_image, length, too_long, height, width),
+  )
   raw = tf.cond(is_zlib, lambda: tf.io.decode_compressed(encoded, 'ZLIB'), lambda: encoded)
-  with tf.control_dependencies(
-    [
-      tf.debugging.Assert(
-        tf.strings.length(raw) == 4 * height * width,
-        [
-          'The label map of image',
-          name,
-          'has',
-          tf.strings.length(raw),
-          'bytes, but its size',
-          height,
-          width,
-          'needs 4 * height * width',
-        ],
-      )
-    ]
-  ):
-    raw = tf.identity(raw)
+  length = tf.strings.length(raw)
+  raw = _require(
+    raw,
+    length == 4 * height * width,
+    *(*of_image, length, 'bytes, but its size', height, width, 'needs 4 * height * width'),
+  )
   return tf.reshape(tf.io.decode_raw(raw, tf.int32, little_endian=True), [height, width, 1])
 
 
@@ -210,44 +185,31 @@ def scan(
   """
   total = 0
   for file in paths:
-    index = position = 0
-    try:
-      num_bytes = tf.io.gfile.stat(file).length
-      for serialized in tf.data.TFRecordDataset(file):
-        check_record(serialized, f'{file}, record {index}', with_label, label_space)
-        index += 1
-        position += len(serialized.numpy()) + FRAME_BYTES
-    except tf.errors.DataLossError as error:
-      raise errors.UserError(
-        f'{file}, record {index}: the file is truncated or corrupt from here on '
-        f'({files.reason(error)}); build or copy it again.'
-      ) from error
-    except tf.errors.NotFoundError as error:
-      raise errors.UserError(f'{file}: no such file.') from error
-    # TensorFlow takes a file that is cut within the length of a record for one that ends there.
-    if position < num_bytes:
-      raise errors.UserError(
-        f'{file}, record {index}: the file is truncated, '
-        f'{num_bytes - position} bytes into the record; build or copy it '
-        'again.'
-      )
-    total += index
+    for number, serialized in enumerate(framing.records(file)):
+      check_record(serialized, f'{file}, record {number}', with_label, label_space)
+      total += 1
   return total
 
 
 def check_record(
-  serialized: tf.Tensor, where: str, with_label: bool, label_space: structures.LabelSpace | None
-) -> None:
-  """Raises UserError, naming `where` and the image, if a record cannot be used.
+  serialized: bytes,
+  where: str,
+  with_label: bool = True,
+  label_space: structures.LabelSpace | None = None,
+) -> Record:
+  """Decodes a record as `parse_example` does, and says exactly what is wrong with it.
 
   Args:
-    serialized: [] string.
+    serialized: a tf.Example.
     where: file and record.
     with_label: whether it must hold a label map.
     label_space: if given, ids of the label map must belong to it.
+
+  Raises:
+    errors.UserError: naming `where` and the image.
   """
   try:
-    example = tf.train.Example.FromString(serialized.numpy())
+    example = tf.train.Example.FromString(serialized)
   except Exception as error:  # The protobuf runtimes raise different types here.
     raise errors.UserError(
       f'{where}: not a tf.Example; were these records written for something else?'
@@ -270,10 +232,11 @@ def check_record(
     record = parse_example(serialized, with_label)
   except (tf.errors.OpError, UnicodeDecodeError) as error:
     raise errors.UserError(f'{where}: {_what_fails(feature, error)}') from error
-  if with_label and label_space is not None:
+  if record.label is not None and label_space is not None:
     problem = labels.find_problem(record.label.numpy(), label_space)
     if problem:
       raise errors.UserError(f'{where}: {problem}')
+  return record
 
 
 def _what_fails(feature, error):

@@ -48,13 +48,7 @@ def main(arguments) -> int:
     help='Prefix of a checkpoint, or a directory whose newest one is taken.',
   )
   parser.add_path('--export_path', required=True, help='Directory to write the SavedModel to.')
-  parser.add_argument(
-    '--set',
-    action='append',
-    default=[],
-    metavar='a.b.c=value',
-    help='Override one option of the config; may be repeated.',
-  )
+  parser.add_overrides()
   return command_line.run(lambda: export(*vars(parser.parse_args(arguments)).values()))
 
 

@@ -6,10 +6,10 @@ import os
 from typing import Any, NamedTuple
 
 from deeplab2 import errors
-from deeplab2 import files
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from deeplab2.data import images as images_lib
+from deeplab2.data import json_fields
 from deeplab2.data import panoptic_results
 
 
@@ -45,7 +45,9 @@ def find(root: str, results: Sequence[str] = ()) -> Found:
     return Found([os.path.basename(root)], collections.Counter())
   if not os.path.isdir(root):
     raise errors.UserError(f'--input={root}: no such image or directory.')
-  paths, others, seen = [], collections.Counter(), set(map(os.path.realpath, results))
+  paths: list[str] = []
+  others: collections.Counter[str] = collections.Counter()
+  seen = set(map(os.path.realpath, results))
   for directory, below, names in os.walk(root, followlinks=True):
     made = {
       name.removesuffix(panoptic_results.INDEX_ENDING)
@@ -118,7 +120,10 @@ def by_ground_truth(
     UserError: the JSON has no such list, or an entry that is of no use; an image is not listed, or
       twice; two images are those of one entry.
   """
-  entries = _read_entries(json_path)
+  content = json_fields.read_lists(
+    json_path, ('images',), 'a COCO JSON of the ground truth is needed, panoptic or instances'
+  )
+  entries = list(coco_panoptic.read_images(content, json_path, sized=False).values())
   keys: dict[Any, list[int]] = collections.defaultdict(list)
   for number, entry in enumerate(entries):
     name = os.path.normpath(entry['file_name'])
@@ -130,7 +135,8 @@ def by_ground_truth(
       ('id', str(entry['id'])),
     }:
       keys[key].append(number)
-  listed, unlisted, owners = [], [], {}
+  listed, unlisted = [], []
+  owners: dict[int, str] = {}
   for path in paths:
     found = _entry_numbers(path, keys, info)
     if not found:
@@ -165,29 +171,6 @@ def _entry_numbers(path, keys, info):
   if info.image_id_suffix and stem.endswith(info.image_id_suffix):
     candidates.append(('id', str(datasets.image_id(info, path))))
   return next((keys[key] for key in candidates if key in keys), [])
-
-
-def _read_entries(path):
-  """Returns the list `images` of a COCO JSON, with ids and names that are unique and usable."""
-  content = files.read_json(path)
-  entries = content.get('images') if isinstance(content, dict) else None
-  if not isinstance(entries, list):
-    raise errors.UserError(
-      f"{path}: has no list 'images'; a COCO JSON of the ground truth is "
-      'needed, panoptic or instances.'
-    )
-  seen = set()
-  for number, entry in enumerate(entries):
-    where = f'{path}, images[{number}]'
-    image_id = coco_panoptic.field(entry, 'id', where, 'integer or text')
-    coco_panoptic.field(entry, 'file_name', where, 'text')
-    for key in ('height', 'width'):
-      if key in entry:
-        coco_panoptic.field(entry, key, where, 'integer')
-    if image_id in seen:
-      raise errors.UserError(f'{where}: id {image_id} is also that of another image.')
-    seen.add(image_id)
-  return entries
 
 
 def _named(root, listed):

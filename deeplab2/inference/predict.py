@@ -55,7 +55,7 @@ def predict(options: _Options) -> None:
   model = saved_model.load(options.model)
   images = _images(options, model.info)
   json_path = os.path.join(options.output_dir, 'panoptic.json')
-  failed = []
+  failed: list[str] = []
   with panoptic_results.open_results(
     json_path,
     model.info,

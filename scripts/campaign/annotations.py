@@ -4,18 +4,21 @@ import json
 from typing import Any
 
 from campaign import mutations
-from campaign.mutations import Mutation
 
 
-def _first(**changes: Any) -> mutations.Spoil:
-  """Returns a mutation of fields of the first annotation."""
+def _first(part: str, **changes: Any) -> mutations.Spoil:
+  """Returns a mutation of fields of the first of a list."""
 
   def spoil(data, rng):
     content = json.loads(data)
-    content['annotations'][0].update(changes)
+    content[part][0].update(changes)
     return json.dumps(content).encode()
 
   return spoil
+
+
+def _segmentation(value: Any) -> mutations.Spoil:
+  return _first('annotations', segmentation=value)
 
 
 def _run_lengths(counts: Any, *size: Any) -> mutations.Spoil:
@@ -24,18 +27,7 @@ def _run_lengths(counts: Any, *size: Any) -> mutations.Spoil:
   def spoil(data, rng):
     [image, *_] = json.loads(data)['images']
     wanted = list(size) or [image['height'], image['width']]
-    return _first(segmentation={'counts': counts, 'size': wanted})(data, rng)
-
-  return spoil
-
-
-def _first_image(**changes: Any) -> mutations.Spoil:
-  """Returns a mutation of fields of the first image."""
-
-  def spoil(data, rng):
-    content = json.loads(data)
-    content['images'][0].update(changes)
-    return json.dumps(content).encode()
+    return _segmentation({'counts': counts, 'size': wanted})(data, rng)
 
   return spoil
 
@@ -75,22 +67,25 @@ _COUNTS: dict[str, Any] = {
   'null': None,
   'a number': 7,
 }
-INSTANCES = (
-  *(Mutation(f'a polygon {what}', _first(segmentation=value)) for what, value in _POLYGONS.items()),
-  *(Mutation(f'run lengths: {what}', _run_lengths(counts)) for what, counts in _COUNTS.items()),
-  *(
-    Mutation(f'run lengths of size {size}', _run_lengths([4, 4], *size))
-    for size in ((0, 0), (-1, -1), (10**6, 10**6), (2**31, 2**31), ('1', '1'), (4,))
-  ),
-  *(
-    Mutation(f'an image of {height} x {width}', _first_image(height=height, width=width))
+_IMAGES: dict[str, dict[str, Any]] = {
+  **{
+    f'an image of {height} x {width}': {'height': height, 'width': width}
     for height, width in ((100_000, 100_000), (10**9, 10**9), (2**63, 2), (0, 5), (1, 10**8))
-  ),
-  Mutation('a path as image', _first_image(file_name='../../escaped.png')),
-  Mutation('an absolute path as image', _first_image(file_name='/tmp/escaped.png')),
-  Mutation('a name of dots', _first_image(file_name='..')),
-  Mutation('a NUL in a name', _first_image(file_name='a\0b.png')),
-  Mutation('a name of 300 letters', _first_image(file_name='x' * 300 + '.png')),
-  Mutation('half a letter as name', _first_image(file_name='\ud800.png')),
-  Mutation('an id that is a number elsewhere', _first_image(id=1)),
+  },
+  'a path as image': {'file_name': '../../escaped.png'},
+  'an absolute path as image': {'file_name': '/tmp/escaped.png'},
+  'a name of dots': {'file_name': '..'},
+  'a NUL in a name': {'file_name': 'a\0b.png'},
+  'a name of 300 letters': {'file_name': 'x' * 300 + '.png'},
+  'half a letter as name': {'file_name': '\ud800.png'},
+  'an id that is a number elsewhere': {'id': 1},
+}
+INSTANCES = mutations.named(
+  {f'a polygon {what}': _segmentation(value) for what, value in _POLYGONS.items()}
+  | {f'run lengths: {what}': _run_lengths(counts) for what, counts in _COUNTS.items()}
+  | {
+    f'run lengths of size {size}': _run_lengths([4, 4], *size)
+    for size in ((0, 0), (-1, -1), (10**6, 10**6), (2**31, 2**31), ('1', '1'), (4,))
+  }
+  | {what: _first('images', **changes) for what, changes in _IMAGES.items()}
 )

@@ -1,5 +1,6 @@
 """What a right result is: of each command line, after it has ended with exit code 0 or 2."""
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
-from deeplab2.data import labels
+from deeplab2.data import framing
 from deeplab2.data import tfrecord
 
 _NOTE = 'before.txt'
@@ -50,11 +51,9 @@ def built(directory: pathlib.Path, code: int, output: str) -> None:
   info = datasets.load(str(directory / 'own' / 'dataset.json'))
   names = set()
   for shard in shards:
-    for serialized in tf.data.TFRecordDataset(str(shard)):
-      record = tfrecord.parse_example(serialized, with_label=True)
+    for serialized in framing.records(str(shard)):
+      record = tfrecord.check_record(serialized, str(shard), label_space=info.label_space)
       names.add(record.name.numpy().decode())
-      problem = labels.find_problem(record.label.numpy()[..., 0], info.label_space)
-      assert not problem, f'{shard}: {problem}'
   for image in (directory / 'own' / 'images').iterdir():
     assert image.stem in names or image.name in output, f'{image.name} is lost without a word'
 
@@ -101,46 +100,24 @@ def trained(directory: pathlib.Path, code: int, output: str) -> None:
     assert 'from scratch' not in output, 'the run was not resumed'
 
 
-def _tensors(prefix, part):
-  """Returns the tensors of a checkpoint whose keys contain `part`."""
+def _digests_of_tensors(prefix, part):
+  """Returns digests of the tensors of a checkpoint whose keys contain `part`."""
   reader = tf.train.load_checkpoint(str(prefix))
   return {
-    key: reader.get_tensor(key) for key in sorted(reader.get_variable_to_shape_map()) if part in key
+    hashlib.sha256(np.ascontiguousarray(reader.get_tensor(key)).tobytes()).hexdigest()
+    for key in reader.get_variable_to_shape_map()
+    if part in key
   }
 
 
-def _assert_equal(found, wanted):
-  """Compares as sets of values: exported variables go by numbers."""
-
-  def sums(tensors):
-    return sorted(
-      hashlib.sha256(np.ascontiguousarray(tensor).tobytes()).hexdigest()
-      for tensor in tensors.values()
-    )
-
-  assert set(sums(found)) <= set(sums(wanted)), 'values are not those of the checkpoint'
-
-
-def _original(directory):
-  """Returns the values of the checkpoints as they were made, spoiled or not."""
-  values = {}
+def _assert_saved(found, directory):
+  """Compares digests with those of the checkpoints as they were made, spoiled or not."""
+  saved = set()
   for step in (0, 2, 4):
-    try:
-      values.update(
-        {
-          f'{step} {key}': value
-          for key, value in _tensors(
-            _assets(directory) / 'runs' / 'tiny' / f'ckpt-{step}', 'model/'
-          ).items()
-        }
-      )
-    except tf.errors.OpError:
-      pass
-  return values
-
-
-def _assets(directory):
-  return directory.parents[1] / 'assets'
+    with contextlib.suppress(tf.errors.OpError):
+      path = directory.parents[1] / 'assets' / 'runs' / 'tiny' / f'ckpt-{step}'
+      saved |= _digests_of_tensors(path, 'model/')
+  assert found <= saved, 'values are not those of the checkpoint'
 
 
 def exported(directory: pathlib.Path, code: int, output: str) -> None:
@@ -149,19 +126,20 @@ def exported(directory: pathlib.Path, code: int, output: str) -> None:
   path = directory / 'out' / 'exported'
   if code:
     assert not (path / 'saved_model.pb').exists(), 'refused, but there is a SavedModel'
-    return
-  _assert_equal(_tensors(path / 'variables' / 'variables', 'read_variables'), _original(directory))
+  else:
+    variables = path / 'variables' / 'variables'
+    _assert_saved(_digests_of_tensors(variables, 'read_variables'), directory)
 
 
 def converted(directory: pathlib.Path, code: int, output: str) -> None:
   """The converted values are those of a checkpoint that was saved."""
   del output
-  path = directory / 'out' / 'converted'
+  found = list((directory / 'out' / 'converted').glob('*.index'))
   if code:
-    assert not list(path.glob('*.index')), 'refused, but there is a checkpoint'
-    return
-  [index] = path.glob('*.index')
-  _assert_equal(_tensors(index.with_suffix(''), 'model/'), _original(directory))
+    assert not found, 'refused, but there is a checkpoint'
+  else:
+    [index] = found
+    _assert_saved(_digests_of_tensors(index.with_suffix(''), 'model/'), directory)
 
 
 def predicted(directory: pathlib.Path, code: int, output: str) -> None:

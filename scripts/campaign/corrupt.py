@@ -35,7 +35,7 @@ class Reader(NamedTuple):
 
   name: str
   inputs: tuple[str, ...]  # Of the assets, copied to the case's directory.
-  command: Command  # `{here}` is the case's directory; it writes to `{here}/out`.
+  line: str  # `{here}` is the case's directory; it writes to `{here}/out`.
   # Called as (directory, exit code, output); AssertionError for a result that is not right.
   check: Callable[[pathlib.Path, int, str], None] = lambda directory, code, output: None
 
@@ -61,165 +61,105 @@ def needed(chosen: Iterable[Case]) -> set[str]:
   return {parts.get(name, 'own') for case in chosen for name in case.reader.inputs}
 
 
-def _reader(name, inputs, module, *arguments, check=None):
-  return Reader(
-    name, inputs, Command(module, arguments), check or (lambda directory, code, output: None)
-  )
-
-
-_TRAIN = 'deeplab2.trainer.train'
-_CONFIG = '--config_file={here}/tiny.textproto'
-_CPU = '--num_gpus=0'
-_RECORDS = tuple(
-  f'--set={split}_dataset_options.file_pattern={{here}}/records/{name}-*'
-  for split, name in (('train', 'train'), ('eval', 'val'))
+_RECORDS = (
+  '"--set=train_dataset_options.file_pattern={here}/records/train-*" '
+  '"--set=eval_dataset_options.file_pattern={here}/records/val-*"'
 )
+_TRAIN = 'deeplab2.trainer.train --config_file={here}/tiny.textproto --num_gpus=0'
+_OWN = '--dataset={here}/own/dataset.json --annotations={here}/own/'
+_PANOPTIC = f'{_OWN}panoptic.json --images={{here}}/own/images --num_workers=1'
 _WITH_RECORDS = ('records', 'tiny.textproto')
-_LONGER = '--set=trainer_options.solver_options.training_number_of_steps=6'
-_OWN = (
-  '--dataset={here}/own/dataset.json',
-  '--split=train',
-  '--output_dir={here}/out',
-  '--images={here}/own/images',
-  '--annotations={here}/own/panoptic.json',
-  '--num_workers=1',
-)
+_RUN = ('runs', 'tiny.textproto')
 
-BUILD = _reader('build_tfrecords', ('own',), 'build_tfrecords', *_OWN, check=checks.built)
-INSPECT = _reader(
+BUILD = Reader(
+  'build_tfrecords',
+  ('own',),
+  f'build_tfrecords {_PANOPTIC} --split=train --output_dir={{here}}/out',
+  checks.built,
+)
+INSPECT = Reader(
   'inspect_data annotations',
   ('own',),
-  'inspect_data',
-  'annotations',
-  '--dataset={here}/own/dataset.json',
-  '--annotations={here}/own/panoptic.json',
-  '--images={here}/own/images',
-  '--num_workers=1',
-  '--json={here}/out/inspected.json',
-  check=checks.inspected,
+  f'inspect_data annotations {_PANOPTIC} --json={{here}}/out/inspected.json',
+  checks.inspected,
 )
-CONVERT_INSTANCES = _reader(
+CONVERT_INSTANCES = Reader(
   'instances_to_panoptic',
   ('own',),
-  'instances_to_panoptic',
-  '--annotations={here}/own/instances.json',
-  '--dataset={here}/own/dataset.json',
-  '--output={here}/out/made.json',
-  check=checks.converted_instances,
+  f'instances_to_panoptic {_OWN}instances.json --output={{here}}/out/made.json',
+  checks.converted_instances,
 )
-DESCRIBE = _reader(
+DESCRIBE = Reader(
   'instances_to_panoptic --describe_only',
   ('own',),
-  'instances_to_panoptic',
-  '--annotations={here}/own/instances.json',
-  '--dataset={here}/out/described.json',
-  '--describe_only',
+  'instances_to_panoptic --annotations={here}/own/instances.json '
+  '--dataset={here}/out/described.json --describe_only',
 )
-INSPECT_RECORDS = _reader(
+CHECK_CONFIG = Reader(
+  'check_config', ('tiny.textproto',), 'check_config {here}/tiny.textproto --no_sizes'
+)
+INSPECT_RECORDS = Reader(
   'inspect_data records',
   _WITH_RECORDS,
-  'inspect_data',
-  'records',
-  _CONFIG,
-  '--split=train',
-  *_RECORDS,
+  f'inspect_data records --config_file={{here}}/tiny.textproto --split=train {_RECORDS} '
   '--json={here}/out/inspected.json',
-  check=checks.inspected,
+  checks.inspected,
 )
-TRAIN = _reader(
-  'train', _WITH_RECORDS, _TRAIN, _CONFIG, '--mode=train', _CPU, '--model_dir={here}/out', *_RECORDS
-)
-EVALUATE = _reader(
-  'train --mode=eval',
-  (*_WITH_RECORDS, 'runs'),
-  _TRAIN,
-  _CONFIG,
-  '--mode=eval',
-  _CPU,
-  '--model_dir={here}/runs',
-  *_RECORDS,
-  '--set=evaluator_options.save_raw_predictions=true',
-  check=checks.evaluated,
-)
-RESUME = _reader(
-  'train, resumed',
-  ('runs', 'tiny.textproto'),
-  _TRAIN,
-  _CONFIG,
-  '--mode=train',
-  _CPU,
-  '--model_dir={here}/runs',
-  _LONGER,
-  check=checks.trained,
-)
-INITIAL = _reader(
-  'train from initial_checkpoint',
-  ('runs', 'tiny.textproto'),
-  _TRAIN,
-  _CONFIG,
-  '--mode=train',
-  _CPU,
-  '--model_dir={here}/out',
-  '--set=model_options.initial_checkpoint={here}/runs/tiny/ckpt-4',
-)
-EXPORT = _reader(
-  'export',
-  ('runs', 'tiny.textproto'),
-  'deeplab2.inference.export',
-  _CONFIG,
-  '--checkpoint_path={here}/runs/tiny',
-  '--export_path={here}/out/exported',
-  check=checks.exported,
-)
-CONVERT = _reader(
-  'checkpoint.convert',
-  ('runs', 'tiny.textproto'),
-  'deeplab2.checkpoint.convert',
-  _CONFIG,
-  '--checkpoint={here}/runs/tiny',
-  '--output_dir={here}/out/converted',
-  check=checks.converted,
-)
-PREDICT = _reader(
-  'predict',
-  ('own/images', 'exported'),
-  'deeplab2.inference.predict',
-  '--model={here}/exported',
-  '--input={here}/own/images',
-  '--output_dir={here}/out',
-  check=checks.predicted,
-)
-CHECK_CONFIG = _reader(
-  'check_config', ('tiny.textproto',), 'check_config', '{here}/tiny.textproto', '--no_sizes'
-)
-CHECK_SIZES = _reader(
-  'check_config with sizes', ('tiny.textproto',), 'check_config', '{here}/tiny.textproto'
-)
-PLOT = _reader(
+PLOT = Reader(
   'plot_run',
   ('runs',),
-  'plot_run',
-  '--run={here}/runs/tiny',
-  '--output={here}/out/curves.png',
-  check=checks.plotted,
+  'plot_run --run={here}/runs/tiny --output={here}/out/curves.png',
+  checks.plotted,
 )
+PREDICT = Reader(
+  'predict',
+  ('own/images', 'exported'),
+  'deeplab2.inference.predict --model={here}/exported --input={here}/own/images '
+  '--output_dir={here}/out',
+  checks.predicted,
+)
+CONVERT = Reader(
+  'checkpoint.convert',
+  _RUN,
+  'deeplab2.checkpoint.convert --config_file={here}/tiny.textproto '
+  '--checkpoint={here}/runs/tiny --output_dir={here}/out/converted',
+  checks.converted,
+)
+EXPORT = Reader(
+  'export',
+  _RUN,
+  'deeplab2.inference.export --config_file={here}/tiny.textproto '
+  '--checkpoint_path={here}/runs/tiny --export_path={here}/out/exported',
+  checks.exported,
+)
+CHECK_SIZES = Reader(
+  'check_config with sizes', ('tiny.textproto',), 'check_config {here}/tiny.textproto'
+)
+RESUME = Reader(
+  'train, resumed',
+  _RUN,
+  f'{_TRAIN} --mode=train --model_dir={{here}}/runs '
+  '--set=trainer_options.solver_options.training_number_of_steps=6',
+  checks.trained,
+)
+INITIAL = Reader(
+  'train from initial_checkpoint',
+  _RUN,
+  f'{_TRAIN} --mode=train --model_dir={{here}}/out '
+  '--set=model_options.initial_checkpoint={here}/runs/tiny/ckpt-4',
+)
+EVALUATE = Reader(
+  'train --mode=eval',
+  (*_WITH_RECORDS, 'runs'),
+  f'{_TRAIN} --mode=eval --model_dir={{here}}/runs {_RECORDS} '
+  '--set=evaluator_options.save_raw_predictions=true',
+  checks.evaluated,
+)
+TRAIN = Reader('train', _WITH_RECORDS, f'{_TRAIN} --mode=train --model_dir={{here}}/out {_RECORDS}')
 # The fast ones first.
 READERS = (
-  BUILD,
-  INSPECT,
-  CONVERT_INSTANCES,
-  DESCRIBE,
-  CHECK_CONFIG,
-  INSPECT_RECORDS,
-  PLOT,
-  PREDICT,
-  CONVERT,
-  EXPORT,
-  CHECK_SIZES,
-  RESUME,
-  INITIAL,
-  EVALUATE,
-  TRAIN,
+  *(BUILD, INSPECT, CONVERT_INSTANCES, DESCRIBE, CHECK_CONFIG, INSPECT_RECORDS, PLOT, PREDICT),
+  *(CONVERT, EXPORT, CHECK_SIZES, RESUME, INITIAL, EVALUATE, TRAIN),
 )
 
 
@@ -238,144 +178,70 @@ class _Target(NamedTuple):
 _ANY = (*mutations.ANY_FILE, *mutations.PLACES)
 _CHECKPOINT_FILES = (
   *_ANY,
-  Mutation('a name of nothing', mutations.becomes(b'model_checkpoint_path: "ckpt-99"\n')),
-  Mutation(
-    'a name elsewhere',
-    mutations.becomes(b'model_checkpoint_path: "../../../../../../etc/passwd"\n'),
-  ),
-  Mutation(
-    'a name of a million letters',
-    mutations.becomes(b'model_checkpoint_path: "' + b'x' * 10**6 + b'"\n'),
+  *mutations.named(
+    {
+      f'a name {what}': mutations.becomes(b'model_checkpoint_path: "%s"\n' % name)
+      for what, name in (
+        ('of nothing', b'ckpt-99'),
+        ('elsewhere', b'../../../../../../etc/passwd'),
+        ('of a million letters', b'x' * 10**6),
+      )
+    }
   ),
   Mutation(
     'names, a million', mutations.becomes(b'all_model_checkpoint_paths: "ckpt-4"\n' * 10**6)
   ),
 )
 _DATA = ('runs/tiny/ckpt-4.index', 'runs/tiny/ckpt-4.data-00000-of-00001')
-_TARGETS = (
-  _Target(
-    'records',
-    6,
-    ('records/train-00000-of-00002.tfrecord',),
-    mutations.RECORD_FILES,
-    mutations.RECORD_FILES_RANDOM,
-    (INSPECT_RECORDS,),
-  ),
-  _Target(
-    'records',
-    13,
-    ('records/train-00000-of-00002.tfrecord',),
-    examples.EXAMPLES,
-    examples.EXAMPLES_RANDOM,
-    (INSPECT_RECORDS,),
-  ),
-  _Target(
-    'records',
-    2,
-    ('records/val-00000-of-00002.tfrecord',),
-    (*mutations.RECORD_FILES, *examples.EXAMPLES),
-    examples.EXAMPLES_RANDOM,
-    (EVALUATE,),
-  ),
-  _Target(
-    'records',
-    2,
-    ('records/train-00000-of-00002.tfrecord',),
-    (*mutations.RECORD_FILES, *examples.EXAMPLES),
-    examples.EXAMPLES_RANDOM,
-    (TRAIN,),
-  ),
-  _Target(
-    'images', 10, ('own/images/image1.png',), images.PNGS, images.PNGS_RANDOM, (BUILD, PREDICT)
-  ),
-  _Target(
-    'images', 8, ('own/images/image2.jpg',), images.JPEGS, images.PNGS_RANDOM, (PREDICT, BUILD)
-  ),
-  _Target(
-    'images', 3, ('own/panoptic/image1.png',), images.PNGS, images.PNGS_RANDOM, (BUILD, INSPECT)
-  ),
-  _Target(
-    'JSON', 8, ('own/panoptic.json',), mutations.JSONS, mutations.JSON_RANDOM, (BUILD, INSPECT)
-  ),
-  _Target(
-    'JSON',
-    3,
-    ('own/instances.json',),
-    mutations.JSONS,
-    mutations.JSON_RANDOM,
-    (CONVERT_INSTANCES, DESCRIBE),
-  ),
-  _Target(
-    'JSON',
-    6,
-    ('own/instances.json',),
-    annotations.INSTANCES,
-    mutations.JSON_RANDOM,
-    (CONVERT_INSTANCES,),
-  ),
-  _Target(
-    'JSON',
-    5,
-    ('own/dataset.json',),
-    mutations.JSONS,
-    mutations.JSON_RANDOM,
-    (BUILD, INSPECT, CONVERT_INSTANCES),
-  ),
-  _Target(
-    'JSON',
-    2,
-    ('runs/tiny/eval/metrics-4.json',),
-    mutations.JSONS,
-    mutations.JSON_RANDOM,
-    (PLOT,),
-    'any',
-  ),
-  _Target(
-    'textproto',
-    9,
-    ('tiny.textproto',),
-    mutations.TEXTPROTOS,
-    mutations.TEXTPROTO_RANDOM,
-    (CHECK_CONFIG,),
-  ),
-  _Target('textproto', 2, ('tiny.textproto',), (), mutations.TEXTPROTO_RANDOM, (CHECK_SIZES,)),
-  _Target('checkpoints', 5, _DATA, _ANY, mutations.RANDOM, (EXPORT, RESUME, CONVERT)),
-  _Target(
-    'checkpoints',
-    3,
-    ('runs/tiny/checkpoint',),
-    _CHECKPOINT_FILES,
-    mutations.RANDOM,
-    (EXPORT, RESUME, EVALUATE),
-  ),
-  _Target('checkpoints', 1, _DATA, (), mutations.RANDOM, (INITIAL, EVALUATE)),
-  _Target(
-    'logs',
-    2,
-    ('runs/tiny/train/events',),
-    mutations.RECORD_FILES,
-    mutations.RECORD_FILES_RANDOM,
-    (PLOT,),
-    'any',
-  ),
-  _Target('SavedModels', 4, ('exported/saved_model.pb',), _ANY, mutations.RANDOM, (PREDICT,)),
-  _Target(
-    'SavedModels',
-    3,
-    ('exported/variables/variables.index', 'exported/variables/variables.data-00000-of-00001'),
-    _ANY,
-    mutations.RANDOM,
-    (PREDICT,),
-  ),
-  _Target('SavedModels', 1, ('exported/fingerprint.pb',), _ANY, mutations.RANDOM, (PREDICT,)),
-  _Target(
-    'SavedModels',
-    2,
-    ('exported/assets.extra/dataset.json',),
-    mutations.JSONS,
-    mutations.JSON_RANDOM,
-    (PREDICT,),
-  ),
+_VALUES = ('exported/variables/variables.index', 'exported/variables/variables.data-00000-of-00001')
+_TRAIN_RECORDS = ('records/train-00000-of-00002.tfrecord',)
+_ALL_RECORDS = (*mutations.RECORD_FILES, *examples.EXAMPLES)
+_JSONS = (mutations.JSONS, mutations.JSON_RANDOM)
+_FRAMES = (mutations.RECORD_FILES, mutations.RECORD_FILES_RANDOM)
+_EXAMPLES = (examples.EXAMPLES, examples.EXAMPLES_RANDOM)
+_MODEL = (_ANY, mutations.RANDOM, (PREDICT,))
+_CHECKPOINT = (_CHECKPOINT_FILES, mutations.RANDOM, (EXPORT, RESUME, EVALUATE))
+_TEXTPROTO = ('tiny.textproto',)
+_TARGETS = tuple(
+  _Target(*parts)
+  for parts in (
+    ('records', 6, _TRAIN_RECORDS, *_FRAMES, (INSPECT_RECORDS,)),
+    ('records', 13, _TRAIN_RECORDS, *_EXAMPLES, (INSPECT_RECORDS,)),
+    (
+      'records',
+      2,
+      ('records/val-00000-of-00002.tfrecord',),
+      _ALL_RECORDS,
+      examples.EXAMPLES_RANDOM,
+      (EVALUATE,),
+    ),
+    ('records', 2, _TRAIN_RECORDS, _ALL_RECORDS, examples.EXAMPLES_RANDOM, (TRAIN,)),
+    ('images', 10, ('own/images/image1.png',), images.PNGS, images.PNGS_RANDOM, (BUILD, PREDICT)),
+    ('images', 8, ('own/images/image2.jpg',), images.JPEGS, images.PNGS_RANDOM, (PREDICT, BUILD)),
+    ('images', 3, ('own/panoptic/image1.png',), images.PNGS, images.PNGS_RANDOM, (BUILD, INSPECT)),
+    ('JSON', 8, ('own/panoptic.json',), *_JSONS, (BUILD, INSPECT)),
+    ('JSON', 3, ('own/instances.json',), *_JSONS, (CONVERT_INSTANCES, DESCRIBE)),
+    (
+      'JSON',
+      6,
+      ('own/instances.json',),
+      annotations.INSTANCES,
+      mutations.JSON_RANDOM,
+      (CONVERT_INSTANCES,),
+    ),
+    ('JSON', 5, ('own/dataset.json',), *_JSONS, (BUILD, INSPECT, CONVERT_INSTANCES)),
+    ('JSON', 2, ('runs/tiny/eval/metrics-4.json',), *_JSONS, (PLOT,), 'any'),
+    ('textproto', 9, _TEXTPROTO, mutations.TEXTPROTOS, mutations.TEXTPROTO_RANDOM, (CHECK_CONFIG,)),
+    ('textproto', 2, _TEXTPROTO, (), mutations.TEXTPROTO_RANDOM, (CHECK_SIZES,)),
+    ('checkpoints', 5, _DATA, _ANY, mutations.RANDOM, (EXPORT, RESUME, CONVERT)),
+    ('checkpoints', 3, ('runs/tiny/checkpoint',), *_CHECKPOINT),
+    ('checkpoints', 1, _DATA, (), mutations.RANDOM, (INITIAL, EVALUATE)),
+    ('logs', 2, ('runs/tiny/train/events',), *_FRAMES, (PLOT,), 'any'),
+    ('SavedModels', 4, ('exported/saved_model.pb',), *_MODEL),
+    ('SavedModels', 3, _VALUES, *_MODEL),
+    ('SavedModels', 1, ('exported/fingerprint.pb',), *_MODEL),
+    ('SavedModels', 2, ('exported/assets.extra/dataset.json',), *_JSONS, (PREDICT,)),
+  )
 )
 
 
@@ -468,7 +334,7 @@ def _job(case, assets, directory, seed, seconds):
 
   return processes.Job(
     case.name,
-    case.reader.command.within(directory),
+    Command.of(case.reader.line).within(here=directory),
     directory,
     processes.Limits(seconds, _MEGABYTES),
     prepare,
@@ -498,16 +364,10 @@ def _judged(case, job, finished) -> Result:
   if outcome == 'exit':
     outcome = _outcome_of_exit(case, finished)
   failed = outcome not in ('refused', 'right result')
+  details = finished.output[-2000:] if failed else ''
+  costs = (finished.seconds, finished.peak_mb)
   return Result(
-    'corrupt',
-    case.group,
-    case.name,
-    outcome,
-    failed,
-    finished.seconds,
-    finished.peak_mb,
-    finished.output[-2000:] if failed else '',
-    str(job.command),
+    'corrupt', case.group, case.name, outcome, failed, *costs, details, str(job.command)
   )
 
 

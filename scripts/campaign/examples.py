@@ -1,6 +1,5 @@
 """Ways to spoil what is inside a record: the features of its tf.Example, with right checksums."""
 
-import random
 import struct
 import zlib
 
@@ -10,12 +9,14 @@ from campaign import images
 from campaign import mutations
 from campaign.mutations import Mutation
 
-_IMAGE = 'image/encoded'
-_NAME = 'image/filename'
-_HEIGHT = 'image/height'
-_WIDTH = 'image/width'
-_LABEL = 'image/segmentation/class/encoded'
-_FORMAT = 'image/segmentation/class/format'
+_KEYS = {
+  'image': 'image/encoded',
+  'name': 'image/filename',
+  'height': 'image/height',
+  'width': 'image/width',
+  'label': 'image/segmentation/class/encoded',
+  'label_format': 'image/segmentation/class/format',
+}
 
 
 def _feature(value):
@@ -30,21 +31,14 @@ def _feature(value):
 def with_features(**changes) -> mutations.Spoil:
   """Returns a mutation of the first record: name -> value, None to leave the feature out.
 
-  Names are those of the constants above, without the underscore and in small letters.
+  Names are those of _KEYS.
   """
 
   def change(record, rng):
     example = tf.train.Example.FromString(record)
     features = example.features.feature
     for name, value in changes.items():
-      key = {
-        'image': _IMAGE,
-        'name': _NAME,
-        'height': _HEIGHT,
-        'width': _WIDTH,
-        'label': _LABEL,
-        'label_format': _FORMAT,
-      }[name]
+      key = _KEYS[name]
       if callable(value):
         value = value(features[key].bytes_list.value[0], rng)
       if value is None:
@@ -80,64 +74,69 @@ def _zipped(spoil=lambda data, rng: data):
   return lambda label, rng: spoil(zlib.compress(label), rng)
 
 
+def _only(table, *starts):
+  return {
+    f'image: {one.name}': one.spoil for one in table if not starts or one.name.startswith(starts)
+  }
+
+
 # A map in ids of the set `shapes`: 10 classes, divisor 256; void is 0.
 EXAMPLES = (
-  *(
-    Mutation(f'without {name}', with_features(**{name: None}), 'refused')
-    for name in ('image', 'name', 'height', 'width', 'label')
+  *mutations.named(
+    {
+      **{
+        f'without {name}': with_features(**{name: None})
+        for name in ('image', 'name', 'height', 'width', 'label')
+      },
+      **{
+        f'{name} is {value!r}': with_features(**{name: value})
+        for name in ('height', 'width')
+        for value in (0, -1, 2**31 - 1, 2**32 + 113, 2**62, 113.0, b'113', [113, 113])
+      },
+      'height and width of a billion': with_features(height=10**9, width=10**9),
+      'image is a number': with_features(image=1),
+      'label is a number': with_features(label=1),
+      'name is a number': with_features(name=1),
+      'label is empty': with_features(label=b''),
+      'label is cut': with_features(label=mutations.cut),
+      'label is one byte longer': with_features(label=lambda x, _: x + b'x'),
+      'label of an unknown format': with_features(label_format=b'lzma'),
+      'label of a number as format': with_features(label_format=1),
+      'label of format png': with_features(label_format=b'png'),
+      'zlib of noise': with_features(label_format=b'zlib'),
+      'zlib, cut': with_features(label_format=b'zlib', label=_zipped(mutations.cut)),
+      'zlib, a bomb of 5 GB': with_features(label_format=b'zlib', label=_bomb),
+      **{
+        f'ids {", ".join(map(str, ids))}': with_features(label=_first_ids(*ids))
+        for ids in ((-1,), (-(2**31),), (2**31 - 1,), (10 * 256,), (255 * 256 + 255,))
+      },
+      **{name: with_features(image=spoil) for name, spoil in _only(mutations.ANY_FILE).items()},
+    },
+    'refused',
   ),
-  *(
-    Mutation(f'{name} is {value!r}', with_features(**{name: value}), 'refused')
-    for name in ('height', 'width')
-    for value in (0, -1, 2**31 - 1, 2**32 + 113, 2**62, 113.0, b'113', [113, 113])
-  ),
-  Mutation('height and width of a billion', with_features(height=10**9, width=10**9), 'refused'),
-  Mutation('image is a number', with_features(image=1), 'refused'),
-  Mutation('label is a number', with_features(label=1), 'refused'),
-  Mutation('name is a number', with_features(name=1), 'refused'),
-  Mutation('name is empty', with_features(name=b'')),
-  Mutation('name is not UTF-8', with_features(name=b'\xff\xfe')),
-  Mutation('name is a path', with_features(name=b'../../../escaped')),
-  Mutation('name of 10 MB', with_features(name=b'x' * 10**7)),
-  Mutation('name with line ends', with_features(name=b'a\nerror: b\n')),
-  Mutation('label is empty', with_features(label=b''), 'refused'),
-  Mutation('label is cut', with_features(label=mutations.cut), 'refused'),
-  Mutation('label is one byte longer', with_features(label=lambda x, _: x + b'x'), 'refused'),
-  Mutation('label of an unknown format', with_features(label_format=b'lzma'), 'refused'),
-  Mutation('label of a number as format', with_features(label_format=1), 'refused'),
-  Mutation('label of format png', with_features(label_format=b'png'), 'refused'),
-  Mutation('zlib of noise', with_features(label_format=b'zlib'), 'refused'),
   Mutation('zlib, right', with_features(label_format=b'zlib', label=_zipped()), 'accepted'),
-  Mutation(
-    'zlib, cut', with_features(label_format=b'zlib', label=_zipped(mutations.cut)), 'refused'
-  ),
-  Mutation(
-    'zlib, bits flipped', with_features(label_format=b'zlib', label=_zipped(mutations.flip_bits))
-  ),
-  Mutation(
-    'zlib, more behind it',
-    with_features(label_format=b'zlib', label=_zipped(lambda data, rng: data * 2)),
-  ),
-  Mutation('zlib, a bomb of 5 GB', with_features(label_format=b'zlib', label=_bomb), 'refused'),
-  *(
-    Mutation(f'ids {", ".join(map(str, ids))}', with_features(label=_first_ids(*ids)), 'refused')
-    for ids in ((-1,), (-(2**31),), (2**31 - 1,), (10 * 256,), (255 * 256 + 255,))
-  ),
-  *(
-    Mutation(f'image: {mutation.name}', with_features(image=_png(mutation.spoil)))
-    for mutation in images.PNGS
-    if mutation.name.startswith(
-      ('header', 'really', 'a black', 'more data', 'no ', 'EXIF', '16 bits', 'animated')
-    )
-  ),
-  *(
-    Mutation(f'image: {mutation.name}', with_features(image=mutation.spoil))
-    for mutation in images.JPEGS
-    if mutation.name.startswith(('frame', 'sampling', 'no '))
-  ),
-  *(
-    Mutation(f'image: {mutation.name}', with_features(image=mutation.spoil), 'refused')
-    for mutation in mutations.ANY_FILE
+  *mutations.named(
+    {
+      'name is empty': with_features(name=b''),
+      'name is not UTF-8': with_features(name=b'\xff\xfe'),
+      'name is a path': with_features(name=b'../../../escaped'),
+      'name of 10 MB': with_features(name=b'x' * 10**7),
+      'name with line ends': with_features(name=b'a\nerror: b\n'),
+      'zlib, bits flipped': with_features(label_format=b'zlib', label=_zipped(mutations.flip_bits)),
+      'zlib, more behind it': with_features(
+        label_format=b'zlib', label=_zipped(lambda data, rng: data * 2)
+      ),
+      **{
+        name: with_features(image=_png(spoil))
+        for name, spoil in _only(
+          images.PNGS, 'header', 'really', 'a black', 'more data', 'no ', 'EXIF', '16 bits', 'anim'
+        ).items()
+      },
+      **{
+        name: with_features(image=spoil)
+        for name, spoil in _only(images.JPEGS, 'frame', 'sampling', 'no ').items()
+      },
+    }
   ),
 )
 EXAMPLES_RANDOM = (
@@ -147,9 +146,3 @@ EXAMPLES_RANDOM = (
   Mutation('label: noise in the middle', with_features(label=mutations.scramble)),
   *mutations.RECORD_FILES_RANDOM,
 )
-
-
-def sample(rng: random.Random, count: int) -> list[Mutation]:
-  """Returns `count` mutations of files of records, of their frames and of what is inside."""
-  outside = mutations.choose(mutations.RECORD_FILES, mutations.RECORD_FILES_RANDOM, count // 3, rng)
-  return outside + mutations.choose(EXAMPLES, EXAMPLES_RANDOM, count - len(outside), rng)

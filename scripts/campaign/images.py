@@ -7,7 +7,6 @@ import zlib
 import PIL.Image
 
 from campaign import mutations
-from campaign.mutations import Mutation
 
 _SIGNATURE = b'\x89PNG\r\n\x1a\n'
 _BOMB = 300 * 2**20  # Bytes that a bomb unpacks to.
@@ -138,48 +137,23 @@ _EXIFS = {
   'with a huge count': b'MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\xff\xff\xff\xff\0\0\0\0\0\0',
 }
 
+_ICC_OF_NOISE = bytes(range(99))
 # Metadata, broken or not, does not stop an image whose pixels are fine.
-_PNG_METADATA = (
-  *(
-    Mutation(f'EXIF {what}', with_chunk(b'eXIf', content), 'accepted')
-    for what, content in _EXIFS.items()
-  ),
-  Mutation('ICC profile of noise', with_chunk(b'iCCP', b'name\0\0' + bytes(range(99))), 'accepted'),
-  Mutation('ICC profile without a name', with_chunk(b'iCCP', b'x' * 200), 'accepted'),
-  Mutation(
-    'ICC profile that is a bomb', with_chunk(b'iCCP', b'name\0\0' + _zeros(_BOMB)), 'accepted'
-  ),
-  Mutation('compressed text of noise', with_chunk(b'zTXt', b'key\0\0noise noise'), 'accepted'),
-  Mutation(
-    'compressed text that is a bomb', with_chunk(b'zTXt', b'key\0\0' + _zeros(_BOMB)), 'accepted'
-  ),
-  Mutation(
-    'text that is not Latin',
-    with_chunk(b'iTXt', b'key\0\1\0\xff\0\xff\0' + b'\xff' * 9),
-    'accepted',
-  ),
-  Mutation('text of 5 MB', with_chunk(b'tEXt', b'key\0' + b'x' * (5 * 2**20)), 'accepted'),
-  Mutation('a resolution of zeros', with_chunk(b'pHYs', bytes(9)), 'accepted'),
-  Mutation('a resolution cut', with_chunk(b'pHYs', b'\0'), 'accepted'),
-  Mutation('a gamma of nothing', with_chunk(b'gAMA', bytes(4)), 'accepted'),
-  Mutation('a time of nonsense', with_chunk(b'tIME', b'\xff' * 7), 'accepted'),
-  Mutation('an unknown chunk', with_chunk(b'prVt', b'x' * 99), 'accepted'),
-  Mutation('an unknown critical chunk', with_chunk(b'PRVT', b'x' * 99)),
-  Mutation('text with a wrong checksum', _with_wrong_checksum(b'tEXt')),
-  Mutation('transparency of wrong length', with_chunk(b'tRNS', b'x' * 5)),
-)
-_RARE = (
-  *(
-    Mutation(f'really {what}', saved_as(what))
-    for what in ('WEBP', 'BMP', 'TIFF', 'GIF', 'PPM', 'ICO')
-  ),
-  *(Mutation(f'mode {mode}', saved_as('PNG', mode)) for mode in ('L', 'LA', 'RGBA', 'P', '1')),
-  Mutation('16 bits', saved_as('PNG', 'I;16')),
-  Mutation('animated PNG', _animated('PNG')),
-  Mutation('animated GIF', _animated('GIF')),
-  Mutation('an MPO', _animated('MPO')),
-  *(Mutation(f'PNG with orientation {n}', _turned(n, 'PNG')) for n in (0, 3, 6, 9)),
-)
+_PNG_METADATA = {
+  **{f'EXIF {what}': (b'eXIf', content) for what, content in _EXIFS.items()},
+  'ICC profile of noise': (b'iCCP', b'name\0\0' + _ICC_OF_NOISE),
+  'ICC profile without a name': (b'iCCP', b'x' * 200),
+  'ICC profile that is a bomb': (b'iCCP', b'name\0\0' + _zeros(_BOMB)),
+  'compressed text of noise': (b'zTXt', b'key\0\0noise noise'),
+  'compressed text that is a bomb': (b'zTXt', b'key\0\0' + _zeros(_BOMB)),
+  'text that is not Latin': (b'iTXt', b'key\0\1\0\xff\0\xff\0' + b'\xff' * 9),
+  'text of 5 MB': (b'tEXt', b'key\0' + b'x' * (5 * 2**20)),
+  'a resolution of zeros': (b'pHYs', bytes(9)),
+  'a resolution cut': (b'pHYs', b'\0'),
+  'a gamma of nothing': (b'gAMA', bytes(4)),
+  'a time of nonsense': (b'tIME', b'\xff' * 7),
+  'an unknown chunk': (b'prVt', b'x' * 99),
+}
 # Each is refused, whatever the data behind it.
 _HEADERS: tuple[dict[str, int], ...] = (
   {'width': 0},
@@ -188,43 +162,55 @@ _HEADERS: tuple[dict[str, int], ...] = (
   {'height': 2**31 - 1},
   {'width': 2**32 - 1, 'height': 2**32 - 1},
   {'width': 60000, 'height': 60000},
-  {'depth': 3},
-  {'depth': 0},
-  {'color': 7},
-  {'color': 3},
+  *({'depth': depth} for depth in (3, 0)),
+  *({'color': color} for color in (7, 3)),
   {'interlace': 9},
   {'filter': 1},
   {'compression': 255},
 )
 PNGS = (
-  *_PNG_METADATA,
-  *_RARE,
-  *mutations.PLACES,
-  *(
-    Mutation(
-      f'header: {", ".join(f"{key} {value}" for key, value in fields.items())}',
-      header(**fields),
-      'refused',
-    )
-    for fields in _HEADERS
+  *mutations.named({what: with_chunk(*parts) for what, parts in _PNG_METADATA.items()}, 'accepted'),
+  *mutations.named(
+    {
+      'an unknown critical chunk': with_chunk(b'PRVT', b'x' * 99),
+      'text with a wrong checksum': _with_wrong_checksum(b'tEXt'),
+      'transparency of wrong length': with_chunk(b'tRNS', b'x' * 5),
+      **{f'really {what}': saved_as(what) for what in 'WEBP BMP TIFF GIF PPM ICO'.split()},
+      **{f'mode {mode}': saved_as('PNG', mode) for mode in ('L', 'LA', 'RGBA', 'P', '1')},
+      '16 bits': saved_as('PNG', 'I;16'),
+      'animated PNG': _animated('PNG'),
+      'animated GIF': _animated('GIF'),
+      'an MPO': _animated('MPO'),
+      **{f'PNG with orientation {n}': _turned(n, 'PNG') for n in (0, 3, 6, 9)},
+    }
   ),
-  Mutation('header: depth 16', header(depth=16)),
-  Mutation('header: color 6', header(color=6)),
-  Mutation('no header', _without(b'IHDR'), 'refused'),
-  Mutation('no data', _without(b'IDAT'), 'refused'),
-  Mutation('no end', _without(b'IEND')),
-  Mutation('more data than pixels: a bomb', _too_much_data),
-  Mutation('a black image of 1 x 50,000,000', png_of_zeros(50_000_000, 1, color=0)),
-  Mutation('a black image of 11,000 x 11,000', png_of_zeros(11000, 11000)),
-  Mutation('a black image of 30,000 x 30,000, 1 bit', png_of_zeros(30000, 30000, 1, 0)),
-  Mutation('an image of 1 x 1', png_of_zeros(1, 1)),
-  Mutation(
-    'a chunk of 2**31 bytes',
-    lambda data, rng: data[:33] + b'\x7f\xff\xff\xffIDAT' + data[41:],
+  *mutations.PLACES,
+  *mutations.named(
+    {
+      **{
+        f'header: {", ".join(f"{key} {value}" for key, value in fields.items())}': header(**fields)
+        for fields in _HEADERS
+      },
+      'no header': _without(b'IHDR'),
+      'no data': _without(b'IDAT'),
+      'a chunk of 2**31 bytes': (lambda data, rng: data[:33] + b'\x7f\xff\xff\xffIDAT' + data[41:]),
+    },
     'refused',
   ),
+  *mutations.named(
+    {
+      'header: depth 16': header(depth=16),
+      'header: color 6': header(color=6),
+      'no end': _without(b'IEND'),
+      'more data than pixels: a bomb': _too_much_data,
+      'a black image of 1 x 50,000,000': png_of_zeros(50_000_000, 1, color=0),
+      'a black image of 11,000 x 11,000': png_of_zeros(11000, 11000),
+      'a black image of 30,000 x 30,000, 1 bit': png_of_zeros(30000, 30000, 1, 0),
+      'an image of 1 x 1': png_of_zeros(1, 1),
+    }
+  ),
 )
-PNGS_RANDOM = (*mutations.RANDOM, Mutation('cut', mutations.cut))
+PNGS_RANDOM = (*mutations.RANDOM, mutations.Mutation('cut', mutations.cut))
 
 
 def _marker(data, codes):
@@ -257,42 +243,51 @@ def _no_tables(data, rng):
   return data[:start] + data[start + 2 + struct.unpack_from('>H', data, start + 2)[0] :]
 
 
+_JPEG_METADATA = {
+  **{f'EXIF {what}': (0xE1, b'Exif\0\0' + content) for what, content in _EXIFS.items()},
+  'ICC profile of noise': (0xE2, b'ICC_PROFILE\0\1\1' + _ICC_OF_NOISE),
+  'ICC profile in a part of none': (0xE2, b'ICC_PROFILE\0\0\0'),
+  'a comment that is not UTF-8': (0xFE, b'\xff' * 99),
+  'a segment of Photoshop, cut': (0xED, b'Photoshop 3.0\08BIM\4\4'),
+  'MPF of noise': (0xE2, b'MPF\0' + _ICC_OF_NOISE),
+  'XMP without end': (0xE1, b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta'),
+  'JFIF cut': (0xE0, b'JFIF\0'),
+}
 JPEGS = (
-  *(
-    Mutation(f'EXIF {what}', segment(0xE1, b'Exif\0\0' + content), 'accepted')
-    for what, content in _EXIFS.items()
+  *mutations.named(
+    {
+      **{what: segment(*parts) for what, parts in _JPEG_METADATA.items()},
+      'progressive': saved_as('JPEG', progressive=True),
+    },
+    'accepted',
   ),
-  Mutation(
-    'ICC profile of noise', segment(0xE2, b'ICC_PROFILE\0\1\1' + bytes(range(99))), 'accepted'
+  *mutations.named(
+    {
+      'Adobe cut': segment(0xEE, b'Adobe'),
+      'mode CMYK': saved_as('JPEG', 'CMYK'),
+      'mode L': saved_as('JPEG', 'L'),
+      'progressive and cut': (
+        lambda data, rng: mutations.cut(saved_as('JPEG', progressive=True)(data, rng), rng)
+      ),
+      **{f'JPEG with orientation {n}': _turned(n, 'JPEG') for n in (0, 3, 6, 9)},
+      'frame of 65,535 x 65,535': frame(1, b'\xff' * 4),
+      'frame of height 0': frame(1, b'\0\0'),
+      'no Huffman table': _no_tables,
+      'no end': lambda data, rng: data[:-2],
+      'really a PNG': saved_as('PNG'),
+    }
   ),
-  Mutation('ICC profile in a part of none', segment(0xE2, b'ICC_PROFILE\0\0\0'), 'accepted'),
-  Mutation('a comment that is not UTF-8', segment(0xFE, b'\xff' * 99), 'accepted'),
-  Mutation('a segment of Photoshop, cut', segment(0xED, b'Photoshop 3.0\08BIM\4\4'), 'accepted'),
-  Mutation('MPF of noise', segment(0xE2, b'MPF\0' + bytes(range(99))), 'accepted'),
-  Mutation(
-    'XMP without end', segment(0xE1, b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta'), 'accepted'
+  *mutations.named(
+    {
+      'frame of width 0': frame(3, b'\0\0'),
+      'frame of 255 components': frame(5, b'\xff'),
+      'frame of 0 components': frame(5, b'\0'),
+      'frame of 12 bits': frame(0, b'\x0c'),
+      'sampling of 0': frame(7, b'\0'),
+      'sampling of 15': frame(7, b'\xff'),
+    },
+    'refused',
   ),
-  Mutation('JFIF cut', segment(0xE0, b'JFIF\0'), 'accepted'),
-  Mutation('Adobe cut', segment(0xEE, b'Adobe')),
-  Mutation('mode CMYK', saved_as('JPEG', 'CMYK')),
-  Mutation('mode L', saved_as('JPEG', 'L')),
-  Mutation('progressive', saved_as('JPEG', progressive=True), 'accepted'),
-  Mutation(
-    'progressive and cut',
-    lambda data, rng: mutations.cut(saved_as('JPEG', progressive=True)(data, rng), rng),
-  ),
-  *(Mutation(f'JPEG with orientation {n}', _turned(n, 'JPEG')) for n in (0, 3, 6, 9)),
-  Mutation('frame of 65,535 x 65,535', frame(1, b'\xff' * 4)),
-  Mutation('frame of height 0', frame(1, b'\0\0')),
-  Mutation('frame of width 0', frame(3, b'\0\0'), 'refused'),
-  Mutation('frame of 255 components', frame(5, b'\xff'), 'refused'),
-  Mutation('frame of 0 components', frame(5, b'\0'), 'refused'),
-  Mutation('frame of 12 bits', frame(0, b'\x0c'), 'refused'),
-  Mutation('sampling of 0', frame(7, b'\0'), 'refused'),
-  Mutation('sampling of 15', frame(7, b'\xff'), 'refused'),
-  Mutation('no Huffman table', _no_tables),
-  Mutation('no end', lambda data, rng: data[:-2]),
-  Mutation('really a PNG', saved_as('PNG')),
   *mutations.ANY_FILE,
   *mutations.PLACES,
 )

@@ -6,8 +6,7 @@ start, from the import of TensorFlow on, to one and a half times what it takes u
 saved, so that a command gets on. Some kills hit the command alone, some its workers too.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-import contextlib
+from collections.abc import Callable, Collection, Iterator
 import hashlib
 import json
 import os
@@ -15,7 +14,6 @@ import pathlib
 import random
 import re
 import shutil
-import signal
 import time
 from typing import Any, NamedTuple
 import zlib
@@ -32,16 +30,18 @@ _LONGEST_SECONDS = 900.0  # Of one start.
 _DURING_IMPORT = 0.2  # Part of the kills at random times.
 # Names of files while they are written, or of what says that writing is under way.
 _BEING_WRITTEN = re.compile(r'.*(_temp|\.part|\.tmp|^\.writing-|^unfinished-|\.tempstate)')
+_KILLED = 'killed: '
 
 
 class Long(NamedTuple):
   """A command that takes long and goes on where it stopped."""
 
   name: str
-  command: Command  # `{here}` is the directory of a run of it.
+  command: Command  # {here} is the directory of a run of it, {assets} that of the assets.
   saved: re.Pattern[str]  # Paths of what it has saved for the next start.
   events: re.Pattern[str]  # Names of files whose appearance is a moment to kill.
   results: Callable[[pathlib.Path], dict[str, Any]]  # What two runs must agree in.
+  needs: str  # Of assets.PARTS.
 
 
 class Reference(NamedTuple):
@@ -50,91 +50,6 @@ class Reference(NamedTuple):
   results: dict[str, Any]
   seconds_to_save: float  # Until the first file is saved.
   seconds: float  # Until the end.
-
-
-def commands(assets: pathlib.Path) -> tuple[Long, ...]:
-  """Returns the commands that are killed."""
-  config = f'--config_file={assets / "tiny.textproto"}'
-  solver = 'trainer_options.solver_options'
-  training = Command(
-    'deeplab2.trainer.train',
-    (
-      config,
-      '--mode=train_and_eval',
-      '--model_dir={here}/runs',
-      '--num_gpus=0',
-      f'--set={solver}.training_number_of_steps=12',
-      '--set=evaluator_options.eval_interval=4',
-      '--gin_param=set_up.seed = 1',
-      '--gin_param=set_up.deterministic = True',
-    ),
-  )
-  own = assets / 'own_many'
-  tfrecords = re.compile(r'.*\.tfrecord(\.part)?')
-  return (
-    Long(
-      'training',
-      training,
-      re.compile(r'.*ckpt-[1-9]\d*\.index'),
-      re.compile(_BEING_WRITTEN.pattern + r'|ckpt-.*|checkpoint.*|metrics-.*'),
-      _of_training,
-    ),
-    Long(
-      'conversion of own data',
-      Command(
-        'build_tfrecords',
-        (
-          f'--dataset={own / "dataset.json"}',
-          '--split=train',
-          '--output_dir={here}/records',
-          f'--images={own / "images"}',
-          f'--annotations={own / "panoptic.json"}',
-          '--num_shards=15',
-          '--num_workers=2',
-        ),
-      ),
-      tfrecords,
-      re.compile(_BEING_WRITTEN.pattern + r'|.*\.tfrecord|manifest-.*'),
-      _of_files('records'),
-    ),
-    Long(
-      'conversion of shapes',
-      Command(
-        'build_tfrecords',
-        (
-          '--dataset=shapes',
-          '--split=train',
-          '--output_dir={here}/records',
-          '--num_images=200',
-          '--num_shards=10',
-          '--num_workers=2',
-          '--images_dir={here}/images',
-        ),
-      ),
-      tfrecords,
-      re.compile(_BEING_WRITTEN.pattern + r'|.*\.tfrecord|manifest-.*'),
-      _of_files('records', 'images'),
-    ),
-    Long(
-      'prediction',
-      Command(
-        'deeplab2.inference.predict',
-        (
-          f'--model={assets / "exported"}',
-          f'--input={own / "images"}',
-          '--output_dir={here}/predictions',
-        ),
-      ),
-      re.compile(r'.*panoptic/.*\.png'),
-      re.compile(_BEING_WRITTEN.pattern + r'|.*\.png|.*\.json.*'),
-      _of_files('predictions'),
-    ),
-  )
-
-
-def needed(chosen: Iterable[Long]) -> set[str]:
-  """Returns which of assets.PARTS commands need."""
-  return {{'training': 'records', 'prediction': 'model'}.get(one.name, 'own') for one in chosen}
 
 
 def _of_training(directory):
@@ -152,20 +67,14 @@ def _of_training(directory):
     # Logs of the process that trains meanwhile: none if it was started to evaluate alone.
     content.pop('training', None)
     found[path.name] = content
-  found.update(_digests(run / 'vis'))
-  return found
+  return found | _digests(run / 'vis')
 
 
 def _of_files(*names):
   """Returns a function that returns digests of files below the directories of a run."""
-
-  def results(directory):
-    found = {}
-    for name in names:
-      found.update(_digests(directory / name))
-    return found
-
-  return results
+  return lambda directory: {
+    key: value for name in names for key, value in _digests(directory / name).items()
+  }
 
 
 def _digests(directory):
@@ -173,22 +82,64 @@ def _digests(directory):
   found = {}
   for path in sorted(directory.rglob('*')):
     if path.is_file():
-      name = str(path.relative_to(directory.parent))
-      data = path.read_bytes()
+      content = _digest(path.read_bytes())
       if path.suffix == '.json':
-        content = json.loads(data)
-        found[name] = {
-          key: value
-          for key, value in content.items()
-          if key not in ('created', 'seconds', 'time', 'date_created')
-        }
-      else:
-        found[name] = _digest(data)
+        content = json.loads(path.read_bytes())
+        for key in ('created', 'seconds', 'time', 'date_created'):
+          content.pop(key, None)
+      found[str(path.relative_to(directory.parent))] = content
   return found
 
 
 def _digest(data):
   return hashlib.sha256(data).hexdigest()
+
+
+def _long(name, needs, line, saved, events, results):
+  events = re.compile(f'{_BEING_WRITTEN.pattern}|{events}')
+  return Long(name, Command.of(line), re.compile(saved), events, results, needs)
+
+
+_SHARDS = (r'.*\.tfrecord(\.part)?', r'.*\.tfrecord|manifest-.*')
+COMMANDS = (
+  _long(
+    'training',
+    'records',
+    'deeplab2.trainer.train --config_file={assets}/tiny.textproto --mode=train_and_eval '
+    '--model_dir={here}/runs --num_gpus=0 --set=evaluator_options.eval_interval=4 '
+    '--set=trainer_options.solver_options.training_number_of_steps=12 '
+    '--gin_param="set_up.seed = 1" --gin_param="set_up.deterministic = True"',
+    r'.*ckpt-[1-9]\d*\.index',
+    'ckpt-.*|checkpoint.*|metrics-.*',
+    _of_training,
+  ),
+  _long(
+    'conversion of own data',
+    'own',
+    'build_tfrecords --dataset={assets}/own_many/dataset.json --split=train '
+    '--output_dir={here}/records --images={assets}/own_many/images '
+    '--annotations={assets}/own_many/panoptic.json --num_shards=15 --num_workers=2',
+    *_SHARDS,
+    _of_files('records'),
+  ),
+  _long(
+    'conversion of shapes',
+    'own',
+    'build_tfrecords --dataset=shapes --split=train --output_dir={here}/records --num_images=200 '
+    '--num_shards=10 --num_workers=2 --images_dir={here}/images',
+    *_SHARDS,
+    _of_files('records', 'images'),
+  ),
+  _long(
+    'prediction',
+    'model',
+    'deeplab2.inference.predict --model={assets}/exported --input={assets}/own_many/images '
+    '--output_dir={here}/predictions',
+    r'.*panoptic/.*\.png',
+    r'.*\.png|.*\.json.*',
+    _of_files('predictions'),
+  ),
+)
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -210,136 +161,97 @@ def _inside(found, wanted):
   return f': {found!s:.60} instead of {wanted!s:.60}'
 
 
-def refer(one: Long, directory: pathlib.Path) -> Reference:
+def refer(one: Long, directory: pathlib.Path, assets: pathlib.Path) -> Reference:
   """Runs a command without interruption.
 
   Raises:
     RuntimeError: it fails.
   """
+  command = _begin(one, directory, assets)
+  saved: list[float] = []
+
+  def look(seconds, _):
+    if not saved and any(map(one.saved.fullmatch, _files(directory))):
+      saved.append(seconds)
+    return ''
+
+  ended = processes.watch(command, directory / 'output.txt', look)
+  if ended.code != 0:
+    raise RuntimeError(f'{command}: {ended.ended_by} {ended.code}:\n{ended.output[-2000:]}')
+  return Reference(one.results(directory), [*saved, ended.seconds][0], ended.seconds)
+
+
+def _begin(one, directory, assets):
+  """Returns the command of a run in a new directory."""
   shutil.rmtree(directory, ignore_errors=True)
   directory.mkdir(parents=True)
-  started = time.monotonic()
-  saved = None
-  with processes.started(one.command.within(directory), directory / 'output.txt') as process:
-    while process.poll() is None:
-      if saved is None and any(map(one.saved.fullmatch, _files(directory))):
-        saved = time.monotonic() - started
-      time.sleep(0.02)
-  if process.returncode:
-    raise RuntimeError(
-      f'{one.command.within(directory)}: exit code {process.returncode}:\n'
-      f'{_output(directory)[-2000:]}'
-    )
-  seconds = time.monotonic() - started
-  return Reference(one.results(directory), seconds if saved is None else saved, seconds)
+  return one.command.within(here=directory, assets=assets)
 
 
 def run(
-  one: Long, number: int, most_kills: int, reference: Reference, directory: pathlib.Path, seed: int
+  one: Long,
+  number: int,
+  most_kills: int,
+  reference: Reference,
+  directory: pathlib.Path,
+  assets: pathlib.Path,
+  seed: int,
 ) -> tuple[Result, int]:
   """Runs a command to its end with kills on the way; returns the result and the number of kills."""
   rng = random.Random(zlib.crc32(f'{seed} {one.name} {number}'.encode()))
-  shutil.rmtree(directory, ignore_errors=True)
-  directory.mkdir(parents=True)
-  command = one.command.within(directory)
-  started = time.monotonic()
-  kills, peak = [], 0.0
-  outcome, details = '', []
-  while not outcome:
-    may_kill = len(kills) < min(most_kills, _MOST_KILLS)
-    moment = _moment(rng, reference) if may_kill else None
-    with processes.started(command, directory / 'output.txt') as process:
-      how, weight = _watch(process, one, directory, moment)
-    peak = max(peak, weight)
-    if how:
-      kills.append(how)
-    elif process.returncode < 0:
-      outcome = f'signal {-process.returncode}'
-    elif process.returncode:
-      outcome = 'refuses to go on'
-    else:
+  command = _begin(one, directory, assets)
+  kills, seconds, peak = [], 0.0, 0.0
+  most_kills = min(most_kills, _MOST_KILLS)
+  while True:
+    look, pause, with_workers = _never, 0.02, True
+    if len(kills) < most_kills:
+      look, pause = _moment(rng, one, reference, directory)
+      with_workers = rng.random() < 0.5
+    log = directory / 'output.txt'
+    ended = processes.watch(command, log, look, pause=pause, with_workers=with_workers)
+    seconds, peak = seconds + ended.seconds, max(peak, ended.peak_mb)
+    if not ended.ended_by.startswith(_KILLED):
       break
-  if not outcome:
+    kills.append(ended.ended_by.removeprefix(_KILLED))
+  details = ended.output.splitlines()
+  if ended.code == 0:
     details = differences(one.results(directory), reference.results)
     outcome = 'different' if details else 'equal'
-  if outcome not in ('equal', 'different'):
-    details = _output(directory).splitlines()
+  else:
+    outcome = ended.ended_by if ended.code is None else 'refuses to go on'
   left = [name for name in _files(directory) if _BEING_WRITTEN.match(os.path.basename(name))]
-  lines = [
-    f'{len(kills)} kills: {", ".join(kills)}',
-    *details[-12:],
-    *([f'left over: {", ".join(left[:5])}'] if left else []),
-  ]
-  result = Result(
-    'kill',
-    one.name,
-    f'{one.name} {number}',
-    outcome,
-    outcome != 'equal',
-    time.monotonic() - started,
-    peak,
-    '\n'.join(lines),
-    str(command),
-  )
+  lines = [f'{len(kills)} kills: {", ".join(kills)}', *details[-12:]]
+  lines += [f'left over: {", ".join(left[:5])}'] if left else []
+  name, failed, shown = f'{one.name} {number}', outcome != 'equal', '\n'.join(lines)
+  result = Result('kill', one.name, name, outcome, failed, seconds, peak, shown, str(command))
   return result, len(kills)
 
 
-class _Moment(NamedTuple):
-  """When to kill: the `count`th new file that matches, or `seconds` after the start."""
-
-  seconds: float
-  count: int  # 0: at a time.
-  delay: float
-  with_workers: bool
+def _never(seconds, _):
+  if seconds > _LONGEST_SECONDS:
+    raise RuntimeError(f'a command takes more than {_LONGEST_SECONDS} seconds.')
+  return ''
 
 
-def _moment(rng, reference):
-  """Draws a moment."""
+def _moment(rng, one, reference, directory):
+  """Draws when to kill: after some new files, or at a time; returns (look, seconds between)."""
   if rng.random() < 0.5:
-    return _Moment(
-      _LONGEST_SECONDS, rng.choice([1, 1, 2, 3, 5, 8]), rng.uniform(0, 0.03), rng.random() < 0.5
-    )
-  if rng.random() < _DURING_IMPORT:
-    return _Moment(rng.uniform(0, 0.3 * reference.seconds_to_save), 0, 0.0, rng.random() < 0.5)
-  return _Moment(rng.uniform(0.3, 1.5) * reference.seconds_to_save, 0, 0.0, rng.random() < 0.5)
+    count, delay = rng.choice([1, 1, 2, 3, 5, 8]), rng.uniform(0, 0.03)
+    known, new = set(_files(directory)), []
 
-
-def _watch(process, one, directory, moment) -> tuple[str, float]:
-  """Waits for the moment and kills; returns what it was, '' if the process ended, and the peak."""
-  started, peak = time.monotonic(), 0.0
-  known = set(_files(directory))
-  new = 0
-  while process.poll() is None:
-    seconds = time.monotonic() - started
-    peak = max(peak, processes.resident_mb(process.pid))
-    if seconds > _LONGEST_SECONDS:
-      raise RuntimeError(f'{one.name}: takes more than {_LONGEST_SECONDS} seconds.')
-    why = ''
-    if moment is not None and moment.count:
-      appeared = [name for name in _files(directory) if name not in known]
+    def look(seconds, _):
+      appeared = [name for name in map(str, _files(directory)) if name not in known]
       known.update(appeared)
-      matching = [name for name in appeared if one.events.fullmatch(os.path.basename(name))]
-      new += len(matching)
-      if new >= moment.count:
-        time.sleep(moment.delay)
-        why = f'{os.path.basename(matching[-1])} at {seconds:.1f} s'
-    elif moment is not None and seconds > moment.seconds:
-      why = f'{seconds:.1f} s'
-    if why:
-      if process.poll() is not None:
-        break
-      with contextlib.suppress(ProcessLookupError):
-        if moment.with_workers:
-          os.killpg(process.pid, signal.SIGKILL)
-        else:
-          process.kill()
-      process.wait()
-      if process.returncode == -signal.SIGKILL:
-        return why, peak
-      break
-    time.sleep(_POLL_SECONDS if moment is not None and moment.count else 0.02)
-  process.wait()
-  return '', peak
+      new.extend(filter(one.events.fullmatch, map(os.path.basename, appeared)))
+      if len(new) < count:
+        return _never(seconds, _)
+      time.sleep(delay)
+      return f'{_KILLED}{new[-1]} at {seconds:.1f} s'
+
+    return look, _POLL_SECONDS
+  early = rng.random() < _DURING_IMPORT
+  moment = reference.seconds_to_save * (rng.uniform(0, 0.3) if early else rng.uniform(0.3, 1.5))
+  return lambda seconds, _: f'{_KILLED}{seconds:.1f} s' if seconds > moment else '', 0.02
 
 
 def _files(directory) -> list[str]:
@@ -357,18 +269,20 @@ def _files(directory) -> list[str]:
   return found
 
 
-def _output(directory):
-  return (directory / 'output.txt').read_text(errors='replace')
-
-
 def run_all(
-  chosen: tuple[Long, ...], count: int, work: pathlib.Path, seed: int, done: dict[str, Result]
+  chosen: Collection[Long],
+  count: int,
+  assets: pathlib.Path,
+  work: pathlib.Path,
+  seed: int,
+  done: dict[str, Result],
 ) -> Iterator[Result]:
   """Kills each command at least `count` times over as many runs as that takes.
 
   Args:
     chosen: the commands.
     count: of kills of each.
+    assets: what the commands work on.
     work: directory for the runs; those that are not equal stay there.
     seed: of the moments.
     done: results of an earlier campaign, which are not repeated.
@@ -381,14 +295,14 @@ def run_all(
     kills = sum(_kills_of(result) for result in done.values() if result.group == one.name)
     if kills >= count:
       continue
-    reference = refer(one, work / name / 'reference')
+    reference = refer(one, work / name / 'reference', assets)
     if f'{one.name} 0' not in done:
-      again, _ = run(one, 0, 0, reference, work / name / '0', seed)
+      again, _ = run(one, 0, 0, reference, work / name / '0', assets, seed)
       yield again
     number = 1 + sum(result.group == one.name for result in done.values() if _kills_of(result))
     while kills < count:
       directory = work / name / str(number)
-      result, more = run(one, number, count - kills, reference, directory, seed)
+      result, more = run(one, number, count - kills, reference, directory, assets, seed)
       kills, number = kills + more, number + 1
       if not result.failed:
         shutil.rmtree(directory)

@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import shutil
-import time
 from typing import NamedTuple
 
 from campaign import assets
@@ -25,119 +24,68 @@ class Task(NamedTuple):
   """A long command and how to see how far it is."""
 
   name: str
-  command: Command
-  total: int
-  progress: re.Pattern[str]  # Its group is the number of steps or images that are done.
-  output: pathlib.Path | None = None  # Directory whose PNGs are counted instead.
+  command: Command  # {here} is the directory of this part, {assets} that of the assets.
+  progress: re.Pattern[str] | None  # Its group is the number that is done; None: count PNGs.
 
 
-def tasks(directory: pathlib.Path, work: pathlib.Path, count: int) -> tuple[Task, ...]:
-  """Returns the commands of `count` steps or images each; makes the images that they need."""
-  made = work / 'data'
-  if not (made / 'manifest-val.json').exists():
-    shutil.rmtree(made, ignore_errors=True)
-    assets.call(
-      Command(
-        'build_tfrecords',
-        (
-          '--dataset=shapes',
-          '--split=val',
-          f'--num_images={count}',
-          f'--output_dir={made}',
-          f'--images_dir={made / "images"}',
-          '--num_workers=2',
-          '--label_format=zlib',
-        ),
-      )
-    )
-  config = f'--config_file={directory / "tiny.textproto"}'
-  train = 'deeplab2.trainer.train'
-  lines = '--gin_param=Lines.seconds_between = 1.0'
-  for name in ('training', 'evaluation', 'prediction'):
-    shutil.rmtree(work / name, ignore_errors=True)
-  shutil.copytree(directory / 'runs', work / 'evaluation')
-  return (
-    Task(
-      'training',
-      Command(
-        train,
-        (
-          config,
-          '--mode=train',
-          f'--model_dir={work / "training"}',
-          '--num_gpus=0',
-          lines,
-          f'--set=trainer_options.solver_options.training_number_of_steps={count}',
-          f'--set=trainer_options.save_checkpoints_steps={max(1, count // 20)}',
-          '--set=trainer_options.steps_per_loop=10',
-          '--set=trainer_options.save_summaries_steps=10',
-        ),
-      ),
-      count,
-      re.compile(r'train: step (\d+)'),
+_IMAGES = (
+  'build_tfrecords --dataset=shapes --split=val --num_images={count} --output_dir={here}/data '
+  '--images_dir={here}/data/images --num_workers=2 --label_format=zlib'
+)
+TASKS = (
+  Task(
+    'training',
+    Command.of(
+      'deeplab2.trainer.train --config_file={assets}/tiny.textproto --mode=train --num_gpus=0 '
+      '--model_dir={here}/training --gin_param="Lines.seconds_between = 1.0" '
+      '--set=trainer_options.solver_options.training_number_of_steps={count} '
+      '--set=trainer_options.save_checkpoints_steps={part} '
+      '--set=trainer_options.steps_per_loop=10 --set=trainer_options.save_summaries_steps=10'
     ),
-    Task(
-      'evaluation of images of changing size',
-      Command(
-        train,
-        (
-          config,
-          '--mode=eval',
-          f'--model_dir={work / "evaluation"}',
-          '--num_gpus=0',
-          lines,
-          f'--set=eval_dataset_options.file_pattern={made}/val-*.tfrecord',
-        ),
-      ),
-      count,
-      re.compile(r'eval: (?:image|image) (\d+)'),
+    re.compile(r'train: step (\d+)'),
+  ),
+  Task(
+    'evaluation of images of changing size',
+    Command.of(
+      'deeplab2.trainer.train --config_file={assets}/tiny.textproto --mode=eval --num_gpus=0 '
+      '--model_dir={here}/evaluation --gin_param="Lines.seconds_between = 1.0" '
+      '--set=eval_dataset_options.file_pattern={here}/data/val-*.tfrecord'
     ),
-    Task(
-      'prediction of images of changing size',
-      Command(
-        'deeplab2.inference.predict',
-        (
-          f'--model={directory / "exported"}',
-          f'--input={made / "images"}',
-          f'--output_dir={work / "prediction"}',
-        ),
-      ),
-      count,
-      re.compile(r'(?!)'),
-      work / 'prediction' / 'panoptic',
+    re.compile(r'eval: image (\d+)'),
+  ),
+  Task(
+    'prediction of images of changing size',
+    Command.of(
+      'deeplab2.inference.predict --model={assets}/exported --input={here}/data/images '
+      '--output_dir={here}/prediction'
     ),
-  )
+    None,
+  ),
+)
 
 
-def measure(task: Task, log: pathlib.Path) -> Result:
+def _measure(task, command, work, total) -> Result:
   """Runs a task and looks at its resident memory a quarter, half, three quarters through."""
-  log.parent.mkdir(parents=True, exist_ok=True)
+  log = work / f'{task.name.partition(" ")[0]}.txt'
   log.unlink(missing_ok=True)
-  started = time.monotonic()
   samples: list[tuple[int, float]] = []  # (done, MB)
-  peak = 0.0
-  with processes.started(task.command, log) as process:
-    while process.poll() is None:
-      weight = processes.resident_mb(process.pid)
-      peak = max(peak, weight)
-      done = _done(task, log)
-      if done and weight:
-        samples.append((done, weight))
-      time.sleep(_SAMPLE_SECONDS)
-  seconds = time.monotonic() - started
-  outcome, details = judge(samples, task.total)
-  if process.returncode:
-    outcome, details = f'exit code {process.returncode}', log.read_text(errors='replace')[-2000:]
+
+  def look(_, weight):
+    done = _done(task, work, log)
+    if done and weight:
+      samples.append((done, weight))
+    return ''
+
+  ended = processes.watch(command, log, look, pause=_SAMPLE_SECONDS)
+  outcome, details = judge(samples, total)
+  if ended.code:
+    outcome, details = f'exit code {ended.code}', ended.output[-2000:]
+  elif ended.code is None:
+    outcome, details = ended.ended_by, ended.output[-2000:]
+  failed = outcome != 'does not grow'
+  seconds, peak = ended.seconds, ended.peak_mb
   return Result(
-    'memory',
-    task.name,
-    task.name,
-    outcome,
-    outcome != 'does not grow',
-    seconds,
-    peak,
-    details,
-    str(task.command),
+    'memory', task.name, task.name, outcome, failed, seconds, peak, details, str(command)
   )
 
 
@@ -163,21 +111,30 @@ def judge(samples: list[tuple[int, float]], total: int) -> tuple[str, str]:
   return ('grows' if growth > MOST_GROWTH_MB else 'does not grow'), details
 
 
-def _done(task, log):
+def _done(task, work, log):
   """Returns how many steps or images are done."""
-  if task.output is not None:
+  if task.progress is None:
     try:
-      return sum(name.endswith('.png') for name in os.listdir(task.output))
+      names = os.listdir(work / 'prediction' / 'panoptic')
     except FileNotFoundError:
       return 0
+    return sum(name.endswith('.png') for name in names)
   found = task.progress.findall(log.read_text(errors='replace'))
   return int(found[-1]) if found else 0
 
 
 def run_all(
-  directory: pathlib.Path, work: pathlib.Path, count: int, done: dict[str, Result]
+  made: pathlib.Path, work: pathlib.Path, count: int, done: dict[str, Result]
 ) -> Iterator[Result]:
-  """Yields the results of the tasks that are not in `done`."""
-  for task in tasks(directory, work, count):
+  """Yields the results of the tasks, of `count` steps or images each, that are not in `done`."""
+  work.mkdir(parents=True, exist_ok=True)
+  places = {'here': work, 'assets': made, 'count': count, 'part': max(1, count // 20)}
+  if not (work / 'data' / 'manifest-val.json').exists():
+    shutil.rmtree(work / 'data', ignore_errors=True)
+    assets.call(_IMAGES, work, count=count)
+  for name in ('training', 'evaluation', 'prediction'):
+    shutil.rmtree(work / name, ignore_errors=True)
+  shutil.copytree(made / 'runs', work / 'evaluation')
+  for task in TASKS:
     if task.name not in done:
-      yield measure(task, work / f'{task.name.partition(" ")[0]}.txt')
+      yield _measure(task, task.command.within(**places), work, count)

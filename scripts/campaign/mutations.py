@@ -4,7 +4,7 @@ A `Mutation` turns the bytes of a good file into those of a bad one. `images.py`
 and JPEG.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import copy
 import json
 import pathlib
@@ -12,6 +12,8 @@ import random
 import struct
 from typing import Any, NamedTuple
 import zlib
+
+from deeplab2.data import framing
 
 # Good bytes, random numbers -> bad bytes, or what puts something else in the place of the file.
 Spoil = Callable[[bytes, random.Random], bytes | Callable[[pathlib.Path], None]]
@@ -58,27 +60,37 @@ def becomes(content: bytes) -> Spoil:
   return lambda data, rng: content
 
 
-# Of any file.
-RANDOM = (
-  Mutation('bits flipped', flip_bits),
-  Mutation('cut', cut),
-  Mutation('noise in the middle', scramble),
-  Mutation('a part repeated', repeat_part),
-)
-ANY_FILE = (
-  Mutation('empty', becomes(b'')),
-  Mutation('one byte', becomes(b'\0')),
-  Mutation('zeros', lambda data, rng: bytes(len(data))),
-  Mutation('noise', lambda data, rng: rng.randbytes(len(data))),
-  Mutation('text', becomes(b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n')),
-  Mutation('HTML', becomes(b'<!DOCTYPE html><html><body>404 Not Found</body></html>\n')),
-)
+def named(spoils: Mapping[str, Spoil], expected: str = 'any') -> tuple[Mutation, ...]:
+  """Returns the mutations of a table from name to spoil."""
+  return tuple(Mutation(name, spoil, expected) for name, spoil in spoils.items())
 
+
+# Of any file.
+RANDOM = named(
+  {
+    'bits flipped': flip_bits,
+    'cut': cut,
+    'noise in the middle': scramble,
+    'a part repeated': repeat_part,
+  }
+)
+ANY_FILE = named(
+  {
+    'empty': becomes(b''),
+    'one byte': becomes(b'\0'),
+    'zeros': lambda data, rng: bytes(len(data)),
+    'noise': lambda data, rng: rng.randbytes(len(data)),
+    'text': becomes(b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n'),
+    'HTML': becomes(b'<!DOCTYPE html><html><body>404 Not Found</body></html>\n'),
+  }
+)
 # Of any path.
-PLACES = (
-  Mutation('a directory in its place', lambda data, rng: pathlib.Path.mkdir),
-  Mutation('a link to nothing', lambda data, rng: lambda path: path.symlink_to('nowhere')),
-  Mutation('a link to itself', lambda data, rng: lambda path: path.symlink_to(path.name)),
+PLACES = named(
+  {
+    'a directory in its place': lambda data, rng: pathlib.Path.mkdir,
+    'a link to nothing': lambda data, rng: lambda path: path.symlink_to('nowhere'),
+    'a link to itself': lambda data, rng: lambda path: path.symlink_to(path.name),
+  }
 )
 
 
@@ -93,38 +105,12 @@ def spoil_file(path: pathlib.Path, mutation: Mutation, rng: random.Random) -> No
 
 
 # What a value of a JSON becomes.
-_VALUES: tuple[Any, ...] = (
-  None,
-  True,
-  False,
-  0,
-  -1,
-  1,
-  2**24,
-  2**31,
-  2**63,
-  2**64,
-  -(2**63),
-  10**30,
-  1e308,
-  -0.5,
-  0.5,
-  '',
-  '0',
-  'text',
-  'a\0b',
-  '../../escaped',
-  '/etc/passwd',
-  '\ud800',
-  'x' * 100000,
-  [],
-  {},
-  [[]],
-  [0],
-  [None],
-  {'id': 0},
-  [1e308, -1e308],
-)
+_VALUES: list[Any] = json.loads(
+  '[null, true, false, 0, -1, 1, 16777216, 2147483648, 9223372036854775808, 18446744073709551616, '
+  '-9223372036854775808, 1000000000000000000000000000000, 1e308, -0.5, 0.5, "", "0", "text", '
+  '"a\\u0000b", "../../escaped", "/etc/passwd", "\\ud800", [], {}, [[]], [0], [null], {"id": 0}, '
+  '[1e308, -1e308]]'
+) + ['x' * 100000]
 
 
 def json_values(data: bytes, rng: random.Random) -> bytes:
@@ -147,30 +133,23 @@ def json_values(data: bytes, rng: random.Random) -> bytes:
   return json.dumps(content).encode()
 
 
-def json_numbers(data: bytes, rng: random.Random) -> bytes:
-  """Puts a number that is none, or a huge one, in the place of a number."""
-  text = data.decode()
-  starts = [i for i in range(1, len(text)) if text[i].isdigit() and text[i - 1] in ' [']
-  start = rng.choice(starts)
-  end = start
-  while text[end] in '0123456789.':
-    end += 1
-  number = rng.choice(
-    [
-      'NaN',
-      'Infinity',
-      '-Infinity',
-      '1e999',
-      '9' * 400,
-      '9' * 5000,
-      '-1e400',
-      '1' + '0' * 30,
-      '0x10',
-      '1.5',
-      '007',
-    ]
-  )
-  return (text[:start] + number + text[end:]).encode()
+def _numbers(hostile: str) -> Spoil:
+  """Returns a mutation that puts one of some words in the place of a number of a text."""
+
+  def spoil(data, rng):
+    text = data.decode()
+    starts = [i for i in range(1, len(text)) if text[i].isdigit() and text[i - 1] in ' [']
+    end = start = rng.choice(starts)
+    while text[end] in '0123456789.':
+      end += 1
+    return (text[:start] + rng.choice(hostile.split()) + text[end:]).encode()
+
+  return spoil
+
+
+json_numbers = _numbers(
+  f'NaN Infinity -Infinity 1e999 {"9" * 400} {"9" * 5000} -1e400 1{"0" * 30} 0x10 1.5 007'
+)
 
 
 def _places(content, path=()):
@@ -189,88 +168,67 @@ def _encoded(name: str) -> Spoil:
   return lambda data, rng: data.decode().encode(name)
 
 
-def _repeat_key(data, rng):
-  """Names the first field twice, with another value."""
-  del rng
-  return data.replace(b'{', b'{"annotations": 1, "images": 2, ', 1)
+def _appended(more: bytes) -> Spoil:
+  return lambda data, rng: data + more
+
+
+def _replaced(old: bytes, new: bytes) -> Spoil:
+  return lambda data, rng: data.replace(old, new, 1)
+
+
+def _with_field(more: bytes) -> Spoil:
+  """Returns a mutation that adds to the end of a JSON object."""
+  return lambda data, rng: data.rstrip()[:-1] + more + b'}'
 
 
 # With a byte-order mark, a file is as good as without.
 MARKED = Mutation('byte-order mark', lambda data, rng: b'\xef\xbb\xbf' + data, 'accepted')
 TEXTS = (
   MARKED,
-  Mutation('UTF-16', _encoded('utf-16'), 'refused'),
-  Mutation('UTF-32', _encoded('utf-32'), 'refused'),
+  *named({'UTF-16': _encoded('utf-16'), 'UTF-32': _encoded('utf-32')}, 'refused'),
   Mutation('a byte that is not UTF-8', lambda data, rng: data[:9] + b'\xe9' + data[9:]),
-  Mutation('NUL characters at the end', lambda data, rng: data + bytes(100)),
+  Mutation('NUL characters at the end', _appended(bytes(100))),
   Mutation('Windows line ends', lambda data, rng: data.replace(b'\n', b'\r\n'), 'accepted'),
 )
+_DEEP = 100000
 JSONS = (
   *TEXTS,
   *ANY_FILE,
   *PLACES,
-  Mutation('null', becomes(b'null'), 'refused'),
-  Mutation('a list', becomes(b'[]'), 'refused'),
-  Mutation('a number', becomes(b'1'), 'refused'),
-  Mutation('an empty object', becomes(b'{}'), 'refused'),
-  Mutation('nested 100,000 deep', becomes(b'[' * 100000 + b']' * 100000), 'refused'),
-  Mutation(
-    'objects nested 100,000 deep',
-    becomes(b'{"annotations":' * 100000 + b'1' + b'}' * 100000),
+  *named(
+    {
+      'null': becomes(b'null'),
+      'a list': becomes(b'[]'),
+      'a number': becomes(b'1'),
+      'an empty object': becomes(b'{}'),
+      'nested 100,000 deep': becomes(b'[' * _DEEP + b']' * _DEEP),
+      'objects nested 100,000 deep': becomes(b'{"annotations":' * _DEEP + b'1' + b'}' * _DEEP),
+      'more behind the end': _appended(b'{}'),
+      'a comma too many': _with_field(b','),
+    },
     'refused',
   ),
-  Mutation(
-    'a field nested 100,000 deep',
-    lambda data, rng: data.rstrip()[:-1] + b', "extra": ' + b'[' * 100000 + b']' * 100000 + b'}',
+  *named(
+    {
+      'a field nested 100,000 deep': _with_field(b', "extra": ' + b'[' * _DEEP + b']' * _DEEP),
+      'a number of 10,000 digits': _with_field(b', "extra": ' + b'9' * 10000),
+      # With another value than the later one.
+      'a field twice': _replaced(b'{', b'{"annotations": 1, "images": 2, '),
+    }
   ),
-  Mutation(
-    'a number of 10,000 digits',
-    lambda data, rng: data.rstrip()[:-1] + b', "extra": ' + b'9' * 10000 + b'}',
-  ),
-  Mutation('a field twice', _repeat_key),
-  Mutation('more behind the end', lambda data, rng: data + b'{}', 'refused'),
-  Mutation('a comma too many', lambda data, rng: data.rstrip()[:-1] + b',}', 'refused'),
 )
 JSON_RANDOM = (
-  Mutation('a value changed', json_values),
-  Mutation('a value changed', json_values),
-  Mutation('a value changed', json_values),
+  *(Mutation('a value changed', json_values),) * 3,
   Mutation('a hostile number', json_numbers),
   Mutation('bits flipped', flip_bits),
   Mutation('cut', cut, 'refused'),
 )
 
 
-def textproto_numbers(data: bytes, rng: random.Random) -> bytes:
-  """Puts a hostile number in the place of one."""
-  text = data.decode()
-  starts = [i for i in range(1, len(text)) if text[i].isdigit() and text[i - 1] in ' [']
-  start = rng.choice(starts)
-  end = start
-  while text[end] in '0123456789.':
-    end += 1
-  number = rng.choice(
-    [
-      '-1',
-      '0',
-      'nan',
-      'inf',
-      '-inf',
-      '1e39',
-      '1e400',
-      '2147483647',
-      '2147483648',
-      '-2147483648',
-      '9' * 30,
-      '"1"',
-      'true',
-      '0.5',
-      '1e-46',
-      '0x7fffffff',
-      '-0.0',
-    ]
-  )
-  return (text[:start] + number + text[end:]).encode()
+textproto_numbers = _numbers(
+  '-1 0 nan inf -inf 1e39 1e400 2147483647 2147483648 -2147483648 '
+  f'{"9" * 30} "1" true 0.5 1e-46 0x7fffffff -0.0'
+)
 
 
 def textproto_lines(data: bytes, rng: random.Random) -> bytes:
@@ -287,24 +245,11 @@ def textproto_lines(data: bytes, rng: random.Random) -> bytes:
 
 def textproto_words(data: bytes, rng: random.Random) -> bytes:
   """Puts hostile text in the place of a string."""
-  parts = data.decode().split('"')
-  index = rng.randrange(len(parts) // 2) * 2 + 1
-  parts[index] = rng.choice(
-    [
-      '',
-      'x' * 100000,
-      '../../../etc/passwd',
-      '\\000',
-      '\\377',
-      '${',
-      '${HOME',
-      '${NOWHERE}',
-      '~nobody/x',
-      '[',
-      '*',
-      'ünï',
-    ]
+  words = (
+    f'{"x" * 100000} ../../../etc/passwd \\000 \\377 ${{ ${{HOME ${{NOWHERE}} ~nobody/x [ * ünï'
   )
+  parts = data.decode().split('"')
+  parts[rng.randrange(len(parts) // 2) * 2 + 1] = rng.choice(['', *words.split()])
   return '"'.join(parts).encode()
 
 
@@ -312,26 +257,20 @@ TEXTPROTOS = (
   *TEXTS,
   *ANY_FILE,
   *PLACES,
-  Mutation('a message nested 100,000 deep', becomes(b'model_options {' * 100000), 'refused'),
-  Mutation(
-    'lists nested 100,000 deep',
-    lambda data, rng: data + b'experiment_name: ' + b'[' * 100000,
+  *named(
+    {
+      'a message nested 100,000 deep': becomes(b'model_options {' * _DEEP),
+      'lists nested 100,000 deep': _appended(b'experiment_name: ' + b'[' * _DEEP),
+      'a name without end': _appended(b'\nexperiment_name: "'),
+      'a hundred thousand stages': _replaced(
+        b'  kmax {', b'  kmax {' + b'pixel_decoder_stages { filters: 16 } ' * 100000
+      ),
+      'an unknown field': _appended(b'\ncolour: "red"'),
+    },
     'refused',
   ),
-  Mutation('a name without end', lambda data, rng: data + b'\nexperiment_name: "', 'refused'),
-  Mutation(
-    'a name of a path',
-    lambda data, rng: data.replace(b'experiment_name: "tiny"', b'experiment_name: "../../escaped"'),
-  ),
-  Mutation('an empty name', lambda data, rng: data.replace(b'"tiny"', b'""')),
-  Mutation(
-    'a hundred thousand stages',
-    lambda data, rng: data.replace(
-      b'  kmax {', b'  kmax {' + b'pixel_decoder_stages { filters: 16 } ' * 100000
-    ),
-    'refused',
-  ),
-  Mutation('an unknown field', lambda data, rng: data + b'\ncolour: "red"', 'refused'),
+  Mutation('a name of a path', _replaced(b'"tiny"', b'"../../escaped"')),
+  Mutation('an empty name', _replaced(b'"tiny"', b'""')),
 )
 TEXTPROTO_RANDOM = (
   Mutation('a hostile number', textproto_numbers),
@@ -343,25 +282,15 @@ TEXTPROTO_RANDOM = (
 )
 
 
-def crc32c(data: bytes) -> int:
-  """Returns the CRC-32C of a few bytes."""
-  value = 0xFFFFFFFF
-  for byte in data:
-    value ^= byte
-    for _ in range(8):
-      value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
-  return value ^ 0xFFFFFFFF
-
-
-def _masked(data):
-  value = crc32c(data)
-  return (((value >> 15) | (value << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
 def framed(record: bytes, length: int | None = None) -> bytes:
   """Returns a record of a TFRecord file; `length` is what it claims, its own if None."""
   head = struct.pack('<Q', len(record) if length is None else length)
-  return head + struct.pack('<I', _masked(head)) + record + struct.pack('<I', _masked(record))
+  return (
+    head
+    + struct.pack('<I', framing.masked_crc(head))
+    + record
+    + struct.pack('<I', framing.masked_crc(record))
+  )
 
 
 def records_of(data: bytes) -> list[bytes]:
@@ -393,14 +322,19 @@ def record_bytes(spoil: Spoil) -> Spoil:
 RECORD_FILES = (
   *ANY_FILE,
   *PLACES,
-  *(
-    Mutation(f'a record of {length} bytes', claims(length), 'refused')
-    for length in (0, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**64 - 1)
+  *named(
+    {
+      **{
+        f'a record of {length} bytes': claims(length)
+        for length in (0, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**64 - 1)
+      },
+      'compressed': lambda data, rng: zlib.compress(data),
+      'an empty record': record_bytes(becomes(b'')),
+      'a record of noise': record_bytes(lambda data, rng: rng.randbytes(500)),
+      'an Example of bytes that end early': record_bytes(cut),
+    },
+    'refused',
   ),
-  Mutation('compressed', lambda data, rng: zlib.compress(data), 'refused'),
-  Mutation('an empty record', record_bytes(becomes(b'')), 'refused'),
-  Mutation('a record of noise', record_bytes(lambda data, rng: rng.randbytes(500)), 'refused'),
-  Mutation('an Example of bytes that end early', record_bytes(cut), 'refused'),
 )
 RECORD_FILES_RANDOM = (
   *RANDOM,

@@ -12,7 +12,6 @@ import os
 import pathlib
 import shlex
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -31,6 +30,12 @@ class Command(NamedTuple):
   module: str  # 'deeplab2.inference.export', or the name of a file in `scripts` without ending.
   arguments: tuple[str, ...]
 
+  @classmethod
+  def of(cls, line: str) -> 'Command':
+    """Returns the command of a line of words, quoted as in a shell."""
+    module, *arguments = shlex.split(line)
+    return cls(module, tuple(arguments))
+
   def words(self) -> list[str]:
     """Returns the words that start it from the root of the repository."""
     start = ['-m', self.module] if '.' in self.module else [f'scripts/{self.module}.py']
@@ -39,11 +44,12 @@ class Command(NamedTuple):
   def __str__(self):
     return shlex.join(self.words())
 
-  def within(self, directory: pathlib.Path) -> 'Command':
-    """Returns the command with `{here}` in its arguments replaced by `directory`."""
-    return self._replace(
-      arguments=tuple(argument.replace('{here}', str(directory)) for argument in self.arguments)
-    )
+  def within(self, **places: object) -> 'Command':
+    """Returns the command with values in the place of `{name}`, like `{here}`."""
+    arguments = self.arguments
+    for name, value in places.items():
+      arguments = tuple(argument.replace(f'{{{name}}}', str(value)) for argument in arguments)
+    return self._replace(arguments=arguments)
 
 
 class Limits(NamedTuple):
@@ -57,7 +63,7 @@ class Finished(NamedTuple):
   """What became of a process."""
 
   code: int | None  # Exit code; None if it was killed by a signal.
-  ended_by: str  # 'exit', 'traceback', 'wrong' (a bad result), 'signal N', 'hang', 'memory'.
+  ended_by: str  # 'exit', 'traceback', 'wrong' (a bad result), 'signal N', 'hang', 'memory', ...
   seconds: float
   peak_mb: float  # Largest resident memory, TensorFlow's half a gigabyte included.
   output: str  # Standard output and error.
@@ -65,39 +71,83 @@ class Finished(NamedTuple):
 
 def environment() -> dict[str, str]:
   """Returns the environment of processes: this tree's package, a quiet TensorFlow."""
-  return {
-    **os.environ,
-    'PYTHONPATH': str(ROOT),
-    'TF_CPP_MIN_LOG_LEVEL': '3',
-    'CUDA_VISIBLE_DEVICES': '',
-  }
+  own = {'PYTHONPATH': str(ROOT), 'TF_CPP_MIN_LOG_LEVEL': '3', 'CUDA_VISIBLE_DEVICES': ''}
+  return {**os.environ, **own}
 
 
-@contextlib.contextmanager
-def started(command: Command, log: pathlib.Path) -> Iterator[subprocess.Popen]:
-  """Starts a command in a process group of its own, which ends with the context at the latest.
+def watch(
+  command: Command,
+  log: pathlib.Path,
+  look: Callable[[float, float], str] = lambda seconds, megabytes: '',
+  *,
+  pause: float = _POLL_SECONDS,
+  with_workers: bool = True,
+) -> Finished:
+  """Runs a command in a process group of its own until it ends or is killed.
 
-  Its output is added to the file `log`.
+  Args:
+    command: of the project.
+    log: file that its output is added to.
+    look: called while it runs, with seconds since the start and resident MB. A text that it
+      returns kills the process and becomes `ended_by`; an exception ends the process too.
+    pause: seconds between two looks.
+    with_workers: whether a kill hits the workers too.
   """
-  words = command.words()
-  with open(log, 'ab') as file:
-    process = subprocess.Popen(
-      [sys.executable, *words[1:]],
-      cwd=ROOT,
-      env=environment(),
-      stdin=subprocess.DEVNULL,
-      stdout=file,
-      stderr=file,
-      start_new_session=True,
-    )
+
+  def start():
+    os.chdir(ROOT)
+    os.execve(sys.executable, [sys.executable, *command.words()[1:]], environment())
+
+  process = _Process(_fork(start, log), log, look, with_workers)
   try:
-    yield process
+    while (finished := process.poll()) is None:
+      time.sleep(pause)
   except BaseException:
-    with contextlib.suppress(ProcessLookupError):
-      os.killpg(process.pid, signal.SIGKILL)
+    process.end()
     raise
-  finally:
-    process.wait()
+  return finished
+
+
+def _kill_group(process):
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(process, signal.SIGKILL)
+
+
+class _Process:
+  """A child that is watched."""
+
+  def __init__(self, child, log, look, with_workers=True):
+    self.child = child
+    self._log = log
+    self._look = look
+    self._kill = _kill_group if with_workers else lambda child: os.kill(child, signal.SIGKILL)
+    self._started = time.monotonic()
+    self._killed_for = ''
+    self._peak = 0.0
+
+  def end(self) -> None:
+    """Kills it with all that it started."""
+    os.kill(self.child, signal.SIGKILL)  # It may not have its group yet.
+    _kill_group(self.child)
+    os.waitpid(self.child, 0)
+
+  def poll(self) -> Finished | None:
+    """Kills the process if there is reason to; returns what became of it, None while it runs."""
+    weight = resident_mb(self.child)
+    ended, status, usage = os.wait4(self.child, os.WNOHANG)
+    seconds = time.monotonic() - self._started
+    self._peak = max(self._peak, weight, usage.ru_maxrss / 1024)
+    if not ended:
+      self._killed_for = self._killed_for or self._look(seconds, weight)
+      if self._killed_for:
+        self._kill(self.child)
+      return None
+    code = os.waitstatus_to_exitcode(status)
+    ended_by = {_TRACEBACK: 'traceback', _WRONG: 'wrong'}.get(code, 'exit')
+    if code < 0:
+      ended_by = code == -signal.SIGKILL and self._killed_for or f'signal {-code}'
+    output = self._log.read_text(errors='replace')
+    return Finished(None if code < 0 else code, ended_by, seconds, self._peak, output)
 
 
 class Job(NamedTuple):
@@ -116,63 +166,40 @@ class Job(NamedTuple):
 def run_forked(jobs: Iterable[Job], at_a_time: int = 1) -> Iterator[tuple[Job, Finished]]:
   """Runs jobs in forks of this process, yields them as they end."""
   waiting = iter(jobs)
-  running: dict[int, _Running] = {}
+  running: list[tuple[Job, _Process]] = []
   try:
     while True:
       while len(running) < at_a_time and (job := next(waiting, None)) is not None:
-        job.directory.mkdir(parents=True, exist_ok=True)
-        _await(_fork(lambda job=job: job.prepare(), job.directory / 'prepare.txt'), job)
-        child = _fork(lambda job=job: _main(job), job.directory / 'output.txt')
-        running[child] = _Running(job)
+        running.append((job, _started(job)))
       if not running:
         return
-      for child in list(running):
-        finished = running[child].look_at(child)
+      for job, process in list(running):
+        finished = process.poll()
         if finished is not None:
-          yield running.pop(child).job, finished
+          running.remove((job, process))
+          _kill_group(process.child)  # Workers that it may have left.
+          if finished.ended_by == 'exit' and finished.peak_mb > job.limits.megabytes:
+            finished = finished._replace(ended_by='memory')
+          yield job, finished
       time.sleep(_POLL_SECONDS)
   finally:
-    for child in running:
-      with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
-      os.waitpid(child, 0)
+    for _, process in running:
+      process.end()
 
 
-class _Running:
-  """A fork that is watched."""
+def _started(job):
+  """Prepares and starts a job."""
 
-  def __init__(self, job):
-    self.job = job
-    self._started = time.monotonic()
-    self._killed_for = ''
-    self._peak = 0.0
+  def look(seconds, megabytes):
+    if seconds > job.limits.seconds:
+      return 'hang'
+    return 'memory' if megabytes > job.limits.megabytes else ''
 
-  def look_at(self, child: int) -> Finished | None:
-    """Kills the process if it takes too much; returns what became of it, None while it runs."""
-    ended, status, usage = os.wait4(child, os.WNOHANG)
-    seconds = time.monotonic() - self._started
-    if not ended:
-      self._peak = max(self._peak, resident_mb(child))
-      if seconds > self.job.limits.seconds:
-        self._kill(child, 'hang')
-      elif self._peak > self.job.limits.megabytes:
-        self._kill(child, 'memory')
-      return None
-    code = os.waitstatus_to_exitcode(status)
-    ended_by = {_TRACEBACK: 'traceback', _WRONG: 'wrong'}.get(code, 'exit')
-    if code < 0:
-      ended_by = self._killed_for or f'signal {-code}'
-    peak = max(self._peak, usage.ru_maxrss / 1024)
-    if ended_by == 'exit' and peak > self.job.limits.megabytes:
-      ended_by = 'memory'
-    with contextlib.suppress(ProcessLookupError):  # Workers that it may have left.
-      os.killpg(child, signal.SIGKILL)
-    output = (self.job.directory / 'output.txt').read_text(errors='replace')
-    return Finished(None if code < 0 else code, ended_by, seconds, peak, output)
-
-  def _kill(self, child, why):
-    self._killed_for = self._killed_for or why
-    os.killpg(child, signal.SIGKILL)
+  job.directory.mkdir(parents=True, exist_ok=True)
+  _await(_fork(job.prepare, job.directory / 'prepare.txt'), job)
+  log = job.directory / 'output.txt'
+  log.unlink(missing_ok=True)
+  return _Process(_fork(lambda: _main(job), log), log, look)
 
 
 def resident_mb(process: int) -> float:
@@ -195,19 +222,14 @@ def _fork(function, log: pathlib.Path) -> int:
   try:
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with open(log, 'wb') as file, open(os.devnull, 'rb') as nothing:
+    with open(log, 'ab') as file, open(os.devnull, 'rb') as nothing:
       os.dup2(nothing.fileno(), 0)
       os.dup2(file.fileno(), 1)
       os.dup2(file.fileno(), 2)
     # Whatever else they were, as in tests.
+    settings = {'encoding': 'utf-8', 'errors': 'backslashreplace', 'line_buffering': True}
     sys.stdout, sys.stderr = (
-      io.TextIOWrapper(
-        open(number, 'wb', closefd=False),
-        encoding='utf-8',
-        errors='backslashreplace',
-        line_buffering=True,
-      )
-      for number in (1, 2)
+      io.TextIOWrapper(open(number, 'wb', closefd=False), **settings) for number in (1, 2)
     )
     code = function() or 0
   except BaseException:  # Also SystemExit: no command line calls it from `main`.

@@ -81,10 +81,13 @@ def _annotation(**changes):
     ({'annotations': [{'segmentation': [], 'keypoints': []}]}, 'a COCO keypoints file'),
     ({'annotations': [{'image_id': 3, 'caption': 'x'}]}, 'a COCO captions file'),
     ({'annotations': [{'image_id': 3}]}, 'of an unknown type'),
-    ({'annotations': [_annotation(), _annotation()]}, 'image 3: annotated twice'),
+    (
+      {'annotations': [_annotation(), _annotation()]},
+      r'annotations\[1\]: image_id 3 is also that of annotations\[0\]',
+    ),
     (
       {'annotations': [_annotation(), _annotation(image_id=4)]},
-      'image 4: file_name 3.png is also that of image 3',
+      r'annotations\[1\]: file_name 3.png is also that of annotations\[0\]',
     ),
     (
       {'annotations': [_annotation(segments_info=[_segment(category_id=12)])]},

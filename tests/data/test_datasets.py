@@ -122,17 +122,17 @@ def _change_category(index, key, value):
   'change, message',
   [
     (lambda c: c.pop('num_classes'), "field 'num_classes' is missing"),
-    (_change('num_classes', '10'), "num_classes is '10'; must be an integer"),
+    (_change('num_classes', '10'), 'num_classes. is "10"; must be an integer'),
     (_change('num_classes', 11), 'must be a list of 11 categories'),
-    (_change('panoptic_label_divisor', True), 'panoptic_label_divisor is True'),
+    (_change('panoptic_label_divisor', True), 'panoptic_label_divisor. is true'),
     (_change('panoptic_label_divisor', 2**21), r'must be below 2\*\*24'),
     (_change('ignore_label', 2), 'ignore_label 2 is a thing'),
-    (_change('ignore_label', -1), 'ignore_label is -1'),
-    (_change_category(3, 'id', 4), r'categories\[3\]: id is 4; must be 3'),
-    (_change_category(3, 'color', [1, 2, 300]), r'categories\[3\]: color is \[1, 2, 300\]'),
-    (_change_category(3, 'isthing', 2), 'isthing is 2; must be 0 or 1'),
+    (_change('ignore_label', -1), 'ignore_label. is -1'),
+    (_change_category(3, 'id', 4), r"categories\[3\]: field 'id' is 4; must be 3"),
+    (_change_category(3, 'color', [1, 2, 300]), r"categories\[3\]: field 'color' is \[1, 2, 300\]"),
+    (_change_category(3, 'isthing', 2), "'isthing' is 2; must be 0 or 1"),
     (_change_category(3, 'original_id', 2), 'original_id 2 is also that of category 2'),
-    (_change_category(3, 'name', ''), "name is ''"),
+    (_change_category(3, 'name', ''), 'name. is ""'),
   ],
 )
 def test_mistakes_in_a_file_are_named(tmp_path, change, message):
@@ -199,5 +199,5 @@ def test_descriptions_without_suffix_take_that_of_the_built_in_dataset(tmp_path)
   path.write_text(datasets.to_json(own))
   assert datasets.load(str(path)) == own
   path.write_text(json.dumps({**content, 'image_id_suffix': 3}))
-  with pytest.raises(errors.UserError, match='image_id_suffix is 3; must be a text'):
+  with pytest.raises(errors.UserError, match="'image_id_suffix' is 3; must be a text"):
     datasets.load(str(path))

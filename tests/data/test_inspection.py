@@ -113,7 +113,7 @@ def test_statistics_of_a_right_set(made, info):
     ('circle', 'area', 5, 'area', 'covers 6 pixels, but its annotated area is 5'),
     ('circle', 'bbox', [2, 1, 3, 3], 'bbox', '[2, 1, 3, 2]'),
     ('circle', 'category_id', 77, 'class', 'category_id 77'),
-    ('circle', 'category_id', '1', 'class', "category_id '1'"),
+    ('circle', 'category_id', '1', 'field', 'must be an integer'),
     ('circle', 'iscrowd', 2, 'crowd', 'must be 0 or 1'),
     ('circle', 'isthing', 0, 'isthing', 'circle has 1'),
     ('sky', 'iscrowd', 1, 'crowd', 'crowd of sky, which is stuff'),
@@ -134,7 +134,7 @@ def test_a_wrong_field_of_a_segment(made, segment, field, value, kind, words):
 def test_ids_that_one_side_lacks(made):
   made.circle['id'] = 300
   _, (report,) = made.reports()
-  lacks, more = report.problems
+  more, lacks = report.problems
   assert (lacks.category, lacks.segment, lacks.pixel) == ('not drawn', 300, None)
   assert (more.category, more.segment, more.pixel) == ('not listed', 258, (1, 2))
   assert '6 pixels' in more.message
@@ -163,7 +163,7 @@ def test_segments_without_area_or_id(made):
     ('zero area', 4),
   ]
   assert [f.message for f in report.problems if f.segment is None] == [
-    'segments_info[4] has no integer id'
+    "segments_info[4]: field 'id' is missing; must be an integer"
   ]
   assert sum(segment.area for segment in report.segments) == 6 + 8 + 6
 
@@ -207,11 +207,11 @@ def test_what_is_wrong_with_the_set(made, tmp_path):
   assert [(problem.category, problem.file.rpartition('/')[2]) for problem in problems] == [
     ('isthing', 'set.json'),
     ('class', 'set.json'),
-    ('image', 'set.json, annotations[0]'),
     ('duplicate', 'set.json, annotations[1]'),
     ('duplicate', 'set.json, annotations[1]'),
-    ('image', 'set.json, annotations[1]'),
     ('field', 'set.json, annotations[2]'),
+    ('image', 'set.json, annotations[0]'),
+    ('image', 'set.json, annotations[1]'),
     ('no annotation', 'other.jpg'),
     ('no annotation', 'other.png'),
   ]
@@ -277,7 +277,7 @@ def test_too_many_instances(made, info):
   )[0]
   assert not inspect_annotations.check(task, info).problems
   space = info.label_space._replace(label_divisor=2)
-  task.entry['segments_info'].append({**made.circle, 'id': 5})
+  task.entry.content['segments_info'].append({**made.circle, 'id': 5})
   (problem,) = (
     f
     for f in inspect_annotations.check(task, info._replace(label_space=space)).problems
@@ -368,7 +368,7 @@ def test_records_that_cannot_be_decoded(info):
 # A record of four bytes takes 20. TensorFlow says nothing of a cut within the twelve bytes that
 # come before its content.
 @pytest.mark.parametrize(
-  'length, words', [(39, 'truncated or corrupt from here on'), (30, 'truncated here, 10 bytes')]
+  'length, words', [(39, 'truncated or corrupt from here on'), (30, 'truncated, 10 bytes')]
 )
 def test_reading_goes_on_after_a_broken_file(tmp_path, length, words):
   paths = [str(tmp_path / name) for name in ('a', 'b')]

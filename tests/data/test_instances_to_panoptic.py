@@ -91,7 +91,7 @@ def test_instances_become_panoptic_maps_that_are_read_back(script, tmp_path, ins
     ),
     (lambda content: content['annotations'][0].update(image_id=7), ['image 7', "list 'images'"]),
     (lambda content: content['annotations'][0].pop('segmentation'), ["'segmentation' is missing"]),
-    (lambda content: content['images'][1].pop('width'), ['image 4', "'width' is missing"]),
+    (lambda content: content['images'][1].pop('width'), ['images[1]', "'width' is missing"]),
     (lambda content: content['images'][1].update(height=0), ['image 4', 'positive numbers']),
     (lambda content: content['images'][1].update(height=2**40), ['image 4', 'at most 178956970']),
     (lambda content: content['images'][1].update(file_name='a/'), ['cannot name a file']),
@@ -100,9 +100,12 @@ def test_instances_become_panoptic_maps_that_are_read_back(script, tmp_path, ins
     (lambda content: content['images'][1].update(file_name='a' * 300), ['aaa', 'too long']),
     (
       lambda content: content['images'][1].update(file_name=3),
-      ['image 4', "'file_name' is 3; must be a text"],
+      ['images[1]', "'file_name' is 3; must be a text"],
     ),
-    (lambda content: content['images'].append(content['images'][0]), ['the id 3']),
+    (
+      lambda content: content['images'].append(content['images'][0]),
+      ['id 3 is also that of another image'],
+    ),
     (
       lambda content: content['images'].append(
         {

@@ -7,6 +7,7 @@ import pytest
 
 from deeplab2 import errors
 from deeplab2 import structures
+from deeplab2.data import datasets
 from deeplab2.data import labels
 
 # Things 1, 2; stuff 3; void 0; at most 3 instances.
@@ -22,9 +23,18 @@ _SEGMENTS = (
 )
 
 
+def _info(space):
+  names = tuple(f'name {index}' for index in range(space.num_classes))
+  return datasets.get('shapes')._replace(label_space=space, class_names=names)
+
+
 def _build(segments=_SEGMENTS, space=_SPACE, treat_crowd_as_ignore=True, ids=_IDS):
   return labels.from_segments(
-    ids, segments, space, treat_crowd_as_ignore=treat_crowd_as_ignore, where='a.json, image 3'
+    ids,
+    segments,
+    _info(space),
+    treat_crowd_as_ignore=treat_crowd_as_ignore,
+    where='a.json, image 3',
   )
 
 
@@ -53,14 +63,17 @@ def test_void_beyond_the_classes():
 @pytest.mark.parametrize(
   'changed, message',
   [
-    (labels.Segment(9, 2, 2), 'segment 9: covers 1 pixels, but its annotated area is 2'),
+    (
+      labels.Segment(9, 2, 2),
+      r'segment 9, pixel \(0, 4\): covers 1 pixels, but its annotated area is 2',
+    ),
     (
       labels.Segment(11, 2, 5),
-      r'segment 9: covers 1 pixels from \(row 0, column 4\) on, but is '
-      'not listed; segment 11 is listed, but has no pixel',
+      r'segment 9, pixel \(0, 4\): covers 1 pixels, but is not listed; '
+      'segment 11: is listed, with area 5, but has no pixel',
     ),
-    (labels.Segment(9, 3, 1, is_crowd=True), 'segment 9: crowd of class 3, which is stuff'),
-    (labels.Segment(8, 2, 2), 'segment 8: listed twice'),
+    (labels.Segment(9, 3, 1, is_crowd=True), 'segment 9: is crowd of name 3, which is stuff'),
+    (labels.Segment(8, 2, 2), 'segment 8: is listed twice'),
   ],
 )
 def test_wrong_segments_are_named(changed, message):
@@ -74,7 +87,7 @@ def test_area_none_is_not_checked():
 
 def test_too_many_instances():
   segments = tuple(labels.Segment(i, 1, None) for i in range(1, 5))
-  with pytest.raises(errors.UserError, match='segment 4: instance 4 of class 1.*at most 3'):
+  with pytest.raises(errors.UserError, match='segment 4: is instance 4 of name 1.*at most 3'):
     _build(segments, ids=np.arange(5)[np.newaxis])
   _build(segments[:3], ids=np.arange(4)[np.newaxis])
 
@@ -82,15 +95,13 @@ def test_too_many_instances():
 def test_ids_of_list_and_map_must_agree():
   with pytest.raises(
     errors.UserError,
-    match=r'segment 5: covers 3 pixels from \(row 1, column 0\) '
-    r'on, but is not listed \(2 ids of the map are not listed\)\.$',
+    match=r'segment 5, pixel \(1, 0\): covers 3 pixels, but is not listed \(the first of 2\)\.$',
   ):
     _build(_SEGMENTS[:2])
   more = tuple(labels.Segment(i, 3, None) for i in (20, 21))
   with pytest.raises(
     errors.UserError,
-    match=r'segment 20: is listed, but has no pixel \(2 listed '
-    r'segments have none\)\.$',
+    match=r'segment 20: is listed, but has no pixel \(the first of 2\)\.$',
   ):
     _build(_SEGMENTS + more)
   hidden = tuple(segment._replace(may_be_hidden=True) for segment in more)
@@ -107,10 +118,13 @@ def test_exchanged_channels_are_guessed():
     _build(segments[1:], ids=exchanged)
   assert 'exchanged' not in str(caught.value)
   # Ids that are the same either way are no reason to guess.
-  assert labels.compare_ids(
+  (problem,) = labels.map_problems(
     labels.regions(np.array([[0x050005]])),
     [labels.Segment(0x050005, 3, None), labels.Segment(3, 3, None)],
-  ) == ('segment 3: is listed, but has no pixel')
+    _info(_SPACE),
+    'here',
+  )
+  assert str(problem) == 'here, segment 3: stuff not drawn: is listed, but has no pixel'
 
 
 def test_nothing_but_void_is_refused_where_segments_are_listed():

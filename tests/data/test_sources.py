@@ -283,7 +283,7 @@ def test_images_with_names_of_their_own(own, tmp_path, caplog):
     ([(5, 'a.png'), (6, 'b.png')], [(5, 'a.png'), (6, 'x/a.jpg')], 'image 6 and image 5 are both'),
     ([(5, 'a.png')], [(5, 'a.png'), (5, 'b.png')], "the list 'images' has image 5 twice"),
     ([(5, 'a.png')], [(5, 'a.png'), (6, 'a.png')], 'the file name a.png for image 5 and for image'),
-    ([(5, 'a.png'), (5, 'b.png')], None, 'image 5: annotated twice'),
+    ([(5, 'a.png'), (5, 'b.png')], None, 'image_id 5 is also that of'),
   ],
 )
 def test_ambiguous_pairs_are_refused(own, entries, listed, message):
