@@ -276,8 +276,8 @@ def _loss(config, **relaxations):
   return panoptic_loss.PanopticLoss(
     dataset_info(config).label_space,
     pq_style=weighting('pq_style_loss'),
-    mask_id=weighting('mask_id_cross_entropy_loss'),
-    instance=weighting(
+    mask_id_cross_entropy=weighting('mask_id_cross_entropy_loss'),
+    instance_discrimination=weighting(
       'instance_discrimination_loss',
       max_deeplab.instance_discrimination_sample_k,
       max_deeplab.instance_discrimination_sample_temperature,

@@ -10,20 +10,12 @@ numbers come from TensorFlow's global one.
 from collections.abc import Iterator, Sequence
 import contextlib
 import threading
-from typing import Protocol
 
 import tensorflow as tf
 
 Shape = Sequence[int] | tf.Tensor
 # Replicas are traced in threads of their own.
 _current = threading.local()
-
-
-class Generator(Protocol):
-  """What numbers are drawn from, one call after the other while a graph is traced."""
-
-  def uniform(self, shape: Shape) -> tf.Tensor:
-    """Returns the next float32 numbers of `shape`, uniform in [0, 1)."""
 
 
 class _Keyed:
@@ -40,8 +32,8 @@ class _Keyed:
 
 
 @contextlib.contextmanager
-def use(generator: Generator) -> Iterator[None]:
-  """Lets every `uniform` inside the context draw from `generator`."""
+def use(generator) -> Iterator[None]:
+  """Lets every `uniform` inside the context return `generator.uniform(shape)`."""
   outer = getattr(_current, 'generator', None)
   _current.generator = generator
   try:

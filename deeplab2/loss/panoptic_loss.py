@@ -61,8 +61,8 @@ class PanopticLoss:
     label_space: structures.LabelSpace,
     *,
     pq_style: terms.Weighting | None = None,
-    mask_id: terms.Weighting | None = None,
-    instance: terms.Weighting | None = None,
+    mask_id_cross_entropy: terms.Weighting | None = None,
+    instance_discrimination: terms.Weighting | None = None,
     semantic: terms.Weighting | None = None,
     mask_activation: mask_activation_lib.MaskActivation = mask_activation_lib.SOFTMAX,
     remask: relaxation.ReMask | None = None,
@@ -73,8 +73,8 @@ class PanopticLoss:
     Args:
       label_space: the numbering of classes.
       pq_style: class term and dice term; None, as for the others, leaves them out.
-      mask_id: mask-id cross entropy.
-      instance: instance discrimination; without sampling, in its unsampled form, things only.
+      mask_id_cross_entropy: which mask a pixel is of.
+      instance_discrimination: of pixel features; without sampling, its unsampled form, things only.
       semantic: cross entropy of the semantic branch.
       mask_activation: of mask logits, in the terms that see masks.
       remask: relaxes masks of auxiliary outputs, which then need semantic logits; None does not.
@@ -82,8 +82,8 @@ class PanopticLoss:
     """
     self._space = label_space
     self._pq_style = pq_style
-    self._mask_id = mask_id
-    self._instance = instance
+    self._mask_id_cross_entropy = mask_id_cross_entropy
+    self._instance = instance_discrimination
     self._semantic = semantic
     self._mask_activation = mask_activation
     self._remask = remask
@@ -111,7 +111,6 @@ class PanopticLoss:
     losses: dict[str, tf.Tensor] = {}
 
     def add(name, weighting, term, *arguments):
-      """Adds a term of the objective, in so far as it has a weight."""
       if weighting is not None and weighting.weight == 0.0:
         losses[name] = tf.zeros([tf.shape(gt.row_bp)[0]])
       elif weighting is not None:
@@ -122,19 +121,16 @@ class PanopticLoss:
       add(output.prefix + CLASS, self._pq_style, self._class_term, output, matched)
       add(output.prefix + DICE, self._pq_style, tf.identity, dice_b)
     for output, (_, mask_id_b) in zip(outputs, of_masks, strict=True):
-      add(output.prefix + MASK_ID, self._mask_id, tf.identity, mask_id_b)
+      add(output.prefix + MASK_ID, self._mask_id_cross_entropy, tf.identity, mask_id_b)
     for output in outputs:
       add(output.prefix + INSTANCE, self._instance, self._instance_discrimination, output, gt)
-    add(SEMANTIC, self._semantic, self._semantic_of_branch, prediction, targets, gt)
+    semantic = [('', prediction.semantic_logits, self._semantic, terms.semantic_cross_entropy)]
     for output in relaxed:
-      add(
-        output.prefix + SEMANTIC,
-        self._remask.semantic,
-        self._semantic_of_layer,
-        output,
-        targets,
-        gt,
-      )
+      weighting, term = self._remask.semantic, self._remask.semantic_term
+      semantic.append((output.prefix, output.semantic_logits, weighting, term))
+    for prefix, logits, weighting, term in semantic:
+      arguments = (logits, weighting, term, targets, gt)
+      add(prefix + SEMANTIC, weighting, self._semantic_cross_entropy, *arguments)
 
     ratios = {
       output.prefix + name: ratio
@@ -209,16 +205,15 @@ class PanopticLoss:
 
   def _dice_and_mask_id(self, output, matched):
     """Returns the dice term and the mask-id term of one output, which share its masks; each [B]."""
-    top_k = 1.0 if self._mask_id is None else self._mask_id.top_k
+    top_k = 1.0 if self._mask_id_cross_entropy is None else self._mask_id_cross_entropy.top_k
 
     # Computed again for the gradient: little work, against several [B, P, N] kept per output.
     @tf.recompute_grad
     def score(*masks):
       return self._mask_activation.dice_and_mask_id(matched, self._relaxed_masks(*masks), top_k)
 
-    if output.gate_bps is None:
-      return score(output.mask_logits_bps)
-    return score(output.mask_logits_bps, output.gate_bps)
+    gate = [] if output.gate_bps is None else [output.gate_bps]
+    return score(output.mask_logits_bps, *gate)
 
   def _instance_discrimination(self, output, gt):
     _, top_k, pixels = self._instance
@@ -227,35 +222,26 @@ class PanopticLoss:
     index_bk = sampling.draw(gt, pixels)
     return contrast.sampled_pixels(gt, output.feature_bpd, index_bk, top_k)
 
-  def _semantic_of_branch(self, prediction, targets, gt):
-    if prediction.semantic_logits is None:
+  def _semantic_cross_entropy(self, logits, weighting, term, targets, gt):
+    """Returns `term` of semantic logits, of the branch or of a relaxed layer."""
+    if logits is None:
       raise ValueError('The semantic loss needs a model with a semantic branch.')
-    pixels = self._semantic_pixels(prediction.semantic_logits, targets, gt, self._semantic)
-    return terms.semantic_cross_entropy(*pixels, self._semantic.top_k)
-
-  def _semantic_of_layer(self, output, targets, gt):
-    settings = self._remask
-    pixels = self._semantic_pixels(output.semantic_logits, targets, gt, settings.semantic)
-    return settings.semantic_term(*pixels, settings.semantic.top_k)
-
-  def _semantic_pixels(self, logits, targets, gt, weighting):
-    """Returns labels [B, n], weights [B, n] and logits [B, n, channels] of pixels that count."""
     size = tuple(logits.shape[1:3])
     label_bn, weight_bn = (
       flat(resampling.subsample(labels, size)[..., tf.newaxis], labels.dtype)[..., 0]
       for labels in (targets.semantic, targets.semantic_weight)
     )
     weight_bn = tf.where(label_bn == self._space.ignore_label, 0.0, weight_bn)
-    pixels = (label_bn, weight_bn, flat(logits))
-    if not weighting.sampling.count:
-      return pixels
-    if label_bn.shape[1] != gt.row_bp.shape[1]:
-      raise ValueError(
-        f'Pixels of the semantic loss are drawn on the grid of the masks, but semantic logits have '
-        f'another size, {size}.'
-      )
-    index_bk = sampling.draw(gt, weighting.sampling)
-    return tuple(tf.gather(part, index_bk, batch_dims=1) for part in pixels)
+    pixels = [label_bn, weight_bn, flat(logits)]
+    if weighting.sampling.count:
+      if label_bn.shape[1] != gt.row_bp.shape[1]:
+        raise ValueError(
+          'Pixels of the semantic loss are drawn on the grid of the masks, but semantic logits '
+          f'have another size, {size}.'
+        )
+      index_bk = sampling.draw(gt, weighting.sampling)
+      pixels = [tf.gather(part, index_bk, batch_dims=1) for part in pixels]
+    return term(*pixels, weighting.top_k)
 
   def _diagnostics(self, output, gt, matched):
     """Returns what to watch of one output: name without prefix -> Ratio."""

@@ -26,15 +26,15 @@ def make_loss(inputs, **kwargs):
   """The objective with the weights of the published configs."""
   weightings = {
     'pq_style': terms.Weighting(3.0),
-    'mask_id': terms.Weighting(0.3),
-    'instance': terms.Weighting(1.0),
+    'mask_id_cross_entropy': terms.Weighting(0.3),
+    'instance_discrimination': terms.Weighting(1.0),
     'semantic': terms.Weighting(1.0),
   }
   return panoptic_loss.PanopticLoss(inputs.space, **weightings | kwargs)
 
 
 SAMPLED = {
-  'instance': terms.Weighting(1.0, sampling=sampling.Sampling(24, 1.5)),
+  'instance_discrimination': terms.Weighting(1.0, sampling=sampling.Sampling(24, 1.5)),
   'semantic': terms.Weighting(1.0, sampling=sampling.Sampling(24, 2.0)),
 }
 
@@ -219,7 +219,7 @@ def test_names_are_those_of_deeplab2_in_their_order(golden):
 def test_weight_0_reports_zeros_and_absent_terms_nothing():
   inputs = cases.inputs('tall')
   loss = panoptic_loss.PanopticLoss(
-    inputs.space, pq_style=terms.Weighting(0.0), mask_id=terms.Weighting(0.3)
+    inputs.space, pq_style=terms.Weighting(0.0), mask_id_cross_entropy=terms.Weighting(0.3)
   )
   losses = loss.score(inputs.prediction._replace(semantic_logits=None), inputs.targets).losses
   assert not losses[panoptic_loss.CLASS].numpy().any()

@@ -365,7 +365,12 @@ def _score(inputs, **settings):
   prediction = inputs.prediction._replace(auxiliary=tuple(auxiliary))
   one = terms.Weighting()
   loss = panoptic_loss.PanopticLoss(
-    inputs.space, pq_style=one, mask_id=one, instance=one, semantic=one, **settings
+    inputs.space,
+    pq_style=one,
+    mask_id_cross_entropy=one,
+    instance_discrimination=one,
+    semantic=one,
+    **settings,
   )
   watched = [tuple(output[:3]) for output in prediction.auxiliary]
   semantic = [output.semantic_logits for output in prediction.auxiliary[:2]]
