@@ -25,7 +25,7 @@ from deeplab2.data import geometry
 from deeplab2.data import pipeline
 from deeplab2.data import reading
 from deeplab2.data import targets
-from deeplab2.loss import mask_terms
+from deeplab2.loss import mask_activation
 from deeplab2.loss import panoptic_loss
 from deeplab2.loss import relaxation
 from deeplab2.loss import sampling
@@ -49,9 +49,9 @@ _ACTIVATIONS = {
   trainer_pb2.LossOptions.SIGMOID: tf.sigmoid,
   trainer_pb2.LossOptions.SOFTMAX: tf.nn.softmax,
 }
-_MASK_TERMS = {
-  trainer_pb2.LossOptions.SIGMOID: mask_terms.SIGMOID,
-  trainer_pb2.LossOptions.SOFTMAX: mask_terms.SOFTMAX,
+_MASK_ACTIVATIONS = {
+  trainer_pb2.LossOptions.SIGMOID: mask_activation.SIGMOID,
+  trainer_pb2.LossOptions.SOFTMAX: mask_activation.SOFTMAX,
 }
 _READERS = {
   dataset_pb2.DatasetOptions.FAIL: lambda options: reading.Fail(),
@@ -267,26 +267,25 @@ def _loss(config, **relaxations):
   options = config.value(_LOSSES)
   max_deeplab = config.value(_MAX_DEEPLAB)
 
-  def term(name):
-    one = getattr(options, name)
-    return panoptic_loss.Term(one.weight, one.top_k_percent) if options.HasField(name) else None
+  def weighting(name, *sampled):
+    if not options.HasField(name):
+      return None
+    term = getattr(options, name)
+    return terms.Weighting(term.weight, term.top_k_percent, sampling.Sampling(*sampled))
 
   return panoptic_loss.PanopticLoss(
     dataset_info(config).label_space,
-    panoptic_loss.Terms(
-      pq_style=term('pq_style_loss'),
-      mask_id=term('mask_id_cross_entropy_loss'),
-      instance=term('instance_discrimination_loss'),
-      semantic=term('semantic_loss'),
-    ),
-    instance_sampling=sampling.Sampling(
+    pq_style=weighting('pq_style_loss'),
+    mask_id_cross_entropy=weighting('mask_id_cross_entropy_loss'),
+    instance_discrimination=weighting(
+      'instance_discrimination_loss',
       max_deeplab.instance_discrimination_sample_k,
       max_deeplab.instance_discrimination_sample_temperature,
     ),
-    semantic_sampling=sampling.Sampling(
-      max_deeplab.semantic_sample_k, max_deeplab.semantic_sample_temperature
+    semantic=weighting(
+      'semantic_loss', max_deeplab.semantic_sample_k, max_deeplab.semantic_sample_temperature
     ),
-    masks=_MASK_TERMS[options.mask_loss_activation],
+    mask_activation=_MASK_ACTIVATIONS[options.mask_loss_activation],
     **relaxations,
   )
 
@@ -295,7 +294,7 @@ def _remask(config, space):
   options = config.value(f'{_LOSSES}.remask')
   if not options.enable:
     return None
-  semantic_losses = {
+  semantic_terms = {
     'softmax_cross_entropy': terms.semantic_cross_entropy,
     'sigmoid_cross_entropy': functools.partial(
       terms.semantic_binary_cross_entropy, class_order=space.class_order
@@ -308,11 +307,11 @@ def _remask(config, space):
     stop_gradient=options.stop_gradient,
     semantic_activation=_ACTIVATIONS[options.semantic_activation],
     class_activation=_ACTIVATIONS[options.class_activation],
-    semantic_loss=semantic_losses[semantic.name or loss_checks.SEMANTIC_LOSSES[0]],
-    semantic_weight=semantic.weight,
-    semantic_top_k=semantic.top_k_percent,
-    semantic_sampling=sampling.Sampling(
-      options.semantic_sample_k, options.semantic_sample_temperature
+    semantic_term=semantic_terms[semantic.name or loss_checks.SEMANTIC_LOSSES[0]],
+    semantic=terms.Weighting(
+      semantic.weight,
+      semantic.top_k_percent,
+      sampling.Sampling(options.semantic_sample_k, options.semantic_sample_temperature),
     ),
   )
 

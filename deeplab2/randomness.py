@@ -1,9 +1,10 @@
 """Random numbers of a step: decided by seed, step and replica, not by what ran before.
 
-The layers and losses that draw numbers call `uniform`. Around a training step, `keyed` says which
-step and replica it is; the n-th call within the step then draws the n-th stream of that key. So a
-run that was interrupted draws what the uninterrupted one would have drawn. The operations have no
-state, which XLA and TPUs prefer. Without `keyed`, numbers come from TensorFlow's global generator.
+The layers and losses that draw numbers call `uniform`, and `use` decides which generator they draw
+from. Around a training step that is `keyed` by step and replica: the n-th call within the step
+draws the n-th stream of that key. So a run that was interrupted draws what the uninterrupted one
+would have drawn. The operations have no state, which XLA and TPUs prefer. Without a generator,
+numbers come from TensorFlow's global one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,26 +13,40 @@ import threading
 
 import tensorflow as tf
 
+Shape = Sequence[int] | tf.Tensor
 # Replicas are traced in threads of their own.
 _current = threading.local()
 
 
+class _Keyed:
+  """Draws a new stream of a key in every call."""
+
+  def __init__(self, key):
+    self._key = key
+    self._calls = 0
+
+  def uniform(self, shape):
+    self._calls += 1
+    stream = tf.random.experimental.stateless_fold_in(self._key, self._calls - 1)
+    return tf.random.stateless_uniform(shape, stream)
+
+
 @contextlib.contextmanager
-def keyed(key: tf.Tensor) -> Iterator[None]:
-  """Lets every `uniform` inside the context depend on `key`, [2] int32 or int64, alone."""
-  outer = getattr(_current, 'state', None)
-  _current.state = [key, 0]
+def use(generator) -> Iterator[None]:
+  """Lets every `uniform` inside the context return `generator.uniform(shape)`."""
+  outer = getattr(_current, 'generator', None)
+  _current.generator = generator
   try:
     yield
   finally:
-    _current.state = outer
+    _current.generator = outer
 
 
-def uniform(shape: Sequence[int] | tf.Tensor) -> tf.Tensor:
+def keyed(key: tf.Tensor) -> contextlib.AbstractContextManager[None]:
+  """Lets every `uniform` inside the context depend on `key`, [2] int32 or int64, alone."""
+  return use(_Keyed(key))
+
+
+def uniform(shape: Shape) -> tf.Tensor:
   """Returns float32 numbers of `shape`, uniform in [0, 1)."""
-  state = getattr(_current, 'state', None)
-  if state is None:
-    return tf.random.uniform(shape)
-  key, number = state
-  state[1] += 1
-  return tf.random.stateless_uniform(shape, tf.random.experimental.stateless_fold_in(key, number))
+  return (getattr(_current, 'generator', None) or tf.random).uniform(shape)

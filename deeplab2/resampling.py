@@ -5,8 +5,6 @@ pixel i * s. Resizing keeps corners on corners (`align_corners`), so grids of di
 nest, and taking every s-th pixel of a label map gives the labels of a stride-s grid.
 """
 
-import math
-
 import tensorflow as tf
 
 
@@ -20,44 +18,6 @@ def resize_bilinear(images, size):
   if tuple(images.shape[1:3]) == tuple(size):
     return tf.cast(images, tf.float32)
   return tf.raw_ops.ResizeBilinear(images=images, size=size, align_corners=True)
-
-
-def map_resized(function, image, size, signature, rows=8):
-  """Applies `function` to a resized image band by band, so that it never exists as a whole.
-
-  Args:
-    function: pixelwise; takes a band [rows, W, C] float32 and returns a structure of tensors
-      [rows, W, ...].
-    image: [h, w, C] float32 of known h and w.
-    size: (H, W) to resize to, bilinear with corners on corners.
-    signature: the structure that `function` returns, with a dtype for each tensor.
-    rows: a band has about this many output rows. Smaller bands stay in the processor's cache.
-
-  Returns:
-    `function(resize_bilinear(image, size))` as a structure of tensors [H, W, ...].
-  """
-  height, width = size
-  # Both grids meet `nests` times between top and bottom, so bands that end there resize alone to
-  # exactly the values of the whole. Uneven ratios nest rarely, and make one large band.
-  nests = math.gcd(image.shape[0] - 1, height - 1)
-  step_in, step_out = (image.shape[0] - 1) // nests, (height - 1) // nests
-  steps = max(1, rows // step_out)
-  num_bands = -(-height // (steps * step_out))
-
-  def band(first):
-    source = tf.minimum(first + tf.range(steps * step_in + 1), image.shape[0] - 1)
-    resized = resize_bilinear(tf.gather(image, source)[tf.newaxis], (steps * step_out + 1, width))
-    return function(resized[0, :-1])
-
-  bands = tf.map_fn(
-    band,
-    tf.range(num_bands) * (steps * step_in),
-    fn_output_signature=signature,
-    parallel_iterations=1 if tf.executing_eagerly() else 2,
-  )
-  return tf.nest.map_structure(
-    lambda t: tf.reshape(t, tf.concat([[-1], tf.shape(t)[2:]], 0))[:height], bands
-  )
 
 
 def resize_nearest(labels, size):

@@ -31,6 +31,7 @@ import tensorflow as tf
 from deeplab2 import assemble
 from deeplab2 import command_line
 from deeplab2 import errors
+from deeplab2 import kernels
 from deeplab2 import structures
 from deeplab2.config import load
 from deeplab2.data import augment
@@ -324,12 +325,19 @@ def main(arguments) -> int:
   parser.add_argument('--config_file', required=True)
   parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
   parser.add_argument('--records', help='input: TFRecord files to read, a pattern.')
+  parser.add_argument(
+    '--kernels',
+    choices=kernels.FORMS,
+    default='auto',
+    help='Form of the kernels (deeplab2/kernels); auto: by the devices.',
+  )
   parser.add_argument('--repeats', type=int, default=10, help='Measured calls after the first.')
 
   def run():
     options = parser.parse_args(arguments)
     config = load.load(options.config_file, options.set)
-    result = PARTS[options.part](config, options)
+    with kernels.use(options.kernels):
+      result = PARTS[options.part](config, options)
     print(
       json.dumps(
         {'part': options.part, 'config': options.config_file, 'set': options.set, **result}

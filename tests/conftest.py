@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab2 import kernels
+
 GOLDENS = pathlib.Path(__file__).parent / 'goldens'
 
 
@@ -16,6 +18,13 @@ def _same_start():
   np.random.seed(0)
   tf.random.set_seed(0)
   logging.set_verbosity(logging.INFO)
+
+
+@pytest.fixture(params=['plain', 'tuned'])
+def each_form(request):
+  """Runs a test once with every form of the kernels."""
+  with kernels.use(request.param):
+    yield request.param
 
 
 @pytest.fixture(scope='session')

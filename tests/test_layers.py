@@ -12,6 +12,7 @@ LAYERS = {
   'errors': 1,
   'structures': 1,
   'resampling': 1,
+  'kernels': 1,
   'command_line': 1,
   'files': 1,
   'locks': 1,

@@ -9,6 +9,7 @@ import tf_keras
 
 from deeplab2 import assemble
 from deeplab2 import errors
+from deeplab2 import randomness
 from deeplab2.checkpoint import restore
 from deeplab2.config import load
 from deeplab2.loss import panoptic_loss
@@ -66,12 +67,13 @@ def test_switched_off_is_the_plain_model_and_loss_bit_for_bit():
   models = [assemble.model(config) for config in (plain, off)]
   _fill(models[1], models[0])
   images, targets = _sample(plain)
-  noise = lambda shape, call: tf.random.stateless_uniform(shape, [call, 1])  # noqa: E731
   results = []
   for config, model in zip((plain, off), models, strict=True):
     assert assemble.training_model(config, model) is model
     with tf.GradientTape() as tape:
-      losses = assemble.loss(config)(model(images, training=True), targets, noise)
+      prediction = model(images, training=True)
+      with randomness.keyed(tf.constant([0, 1])):
+        losses = assemble.loss(config).score(prediction, targets).losses
       total = tf.reduce_sum(losses[panoptic_loss.TOTAL])
     gradients = tape.gradient(total, model.trainable_variables)
     results.append((losses, [None if g is None else tf.convert_to_tensor(g) for g in gradients]))
@@ -110,7 +112,7 @@ def test_heads_learn_at_the_rate_of_the_head_and_get_gradients():
   assert ours <= {v.ref() for v in rest} and not ours & {v.ref() for v in backbone}
   images, targets = _sample(config)
   with tf.GradientTape() as tape:
-    losses = assemble.loss(config)(training(images, training=True), targets)
+    losses = assemble.loss(config).score(training(images, training=True), targets).losses
     total = tf.reduce_sum(losses[panoptic_loss.TOTAL])
   for variable, gradient in zip(
     training.remask_semantic_heads.trainable_variables,
@@ -125,9 +127,10 @@ def test_evaluations_report_the_plain_loss():
   images, targets = _sample(config)
   model = assemble.model(config)
   prediction = model(images, training=False)
-  noise = lambda shape, call: tf.zeros(shape)  # noqa: E731
-  relaxed = assemble.evaluation_loss(config).score(prediction, targets, noise)
-  plain = assemble.loss(_config()).score(prediction, targets, noise)
+  with randomness.keyed(tf.constant([0, 1])):
+    relaxed = assemble.evaluation_loss(config).score(prediction, targets)
+  with randomness.keyed(tf.constant([0, 1])):
+    plain = assemble.loss(_config()).score(prediction, targets)
   assert list(relaxed.losses) == list(plain.losses)
   for name, value in plain.losses.items():
     np.testing.assert_array_equal(relaxed.losses[name], value, err_msg=name)

@@ -3,7 +3,9 @@
 Shortest augmenting paths (Jonker & Volgenant 1987; Crouse 2016, "On implementing 2D rectangular
 assignment algorithms"): rows are added one after the other, each by one run of Dijkstra's algorithm
 over the columns with reduced costs. All examples of the batch advance together; every step is a few
-operations on [B, columns]. Only rows that take part cost time.
+operations on [B, columns]. Only rows that take part cost time. There is no other form for GPUs and
+TPUs, where loops of small operations are slow: every step needs the one before, and what only
+comes near the least cost would be another loss.
 """
 
 from typing import NamedTuple

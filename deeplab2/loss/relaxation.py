@@ -12,7 +12,6 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from deeplab2.loss import ground_truth
-from deeplab2.loss import sampling
 from deeplab2.loss import terms
 
 # Turns logits into numbers in [0, 1]: tf.sigmoid, or tf.nn.softmax over the last axis.
@@ -29,10 +28,8 @@ class ReMask(NamedTuple):
   semantic_activation: Activation = tf.sigmoid
   class_activation: Activation = tf.sigmoid
   # What trains the semantic heads of the layers; arguments as of terms.semantic_cross_entropy.
-  semantic_loss: Callable[..., tf.Tensor] = terms.semantic_cross_entropy
-  semantic_weight: float = 1.0
-  semantic_top_k: float = 1.0  # Fraction of the hardest pixels that count.
-  semantic_sampling: sampling.Sampling = sampling.ALL_PIXELS
+  semantic_term: Callable[..., tf.Tensor] = terms.semantic_cross_entropy
+  semantic: terms.Weighting = terms.Weighting()
 
 
 class ReClass(NamedTuple):

@@ -1,6 +1,5 @@
 """Draws pixels for losses that cannot afford all of them."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -10,9 +9,6 @@ from deeplab2.loss.ground_truth import GroundTruth
 
 # Keeps pixels without a mask out as long as there are others.
 _NEVER = -99999.0
-
-# (shape, number of the call within one evaluation of the loss) -> Gumbel noise of that shape.
-Noise = Callable[[tuple, int], tf.Tensor]
 
 
 class Sampling(NamedTuple):
@@ -27,12 +23,6 @@ class Sampling(NamedTuple):
 ALL_PIXELS = Sampling()
 
 
-def gumbel(shape, call: int) -> tf.Tensor:
-  """Returns Gumbel noise, -log(-log(u)) of uniform u (see randomness.py)."""
-  del call
-  return -tf.math.log(-tf.math.log(randomness.uniform(shape)))
-
-
 def logits(gt: GroundTruth, temperature: float) -> tf.Tensor:
   """Returns float32 [B, P]: log of each pixel's relative probability to be drawn first."""
   num_pixels = tf.cast(tf.shape(gt.row_bp)[1], tf.float32)
@@ -42,19 +32,16 @@ def logits(gt: GroundTruth, temperature: float) -> tf.Tensor:
   return tf.where(gt.has_mask_bp, by_area_bp, outside_bp)
 
 
-def draw(gt: GroundTruth, sampling: Sampling, noise: Noise, call: int) -> tf.Tensor:
-  """Draws pixels of each image without replacement (Gumbel top-k).
+def draw(gt: GroundTruth, sampling: Sampling) -> tf.Tensor:
+  """Draws pixels of each image without replacement (Gumbel top-k), by randomness.py.
 
   Args:
     gt: the true masks.
-    sampling: how many, and how; not more than there are.
-    noise: Gumbel noise.
-    call: number of this call within one evaluation of the loss.
+    sampling: how many, and how; all pixels if there are fewer.
 
   Returns:
     int32 [B, count] indices of pixels.
   """
   scores_bp = logits(gt, sampling.temperature)
-  shape = tf.shape(scores_bp)
-  scores_bp += noise(shape, call)
-  return tf.math.top_k(scores_bp, min(sampling.count, scores_bp.shape[1])).indices
+  gumbel_bp = -tf.math.log(-tf.math.log(randomness.uniform(tf.shape(scores_bp))))
+  return tf.math.top_k(scores_bp + gumbel_bp, min(sampling.count, scores_bp.shape[1])).indices

@@ -5,12 +5,23 @@ slot s is the mask of the row that it is matched with.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
+
+from deeplab2.loss import sampling as sampling_lib
 
 # Weight of matched slots in the class term; void slots get the rest (Wang et al. 2021, sec. 3.2).
 POSITIVE_FRACTION = 0.75
 _SMOOTH = 1.0
+
+
+class Weighting(NamedTuple):
+  """How a term counts in the loss. Terms that do not look at pixels ignore the last two."""
+
+  weight: float = 1.0  # 0 reports zeros and computes nothing.
+  top_k: float = 1.0  # Fraction of the hardest pixels that count.
+  sampling: sampling_lib.Sampling = sampling_lib.ALL_PIXELS  # Pixels that are looked at.
 
 
 def mean_of_nonzero(values_bn: tf.Tensor) -> tf.Tensor:

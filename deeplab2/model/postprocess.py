@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from deeplab2 import resampling
 from deeplab2 import structures
+from deeplab2.kernels import bands
 
 # A mask pattern is stored as integers in float32 columns, which are exact up to 2**24.
 _BITS = 24
@@ -202,18 +202,14 @@ class MaskwisePostprocess(_Postprocess):
     )
 
     def pixels(band_rwn):
-      winner = tf.math.top_k(band_rwn, 1).indices  # Faster than argmax on CPU.
+      winner = tf.argmax(band_rwn, axis=-1, output_type=tf.int32)
       probability = tf.nn.softmax(band_rwn)
       masks = tf.cast(probability > self._pixel_confidence, tf.float32)
       columns = tf.matmul(tf.reshape(masks, [-1, num_slots]), weights_nc)
       columns = tf.reshape(columns, [*band_rwn.shape[:2], -1])
-      return (
-        winner[..., 0],
-        tf.gather(probability, winner, batch_dims=2)[..., 0],
-        tf.cast(columns, tf.int32),
-      )
+      return winner, tf.gather(probability, winner, batch_dims=2), tf.cast(columns, tf.int32)
 
-    return resampling.map_resized(
+    return bands.map_resized(
       pixels, logits_hwn, self._output_size, (tf.int32, tf.float32, tf.int32)
     )
 
@@ -248,14 +244,15 @@ class PixelwisePostprocess(_Postprocess):
     kept = classes.confidence >= self._class_confidence
 
     def pixels(band_rwn):
-      top_of_all, winner = tf.math.top_k(band_rwn, 1)
+      winner = tf.argmax(band_rwn, axis=-1, output_type=tf.int32)
       kept_logits = tf.where(kept, band_rwn, -99999.0)
-      top_of_kept, kept_winner = tf.math.top_k(kept_logits, 1)
+      kept_winner = tf.argmax(kept_logits, axis=-1, output_type=tf.int32)
       probability = tf.gather(tf.nn.softmax(kept_logits), kept_winner, batch_dims=2)
-      confident = (probability > self._pixel_confidence) & (top_of_all == top_of_kept)
-      return winner[..., 0], kept_winner[..., 0], probability[..., 0], confident[..., 0]
+      is_top = tf.reduce_max(band_rwn, axis=-1) == tf.reduce_max(kept_logits, axis=-1)
+      confident = (probability > self._pixel_confidence) & is_top
+      return winner, kept_winner, probability, confident
 
-    winner, slot, probability, confident = resampling.map_resized(
+    winner, slot, probability, confident = bands.map_resized(
       pixels, logits_hwn, self._output_size, (tf.int32, tf.int32, tf.float32, tf.bool)
     )
     detected = tf.reduce_any(kept)
@@ -280,17 +277,12 @@ def _classes(class_logits_nk):
 
 def _mask_confidence(logits_hwn, pixel_confidence):
   """Returns the mean probability [N] of each mask over its own pixels of the grid, 0 if empty."""
-
-  def row(logits_wn):
-    probability = tf.nn.softmax(logits_wn)
-    inside = probability > pixel_confidence
-    return (
-      tf.reduce_sum(tf.where(inside, probability, 0.0), 0),
-      tf.reduce_sum(tf.cast(inside, tf.float32), 0),
-    )
-
-  totals, counts = tf.map_fn(row, logits_hwn, fn_output_signature=(tf.float32, tf.float32))
-  return tf.math.divide_no_nan(tf.reduce_sum(totals, 0), tf.reduce_sum(counts, 0))
+  probability = tf.nn.softmax(logits_hwn)
+  inside = probability > pixel_confidence
+  # Row by row first: one sum over all pixels would lose more to rounding.
+  totals_hn = tf.reduce_sum(tf.where(inside, probability, 0.0), 1)
+  counts_hn = tf.reduce_sum(tf.cast(inside, tf.float32), 1)
+  return tf.math.divide_no_nan(tf.reduce_sum(totals_hn, 0), tf.reduce_sum(counts_hn, 0))
 
 
 def _distinct(columns_pc):

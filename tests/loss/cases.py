@@ -25,10 +25,24 @@ class Inputs(NamedTuple):
     """The structure that the model would return."""
     return structures.Prediction(self.outputs[0], self.outputs[1:], self.semantic_logits)
 
-  def noise(self, shape, call):
-    """The stored Gumbel noise of each draw."""
+  def draws(self):
+    """Returns a generator of DeepLab2's numbers: final output, auxiliary ones, semantic loss."""
+    return _Draws(self.case)
+
+
+class _Draws:
+  """The uniform numbers whose Gumbel noise is stored for each draw of a case."""
+
+  def __init__(self, case):
+    self._case = case
+    self._calls = 0
+
+  def uniform(self, shape):
+    """Returns the numbers of the next draw."""
     del shape
-    return tf.constant(losses_inputs.gumbel(self.case, call))
+    gumbel = losses_inputs.gumbel(self._case, self._calls).astype(np.float64)
+    self._calls += 1
+    return tf.constant(np.exp(-np.exp(-gumbel)), tf.float32)
 
 
 def inputs(name):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from deeplab2.loss import diagnostics
 from deeplab2.loss import ground_truth
-from deeplab2.loss import mask_terms
+from deeplab2.loss import mask_activation
 from deeplab2.loss import matching
 
 ORDER = (2, 1)
@@ -37,7 +37,7 @@ NOTHING = MATCHED._replace(
 
 def test_false_positives_and_negatives():
   logits = tf.constant([[[2.0, 9, -1], [-1, 9, 0.5], [0.5, 9, 3], [9, 9, 9]]])
-  found = diagnostics.mask_errors(MATCHED, *mask_terms.SIGMOID.log_masks(logits))
+  found = diagnostics.mask_errors(MATCHED, *mask_activation.SIGMOID.log_masks(logits))
   softplus = lambda x: math.log1p(math.exp(x))  # noqa: E731
   # Slot 0 is wrong on pixel 2, slot 2 on pixels 0 and 1; 3 pixels with masks, 2 matched slots.
   positive = (softplus(0.5) + softplus(-1) + softplus(0.5)) / 6
@@ -48,7 +48,7 @@ def test_false_positives_and_negatives():
 
 
 def test_softmax_masks_that_are_sure_and_wrong_stay_finite():
-  log_mask, log_rest = mask_terms.SOFTMAX.log_masks(tf.constant([[[1e4, 0.0], [0.0, 0.0]]]))
+  log_mask, log_rest = mask_activation.SOFTMAX.log_masks(tf.constant([[[1e4, 0.0], [0.0, 0.0]]]))
   np.testing.assert_allclose(log_mask, [[[0, -1e4], [-math.log(2)] * 2]], rtol=1e-6)
   assert -17 < log_rest[0, 0, 0] < -15
   np.testing.assert_allclose(log_rest[0, :, 1], [0.0, -math.log(2)], atol=1e-6)

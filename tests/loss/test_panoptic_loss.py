@@ -11,28 +11,31 @@ from scipy import optimize
 from scipy import special
 import tensorflow as tf
 
+from deeplab2 import randomness
 from deeplab2.loss import panoptic_loss
 from deeplab2.loss import sampling
+from deeplab2.loss import terms
 from tests.loss import cases
 
-_TERM = panoptic_loss.Term
 _CROWD_IMAGE = 3
 # Pixels of the 9x9 grid where image 3 shows crowd.
 _CROWD = np.s_[_CROWD_IMAGE, 0:2, 5:9]
 
 
-def make_loss(inputs, semantic_top_k=1.0, **kwargs):
+def make_loss(inputs, **kwargs):
   """The objective with the weights of the published configs."""
-  return panoptic_loss.PanopticLoss(
-    inputs.space,
-    panoptic_loss.Terms(_TERM(3.0), _TERM(0.3), _TERM(1.0), _TERM(1.0, semantic_top_k)),
-    **kwargs,
-  )
+  weightings = {
+    'pq_style': terms.Weighting(3.0),
+    'mask_id_cross_entropy': terms.Weighting(0.3),
+    'instance_discrimination': terms.Weighting(1.0),
+    'semantic': terms.Weighting(1.0),
+  }
+  return panoptic_loss.PanopticLoss(inputs.space, **weightings | kwargs)
 
 
 SAMPLED = {
-  'instance_sampling': sampling.Sampling(24, 1.5),
-  'semantic_sampling': sampling.Sampling(24, 2.0),
+  'instance_discrimination': terms.Weighting(1.0, sampling=sampling.Sampling(24, 1.5)),
+  'semantic': terms.Weighting(1.0, sampling=sampling.Sampling(24, 2.0)),
 }
 
 
@@ -42,8 +45,8 @@ def losses_and_gradients(inputs, loss, jit=False):
 
   @tf.function(jit_compile=jit)
   def run():
-    with tf.GradientTape() as tape:
-      losses = loss(inputs.prediction, inputs.targets, inputs.noise)
+    with tf.GradientTape() as tape, randomness.use(inputs.draws()):
+      losses = loss.score(inputs.prediction, inputs.targets).losses
       total = tf.reduce_mean(losses[panoptic_loss.TOTAL])
     return losses, tape.gradient(total, variables)
 
@@ -90,6 +93,7 @@ def test_crowd_pixels_give_masks_no_gradient():
     assert np.abs(mask.numpy()[_CROWD_IMAGE]).max() > 0.0
 
 
+@pytest.mark.usefixtures('each_form')
 @pytest.mark.parametrize('name', cases.CASES)
 def test_losses_of_sampled_pixels(name, golden):
   inputs, stored = cases.inputs(name), golden(f'losses_case_{name}')
@@ -111,7 +115,9 @@ def test_losses_of_sampled_pixels(name, golden):
 @pytest.mark.parametrize('name', ['wide', 'tall'])
 def test_semantic_loss_of_the_hardest_pixels(name, golden):
   inputs, stored = cases.inputs(name), golden(f'losses_case_{name}')
-  losses, gradients = losses_and_gradients(inputs, make_loss(inputs, semantic_top_k=0.2))
+  losses, gradients = losses_and_gradients(
+    inputs, make_loss(inputs, semantic=terms.Weighting(top_k=0.2))
+  )
   np.testing.assert_allclose(
     losses[panoptic_loss.SEMANTIC], stored['c_loss_semantic_loss'], rtol=1e-5, atol=1e-6
   )
@@ -192,32 +198,37 @@ def test_a_prediction_that_is_not_finite_shows_in_its_losses_only():
     final=inputs.outputs[0]._replace(mask_logits=tf.constant(broken))
   )
   loss = make_loss(inputs)
-  whole = loss(inputs.prediction, inputs.targets)[panoptic_loss.TOTAL].numpy()
-  total = loss(prediction, inputs.targets)[panoptic_loss.TOTAL].numpy()
+  whole, total = (
+    loss.score(each, inputs.targets).losses[panoptic_loss.TOTAL].numpy()
+    for each in (inputs.prediction, prediction)
+  )
   assert np.isnan(total[0])
   np.testing.assert_array_equal(total[1:], whole[1:])
 
 
 def test_names_are_those_of_deeplab2_in_their_order(golden):
   inputs = cases.inputs('wide')
-  names = make_loss(inputs).names(6)
+  prediction = inputs.prediction
+  names = list(make_loss(inputs).score(prediction, inputs.targets).losses)
   assert names[0] == panoptic_loss.TOTAL
   assert names[1:] == list(golden('losses_case_wide')['loss_names_in_order'])
-  assert len(make_loss(inputs).names(0)) == 6
+  final_alone = prediction._replace(auxiliary=())
+  assert len(make_loss(inputs).score(final_alone, inputs.targets).losses) == 6
 
 
-def test_weight_0_reports_zeros_and_absent_kinds_nothing():
+def test_weight_0_reports_zeros_and_absent_terms_nothing():
   inputs = cases.inputs('tall')
   loss = panoptic_loss.PanopticLoss(
-    inputs.space, panoptic_loss.Terms(pq_style=_TERM(0.0), mask_id=_TERM(0.3))
+    inputs.space, pq_style=terms.Weighting(0.0), mask_id_cross_entropy=terms.Weighting(0.3)
   )
-  losses = loss(inputs.prediction._replace(semantic_logits=None), inputs.targets)
+  losses = loss.score(inputs.prediction._replace(semantic_logits=None), inputs.targets).losses
   assert not losses[panoptic_loss.CLASS].numpy().any()
-  assert list(losses) == loss.names(2)
-  assert not any(
-    panoptic_loss.SEMANTIC in name or panoptic_loss.INSTANCE in name for name in losses
-  )
-  total = sum(losses[name].numpy() for name in loss.names(2)[1:])
+  assert set(losses) == {panoptic_loss.TOTAL} | {
+    prefix + name
+    for prefix in ('', 'aux_0', 'aux_1')
+    for name in (panoptic_loss.CLASS, panoptic_loss.DICE, panoptic_loss.MASK_ID)
+  }
+  total = sum(losses[name].numpy() for name in losses if name != panoptic_loss.TOTAL)
   np.testing.assert_allclose(losses[panoptic_loss.TOTAL], total, rtol=1e-6)
 
 
@@ -230,11 +241,13 @@ def test_16_bit_predictions_are_scored_in_float32():
   halved = cast(inputs.prediction, tf.bfloat16)
   rounded = cast(halved, tf.float32)
   loss = make_loss(inputs)
-  for name, value in loss(halved, inputs.targets).items():
+  wanted = loss.score(rounded, inputs.targets).losses
+  for name, value in loss.score(halved, inputs.targets).losses.items():
     assert value.dtype == tf.float32
-    np.testing.assert_array_equal(value, loss(rounded, inputs.targets)[name], err_msg=name)
+    np.testing.assert_array_equal(value, wanted[name], err_msg=name)
 
 
+@pytest.mark.usefixtures('each_form')
 def test_compiles_under_xla():
   inputs = cases.inputs('tall')
   loss = make_loss(inputs, **SAMPLED)
@@ -251,4 +264,4 @@ def test_compiles_under_xla():
 def test_a_model_without_semantic_branch_is_named():
   inputs = cases.inputs('tall')
   with pytest.raises(ValueError, match='semantic branch'):
-    make_loss(inputs)(inputs.prediction._replace(semantic_logits=None), inputs.targets)
+    make_loss(inputs).score(inputs.prediction._replace(semantic_logits=None), inputs.targets)

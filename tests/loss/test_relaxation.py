@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab2.loss import mask_terms
+from deeplab2.loss import mask_activation
 from deeplab2.loss import panoptic_loss
 from deeplab2.loss import relaxation
+from deeplab2.loss import sampling
 from deeplab2.loss import terms
 from tests.loss import cases
 
@@ -34,17 +35,17 @@ class Layer:
     self.order = self.inputs.space.class_order
     output = self.inputs.outputs[1]
     self.mask = panoptic_loss.flat(output.mask_logits)
-    self.class_ = panoptic_loss.float32(output.class_logits)
+    self.class_ = tf.cast(output.class_logits, tf.float32)
     self.semantic = panoptic_loss.flat(tf.constant(stored['in_relaxed_semantic_logits']))
-    loss = panoptic_loss.PanopticLoss(self.inputs.space, panoptic_loss.Terms())
+    loss = panoptic_loss.PanopticLoss(self.inputs.space)
     self.gt, self.matched = loss.match(self.inputs.outputs[0], self.inputs.targets)
 
   def gate(self, settings):
     return relaxation.gate(self.semantic, self.class_, self.order, settings)
 
-  def scores(self, mask_logits, masks=mask_terms.SOFTMAX):
+  def scores(self, mask_logits, masks=mask_activation.SOFTMAX):
     """Returns (dice term, mask-id term)."""
-    return masks.score(self.matched, mask_logits, 1.0)
+    return masks.dice_and_mask_id(self.matched, mask_logits, 1.0)
 
   def assert_array(self, actual, name, tolerance=1e-5):
     """Compares gates, overlaps and targets as remax.md section 10 asks."""
@@ -307,14 +308,14 @@ def test_sigmoid_masks(layer, kind):
   mask = layer.mask
   if kind != 'plain':
     mask = relaxation.relax(mask, layer.gate(SOFTMAX), True)
-  dice, mask_id = layer.scores(mask, mask_terms.SIGMOID)
+  dice, mask_id = layer.scores(mask, mask_activation.SIGMOID)
   layer.assert_loss(dice, f'sigmoid_mask_{kind}_dice_term')
   layer.assert_loss(mask_id, f'sigmoid_mask_{kind}_bce')
 
 
 def test_sigmoid_masks_have_no_hardest_pixels(layer):
   with pytest.raises(ValueError, match='top_k is 0.5'):
-    mask_terms.SIGMOID.score(layer.matched, layer.mask, 0.5)
+    mask_activation.SIGMOID.dice_and_mask_id(layer.matched, layer.mask, 0.5)
 
 
 def test_loss_of_a_false_positive_under_gates(golden):
@@ -325,7 +326,7 @@ def test_loss_of_a_false_positive_under_gates(golden):
     with tf.GradientTape() as tape:
       tape.watch(mask)
       relaxed = relaxation.relax(mask, tf.constant(gate, tf.float32), True)
-      loss = -mask_terms.SIGMOID.log_masks(relaxed)[1]
+      loss = -mask_activation.SIGMOID.log_masks(relaxed)[1]
     np.testing.assert_allclose(loss, stored['curve_fp_loss'][row], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
       tape.gradient(loss, mask), stored['curve_fp_grad'][row], rtol=1e-5, atol=1e-6
@@ -362,17 +363,22 @@ def _score(inputs, **settings):
     for index, output in enumerate(inputs.outputs[1:])
   ]
   prediction = inputs.prediction._replace(auxiliary=tuple(auxiliary))
-  one = panoptic_loss.Term()
+  one = terms.Weighting()
   loss = panoptic_loss.PanopticLoss(
-    inputs.space, panoptic_loss.Terms(one, one, one, one), **settings
+    inputs.space,
+    pq_style=one,
+    mask_id_cross_entropy=one,
+    instance_discrimination=one,
+    semantic=one,
+    **settings,
   )
   watched = [tuple(output[:3]) for output in prediction.auxiliary]
   semantic = [output.semantic_logits for output in prediction.auxiliary[:2]]
   with tf.GradientTape() as tape:
     tape.watch((watched, semantic))
-    scored = loss.score(prediction, inputs.targets, inputs.noise)
+    scored = loss.score(prediction, inputs.targets)
     total = tf.reduce_sum(scored.losses[panoptic_loss.TOTAL])
-  return scored, tape.gradient(total, (watched, semantic)), loss
+  return scored, tape.gradient(total, (watched, semantic))
 
 
 REMASK = SIGMOID._replace(num_layers=2)
@@ -380,8 +386,8 @@ REMASK = SIGMOID._replace(num_layers=2)
 
 def test_remask_changes_the_mask_terms_of_relaxed_layers_alone():
   inputs = cases.inputs('wide')
-  plain, (plain_gradients, _), _ = _score(inputs)
-  relaxed, (gradients, _), _ = _score(inputs, remask=REMASK)
+  plain, (plain_gradients, _) = _score(inputs)
+  relaxed, (gradients, _) = _score(inputs, remask=REMASK)
   changed = {
     name for name, value in plain.losses.items() if not np.array_equal(value, relaxed.losses[name])
   }
@@ -400,20 +406,20 @@ def test_remask_changes_the_mask_terms_of_relaxed_layers_alone():
 
 def test_no_panoptic_loss_trains_the_semantic_heads():
   inputs = cases.inputs('wide')
-  _, (_, trained), _ = _score(inputs, remask=REMASK)
+  _, (_, trained) = _score(inputs, remask=REMASK)
   assert all(np.abs(gradient).max() > 0 for gradient in trained)
-  _, (_, untrained), _ = _score(inputs, remask=REMASK._replace(semantic_weight=0.0))
+  _, (_, untrained) = _score(inputs, remask=REMASK._replace(semantic=terms.Weighting(0.0)))
   assert untrained == [None, None]
-  _, (_, through), _ = _score(
-    inputs, remask=REMASK._replace(semantic_weight=0.0, stop_gradient=False)
+  _, (_, through) = _score(
+    inputs, remask=REMASK._replace(semantic=terms.Weighting(0.0), stop_gradient=False)
   )
   assert all(np.abs(gradient).max() > 0 for gradient in through)
 
 
 def test_reclass_changes_class_terms_alone():
   inputs = cases.inputs('wide')
-  plain, (plain_gradients, _), _ = _score(inputs)
-  soft, (gradients, _), _ = _score(inputs, reclass=relaxation.ReClass())
+  plain, (plain_gradients, _) = _score(inputs)
+  soft, (gradients, _) = _score(inputs, reclass=relaxation.ReClass())
   changed = {
     name for name, value in plain.losses.items() if not np.array_equal(value, soft.losses[name])
   }
@@ -422,15 +428,14 @@ def test_reclass_changes_class_terms_alone():
   }
   for ours, plains in zip(gradients, plain_gradients, strict=True):
     assert [np.array_equal(*pair) for pair in zip(ours, plains, strict=True)] == [True, False, True]
-  nothing, _, _ = _score(inputs, reclass=relaxation.ReClass(eta=0.0))
+  nothing, _ = _score(inputs, reclass=relaxation.ReClass(eta=0.0))
   for name, value in plain.losses.items():
     np.testing.assert_array_equal(nothing.losses[name], value, err_msg=name)
 
 
 def test_names_have_the_semantic_losses_of_relaxed_layers_last():
-  scored, _, loss = _score(cases.inputs('wide'), remask=REMASK)
-  assert list(scored.losses) == loss.names(6)
-  assert loss.names(6)[-2:] == ['aux_0semantic_loss', 'aux_1semantic_loss']
+  scored, _ = _score(cases.inputs('wide'), remask=REMASK)
+  assert list(scored.losses)[-3:] == ['semantic_loss', 'aux_0semantic_loss', 'aux_1semantic_loss']
 
 
 def test_semantic_loss_with_sigmoids_by_hand():
@@ -444,9 +449,9 @@ def test_semantic_loss_with_sigmoids_by_hand():
 
 def test_drawing_more_pixels_than_there_are_draws_all():
   inputs = cases.inputs('wide')
-  every, _, _ = _score(inputs, remask=REMASK)
-  drawn, _, _ = _score(
-    inputs, remask=REMASK._replace(semantic_sampling=panoptic_loss.sampling.Sampling(10**6, 2.0))
+  every, _ = _score(inputs, remask=REMASK)
+  drawn, _ = _score(
+    inputs, remask=REMASK._replace(semantic=terms.Weighting(sampling=sampling.Sampling(10**6, 2.0)))
   )
   for layer in (0, 1):
     name = f'aux_{layer}{panoptic_loss.SEMANTIC}'
@@ -467,7 +472,7 @@ def test_layers_that_cannot_be_relaxed(settings, message):
 
 def test_diagnostics_of_every_output_that_is_watched():
   inputs = cases.inputs('wide')
-  scored, _, _ = _score(inputs, remask=REMASK, reclass=relaxation.ReClass())
+  scored, _ = _score(inputs, remask=REMASK, reclass=relaxation.ReClass())
   once = {'matched_dice', 'unmatched_segments', 'images_beyond_slots'}
   final = {
     'mask_fp',

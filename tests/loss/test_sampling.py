@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab2 import randomness
 from deeplab2.loss import contrast
 from deeplab2.loss import ground_truth
 from deeplab2.loss import sampling
@@ -31,7 +32,7 @@ def test_inclusion_frequencies(temperature, golden):
   @tf.function
   def count():
     def draw(total, _):
-      index = sampling.draw(gt, sampling.Sampling(24, temperature), sampling.gumbel, 0)
+      index = sampling.draw(gt, sampling.Sampling(24, temperature))
       return total + tf.reduce_sum(tf.one_hot(index, 81), axis=1)
 
     return tf.scan(draw, tf.range(_DRAWS), tf.zeros([4, 81]))[-1]
@@ -50,9 +51,10 @@ def test_drawn_pixels(name, golden):
   logits = sampling.logits(gt, 1.5).numpy()
   # Image 2 has no mask to prefer, and DeepLab2 draws the crowd of image 3 first.
   np.testing.assert_allclose(logits[:3], stored['b_sample_logits_0'][:3], rtol=1e-5, atol=0.02)
-  for call in range(inputs.case.num_aux + 1):
-    index = sampling.draw(gt, sampling.Sampling(24, 1.5), inputs.noise, call)
-    np.testing.assert_array_equal(index[:2], stored[f'b_sample_indices_{call}'][:2])
+  with randomness.use(inputs.draws()):
+    for call in range(inputs.case.num_aux + 1):
+      index = sampling.draw(gt, sampling.Sampling(24, 1.5))
+      np.testing.assert_array_equal(index[:2], stored[f'b_sample_indices_{call}'][:2])
 
 
 @pytest.mark.parametrize('temperature', [0.6, 1.5])
@@ -65,7 +67,7 @@ def test_mean_instance_loss_over_draws(temperature, golden):
   @tf.function
   def losses():
     def one(_):
-      index = sampling.draw(gt, sampling.Sampling(24, temperature), sampling.gumbel, 0)
+      index = sampling.draw(gt, sampling.Sampling(24, temperature))
       return contrast.sampled_pixels(gt, feature, index)
 
     return tf.map_fn(one, tf.range(draws), fn_output_signature=tf.float32)
@@ -81,5 +83,5 @@ def test_mean_instance_loss_over_draws(temperature, golden):
 def test_no_more_pixels_than_there_are():
   inputs = cases.inputs('wide')
   gt = ground_truth.prepare(inputs.targets, (9, 9), inputs.space)
-  index = sampling.draw(gt, sampling.Sampling(1000, 1.0), sampling.gumbel, 0).numpy()
+  index = sampling.draw(gt, sampling.Sampling(1000, 1.0)).numpy()
   np.testing.assert_array_equal(np.sort(index, axis=1), np.tile(np.arange(81), (4, 1)))

@@ -37,6 +37,7 @@ def test_predictor_golden(golden, mode):
   np.testing.assert_allclose(tf.norm(prediction.pixel_feature, axis=-1), 1.0, atol=1e-5)
 
 
+@pytest.mark.usefixtures('each_form')
 @pytest.mark.parametrize('mode', ['infer', 'train'])
 def test_semantic_branch_golden(golden, mode):
   layers, training = golden('model_layers'), mode == 'train'

@@ -23,6 +23,7 @@ def _layer():
   return layer, pixel, centers
 
 
+@pytest.mark.usefixtures('each_form')
 @pytest.mark.parametrize('mode', ['infer', 'train'])
 def test_golden(golden, mode):
   layers, training = golden('model_layers'), mode == 'train'

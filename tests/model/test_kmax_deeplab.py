@@ -66,6 +66,7 @@ def test_inference_golden(golden, make, backbone, name):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('each_form')
 def test_training_golden(golden):
   golden, model = golden('model_train_coco_r50'), builders.coco(dropout=0.0)
   variables = builders.fill_by_key(model)

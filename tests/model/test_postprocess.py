@@ -65,6 +65,7 @@ def _space_of(case):
   return _space(9 if ignore == 0 else 8, ignore, case['label_divisor'], case['thing_class_ids'])
 
 
+@pytest.mark.usefixtures('each_form')
 @pytest.mark.parametrize('name', _CASES)
 def test_meets_recorded_maps(recorded, name):
   arrays, cases = recorded
@@ -138,6 +139,7 @@ def _paste_by_hand(logits_hwn, class_logits, space, pixel_confidence, options):
   return panoptic, np.maximum(canvas, 1)
 
 
+@pytest.mark.usefixtures('each_form')
 def test_many_overlapping_masks_are_pasted_as_by_hand():
   rng = np.random.default_rng(1)
   space = _space(9, 0, 256, (1, 2, 3, 4))

@@ -10,8 +10,8 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab2 import resampling
+from deeplab2.kernels import dilated
 from deeplab2.model.layers import activations
-from deeplab2.model.layers import dilated
 from deeplab2.model.layers import norm as norm_lib
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
@@ -121,7 +121,7 @@ class ConvNorm(_LinearNorm):
 
   def _convolve(self, x, kernel):
     if self._dilation > 1:
-      return dilated.conv2d(x, dilated.reachable(kernel, x, self._dilation), self._dilation)
+      return dilated.conv2d(x, kernel, self._dilation)
     x, padding = _pad(x, self._kernel_size, self._stride)
     return tf.nn.conv2d(x, kernel, self._stride, padding)
 

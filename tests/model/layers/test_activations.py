@@ -1,24 +1,10 @@
 """Activations against their formulas; statistics of drop path."""
 
-import math
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from deeplab2.model.layers import activations
-
-
-def test_gelu_and_its_gradient():
-  x = np.linspace(-5, 5, 41)
-  normal = np.array([0.5 * (1 + math.erf(value / math.sqrt(2))) for value in x])
-  density = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
-  variable = tf.constant(x, tf.float32)
-  with tf.GradientTape() as tape:
-    tape.watch(variable)
-    y = activations.gelu(variable)
-  np.testing.assert_allclose(y, x * normal, atol=1e-6)
-  np.testing.assert_allclose(tape.gradient(y, variable), normal + x * density, atol=1e-6)
 
 
 def test_hard_swish():

@@ -21,6 +21,7 @@ def test_stem_golden(golden, name, size, mode):
   assert builders.layer_deviation(result, golden('model_layers'), f'{name}/{mode}') < 1e-4
 
 
+@pytest.mark.usefixtures('each_form')
 @pytest.mark.parametrize('mode', ['infer', 'train'])
 def test_separable_golden(golden, mode):
   layer = conv.SeparableConvNorm(256, 5, norm=builders.NORM, activation=activations.gelu)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab2.model.layers import dilated
+from deeplab2 import kernels
+from deeplab2.kernels import dilated
 
 
 def _brute_force(x, kernel, dilation):
@@ -21,6 +22,7 @@ def _brute_force(x, kernel, dilation):
   return result
 
 
+@pytest.mark.usefixtures('each_form')
 @pytest.mark.parametrize('size, dilation', [((6, 7), 2), ((5, 9), 6), ((4, 4), 18)])
 def test_values_and_gradients(size, dilation):
   generator = np.random.RandomState(0)
@@ -32,8 +34,7 @@ def test_values_and_gradients(size, dilation):
   variables = [tf.constant(value, tf.float32) for value in (x, kernel)]
   with tf.GradientTape() as tape:
     tape.watch(variables)
-    cut = dilated.reachable(variables[1], variables[0], dilation)
-    result = dilated.conv2d(variables[0], cut, dilation)
+    result = dilated.conv2d(*variables, dilation)
   np.testing.assert_allclose(result, expected, atol=1e-5)
 
   # The result is linear in both: gradients are inner products with one-hot inputs.
@@ -52,7 +53,10 @@ def test_values_and_gradients(size, dilation):
     )
 
 
-def test_taps_out_of_reach_are_cut_off():
-  kernel = tf.zeros([3, 3, 1, 1])
-  assert dilated.reachable(kernel, tf.zeros([1, 5, 9, 1]), 6).shape[:2] == (1, 3)
-  assert dilated.reachable(kernel, tf.zeros([1, 7, 7, 1]), 6).shape[:2] == (3, 3)
+@pytest.mark.parametrize('size, taps', [((5, 9), 3), ((7, 7), 9)])
+def test_taps_out_of_reach_are_cut_off_in_the_tuned_form(size, taps):
+  with kernels.use('tuned'):
+    graph = tf.function(lambda x: dilated.conv2d(x, tf.ones([3, 3, 2, 2]), 6))
+    concrete = graph.get_concrete_function(tf.TensorSpec([1, *size, 2]))
+  (convolution,) = [op for op in concrete.graph.get_operations() if op.type == 'Conv2D']
+  assert convolution.inputs[1].shape[:2].num_elements() == taps

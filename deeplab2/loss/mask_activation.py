@@ -12,16 +12,16 @@ from deeplab2.loss import terms
 _RESOLUTION = 6e-8
 
 
-class MaskTerms(NamedTuple):
-  """The terms of the loss that see masks, for one activation."""
+class MaskActivation(NamedTuple):
+  """An activation, and the terms of the loss that see masks."""
 
   # (Matching, mask logits [B, P, N], top_k of the mask-id term) -> dice term [B], mask-id term [B].
-  score: Callable[[matching.Matching, tf.Tensor, float], tuple[tf.Tensor, tf.Tensor]]
+  dice_and_mask_id: Callable[[matching.Matching, tf.Tensor, float], tuple[tf.Tensor, tf.Tensor]]
   # Mask logits [B, P, N] -> log q and log(1 - q) of the predicted masks q, each [B, P, N].
   log_masks: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
-def _score_softmax(matched, mask_logits_bps, top_k):
+def _softmax_terms(matched, mask_logits_bps, top_k):
   gt_mask_bps = matched.one_hot_bps
   log_mask_bps = tf.nn.log_softmax(mask_logits_bps)
   return (
@@ -30,7 +30,7 @@ def _score_softmax(matched, mask_logits_bps, top_k):
   )
 
 
-def _score_sigmoid(matched, mask_logits_bps, top_k):
+def _sigmoid_terms(matched, mask_logits_bps, top_k):
   if top_k != 1.0:
     raise ValueError(f'Sigmoid masks are scored on all pixels; top_k is {top_k}, it must be 1.')
   gt_mask_bps = matched.one_hot_bps
@@ -49,5 +49,5 @@ def _log_sigmoid_masks(mask_logits_bps):
   return -tf.nn.softplus(-mask_logits_bps), -tf.nn.softplus(mask_logits_bps)
 
 
-SOFTMAX = MaskTerms(_score_softmax, _log_softmax_masks)  # kMaX-DeepLab.
-SIGMOID = MaskTerms(_score_sigmoid, _log_sigmoid_masks)  # ReMaX.
+SOFTMAX = MaskActivation(_softmax_terms, _log_softmax_masks)  # kMaX-DeepLab.
+SIGMOID = MaskActivation(_sigmoid_terms, _log_sigmoid_masks)  # ReMaX.
