@@ -7,10 +7,11 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab2 import structures
-from deeplab2.model import heads
+from deeplab2.model import mask_predictor
 from deeplab2.model.layers import activations
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import norm as norm_lib
+from deeplab2.model.layers import shapes
 
 NUM_HEADS = 8
 
@@ -45,11 +46,11 @@ class SlotAttention(tf_keras.layers.Layer):
     similarity = self.norm_similarity(tf.matmul(q, k, transpose_b=True), training=training)
     weights = tf.cast(tf.nn.softmax(tf.cast(similarity, tf.float32)), v.dtype)
     retrieved = tf.transpose(tf.matmul(weights, v), (0, 2, 1, 3))
-    merged = tf.reshape(retrieved, [*norm_lib.sizes(qkv)[:2], self._channels])
+    merged = tf.reshape(retrieved, [*shapes.sizes(qkv)[:2], self._channels])
     return activations.gelu(self.norm_retrieved(merged, training=training))
 
   def _split_heads(self, x):
-    batch, slots, channels = norm_lib.sizes(x)
+    batch, slots, channels = shapes.sizes(x)
     heads_last = tf.reshape(x, [batch, slots, NUM_HEADS, channels // NUM_HEADS])
     return tf.transpose(heads_last, (0, 2, 1, 3))
 
@@ -65,7 +66,7 @@ class KMaXLayer(tf_keras.layers.Layer):
     channels: int,
     feed_forward_channels: int,
     *,
-    predictor: heads.MaskPredictor,
+    predictor: mask_predictor.MaskPredictor,
     norm: norm_lib.NormSettings,
     drop_path_keep_prob: float = 1.0,
     **kwargs,
@@ -119,7 +120,7 @@ class KMaXLayer(tf_keras.layers.Layer):
       centers_bsd: cluster centers.
       training: whether batch statistics and drop path are used.
     """
-    batch, height, width, channels = norm_lib.sizes(pixel_bhwd)
+    batch, height, width, channels = shapes.sizes(pixel_bhwd)
     flat_bpd = tf.reshape(pixel_bhwd, [batch, -1, channels])
     pixel_bpd = self.pixel_in(activations.gelu(flat_bpd), training=training)
     slot_bsd = self.slot_in(centers_bsd, training=training)
@@ -160,7 +161,7 @@ def kmeans_update(mask_logits_bhws: tf.Tensor, values_bpd: tf.Tensor) -> tf.Tens
   Returns:
     [B, N, d] of the dtype of the values.
   """
-  batch, _, _, slots = norm_lib.sizes(mask_logits_bhws)
+  batch, _, _, slots = shapes.sizes(mask_logits_bhws)
   chosen_bp = tf.reshape(tf.argmax(mask_logits_bhws, axis=-1, output_type=tf.int32), [batch, -1])
   assignment_bps = tf.stop_gradient(tf.one_hot(chosen_bp, slots, dtype=values_bpd.dtype))
   return tf.matmul(assignment_bps, values_bpd, transpose_a=True)
@@ -173,7 +174,7 @@ class KMaXDecoder(tf_keras.layers.Layer):
     self,
     num_mask_slots: int,
     *,
-    predictor: Callable[..., heads.MaskPredictor],
+    predictor: Callable[..., mask_predictor.MaskPredictor],
     norm: norm_lib.NormSettings,
     layers_per_stride: Sequence[int] = (2, 2, 2),
     channels: int = 256,
@@ -250,7 +251,7 @@ class KMaXDecoder(tf_keras.layers.Layer):
       (class feature [B, N, channels], mask feature [B, N, channels], one LayerMasks per layer).
     """
     centers = tf.cast(self.cluster_centers, features[0].dtype)
-    centers = tf.tile(centers, [norm_lib.sizes(features[0])[0], 1, 1])
+    centers = tf.tile(centers, [shapes.sizes(features[0])[0], 1, 1])
     masks = []
     for layer, feature in zip(self.layers, self.feature_of_layer, strict=True):
       centers, layer_masks = layer(features[feature], centers, training=training)
