@@ -1,6 +1,7 @@
 """The k-means mask transformer decoder (Yu et al. 2022, "k-means Mask Transformer")."""
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -83,32 +84,25 @@ class KMaXLayer(tf_keras.layers.Layer):
     """
     super().__init__(**kwargs)
     self._keep_prob = drop_path_keep_prob
-    gelu = activations.gelu
-    stddev = channels**-0.5
-    self.slot_in = conv.SequenceNorm(channels, norm=norm, activation=gelu, name='slot_in')
-    self.pixel_in = conv.SequenceNorm(channels, norm=norm, activation=gelu, name='pixel_in')
-    self.slot_qkv = conv.SequenceNorm(
-      2 * channels, norm=norm, kernel_initializer=conv.truncated_normal(stddev), name='slot_qkv'
-    )
-    self.pixel_value = conv.SequenceNorm(
-      channels, norm=norm, kernel_initializer=conv.truncated_normal(stddev), name='pixel_value'
-    )
+    activated = functools.partial(conv.SequenceNorm, norm=norm, activation=activations.gelu)
+    # Gammas of zero: the three residuals start at nothing.
+    residual = functools.partial(conv.SequenceNorm, channels, norm=norm, gamma_initializer='zeros')
+
+    def linear(width, name):
+      initializer = conv.truncated_normal(channels**-0.5)
+      return conv.SequenceNorm(width, norm=norm, kernel_initializer=initializer, name=name)
+
+    self.slot_in = activated(channels, name='slot_in')
+    self.pixel_in = activated(channels, name='pixel_in')
+    self.slot_qkv = linear(2 * channels, name='slot_qkv')
+    self.pixel_value = linear(channels, name='pixel_value')
     self.predictor = predictor
     self.update_norm = norm_lib.BatchNorm(norm, (channels,), name='update_norm')
-    # Gammas of zero: the three residuals start at nothing.
-    self.update_out = conv.SequenceNorm(
-      channels, norm=norm, gamma_initializer='zeros', name='update_out'
-    )
+    self.update_out = residual(name='update_out')
     self.attention = SlotAttention(channels, norm=norm, name='attention')
-    self.attention_out = conv.SequenceNorm(
-      channels, norm=norm, gamma_initializer='zeros', name='attention_out'
-    )
-    self.feed_forward_in = conv.SequenceNorm(
-      feed_forward_channels, norm=norm, activation=gelu, name='feed_forward_in'
-    )
-    self.feed_forward_out = conv.SequenceNorm(
-      channels, norm=norm, gamma_initializer='zeros', name='feed_forward_out'
-    )
+    self.attention_out = residual(name='attention_out')
+    self.feed_forward_in = activated(feed_forward_channels, name='feed_forward_in')
+    self.feed_forward_out = residual(name='feed_forward_out')
 
   def call(
     self, pixel_bhwd: tf.Tensor, centers_bsd: tf.Tensor, training: bool = False
@@ -219,12 +213,9 @@ class KMaXDecoder(tf_keras.layers.Layer):
       )
       for i, _ in enumerate(self.feature_of_layer)
     ]
-    self.class_projection = conv.SequenceNorm(
-      channels, norm=norm, activation=activations.gelu, name='class_projection'
-    )
-    self.mask_projection = conv.SequenceNorm(
-      channels, norm=norm, activation=activations.gelu, name='mask_projection'
-    )
+    settings = {'norm': norm, 'activation': activations.gelu}
+    self.class_projection = conv.SequenceNorm(channels, name='class_projection', **settings)
+    self.mask_projection = conv.SequenceNorm(channels, name='mask_projection', **settings)
 
   @property
   def num_layers(self) -> int:

@@ -1,6 +1,7 @@
 """ConvNeXt (Liu et al. 2022, "A ConvNet for the 2020s") as kMaX-DeepLab's pixel encoder."""
 
 from collections.abc import Sequence
+import functools
 import itertools
 
 import tensorflow as tf
@@ -169,16 +170,11 @@ def _padded(x, stride):
   return tf.pad(x, [[0, 0], sides, sides, [0, 0]])
 
 
-def _maker(name, depths, channels):
-  def make(*, drop_path_keep_prob: float = 1.0) -> ConvNeXt:
-    return ConvNeXt(depths, channels, drop_path_keep_prob=drop_path_keep_prob, name=name)
-
-  return make
-
-
 # Sizes of sec. 3 and table 9: name -> function of drop_path_keep_prob.
 CONVNEXTS = {
-  name: _maker(name, depths, tuple(width * 2**level for level in range(4)))
+  name: functools.partial(
+    ConvNeXt, depths, tuple(width * 2**level for level in range(4)), name=name
+  )
   for name, depths, width in (
     ('convnext_tiny', (3, 3, 9, 3), 96),
     ('convnext_small', (3, 3, 27, 3), 96),

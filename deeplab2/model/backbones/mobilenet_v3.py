@@ -1,6 +1,7 @@
 """MobileNetV3 (Howard et al. 2019), Small and Large, as pixel encoders."""
 
 from collections.abc import Sequence
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -160,14 +161,8 @@ def round_to_eight(channels: float) -> int:
   return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def small(*, norm: norm_lib.NormSettings) -> MobileNetV3:
-  """MobileNetV3-Small at width 1."""
-  return MobileNetV3(SMALL, norm=norm, name='mobilenet_v3_small')
-
-
-def large(*, norm: norm_lib.NormSettings) -> MobileNetV3:
-  """MobileNetV3-Large at width 1."""
-  return MobileNetV3(LARGE, norm=norm, name='mobilenet_v3_large')
-
-
-MOBILENETS = {'mobilenet_v3_large': large, 'mobilenet_v3_small': small}
+# By name, functions of `norm`.
+MOBILENETS = {
+  name: functools.partial(MobileNetV3, rows, name=name)
+  for name, rows in (('mobilenet_v3_large', LARGE), ('mobilenet_v3_small', SMALL))
+}

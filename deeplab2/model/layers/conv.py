@@ -26,11 +26,20 @@ class _LinearNorm(tf_keras.layers.Layer):
     self,
     *,
     norm: norm_lib.NormSettings,
-    activation: Activation,
-    kernel_initializer,
+    activation: Activation = activations.linear,
+    kernel_initializer='he_normal',
     gamma_initializer='ones',
     **kwargs,
   ):
+    """Creates a layer.
+
+    Args:
+      norm: settings of the batch norm.
+      activation: of the normalised result.
+      kernel_initializer: of the kernel.
+      gamma_initializer: of the scale of the batch norm.
+      **kwargs: passed on to the Keras layer.
+    """
     super().__init__(**kwargs)
     self._settings = norm
     self._activation = activation
@@ -105,25 +114,10 @@ class ConvNorm(_LinearNorm):
   """
 
   def __init__(
-    self,
-    filters: int,
-    kernel_size: int,
-    *,
-    norm: norm_lib.NormSettings,
-    stride: int = 1,
-    dilation: int = 1,
-    activation: Activation = activations.linear,
-    kernel_initializer='he_normal',
-    gamma_initializer='ones',
-    **kwargs,
+    self, filters: int, kernel_size: int, *, stride: int = 1, dilation: int = 1, **kwargs
   ):
-    super().__init__(
-      norm=norm,
-      activation=activation,
-      kernel_initializer=kernel_initializer,
-      gamma_initializer=gamma_initializer,
-      **kwargs,
-    )
+    """Creates a convolution with a stride or a dilation; `kwargs` as of all layers here."""
+    super().__init__(**kwargs)
     if stride > 1 and dilation > 1:
       raise ValueError(
         f'A convolution has a stride ({stride}) or a dilation ({dilation}), not both.'
@@ -155,17 +149,13 @@ class DepthwiseConvNorm(_LinearNorm):
     self,
     kernel_size: int,
     *,
-    norm: norm_lib.NormSettings,
     stride: int = 1,
-    activation: Activation = activations.linear,
-    kernel_initializer='glorot_uniform',
     pad: Callable = pad_evenly,
+    kernel_initializer='glorot_uniform',
     **kwargs,
   ):
     """Creates a convolution; `pad` is `pad_evenly`, as of ConvNorm, or `pad_as_tensorflow`."""
-    super().__init__(
-      norm=norm, activation=activation, kernel_initializer=kernel_initializer, **kwargs
-    )
+    super().__init__(kernel_initializer=kernel_initializer, **kwargs)
     self._kernel_size = kernel_size
     self._stride = stride
     self._pad = pad
@@ -196,10 +186,9 @@ class SeparableConvNorm(tf_keras.layers.Layer):
     **kwargs,
   ):
     super().__init__(**kwargs)
-    self.depthwise = DepthwiseConvNorm(
-      kernel_size, norm=norm, activation=activation, name='depthwise'
-    )
-    self.pointwise = ConvNorm(filters, 1, norm=norm, activation=activation, name='pointwise')
+    settings = {'norm': norm, 'activation': activation}
+    self.depthwise = DepthwiseConvNorm(kernel_size, name='depthwise', **settings)
+    self.pointwise = ConvNorm(filters, 1, name='pointwise', **settings)
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     return self.pointwise(self.depthwise(x, training=training), training=training)
@@ -216,23 +205,8 @@ CONVS_5X5 = {
 class SequenceNorm(_LinearNorm):
   """The same linear map at every position of [B, n, C], batch norm, activation."""
 
-  def __init__(
-    self,
-    filters: int,
-    *,
-    norm: norm_lib.NormSettings,
-    activation: Activation = activations.linear,
-    kernel_initializer='he_normal',
-    gamma_initializer='ones',
-    **kwargs,
-  ):
-    super().__init__(
-      norm=norm,
-      activation=activation,
-      kernel_initializer=kernel_initializer,
-      gamma_initializer=gamma_initializer,
-      **kwargs,
-    )
+  def __init__(self, filters: int, **kwargs):
+    super().__init__(**kwargs)
     self._filters = filters
 
   def build(self, input_shape):
