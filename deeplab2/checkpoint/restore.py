@@ -136,12 +136,14 @@ def initialize_model(
   """
   prefix = newest(path)
   reader = reading.Reader(prefix)
+  heads = _semantic_heads(model)
+  stored = any(key.startswith(f'{_HEADS}/') for key in reader.shapes())
+  if heads and not stored:
+    logging.info('%s has no %s, which start from scratch.', prefix, _HEADS)
+  elif stored and not heads:
+    logging.info('%s has %s, which the model has not: skipped.', prefix, _HEADS)
   if _is_native(reader):
-    parts, heads = {'model': model}, _semantic_heads(model)
-    if any(key.startswith(f'{_HEADS}/') for key in reader.shapes()):
-      parts |= heads
-    elif heads:
-      logging.info('%s has no %s, which start from scratch.', prefix, _HEADS)
+    parts = {'model': model, **(heads if stored else {})}
     _restore_parts(reader, parts, fresh_class_heads=fresh_class_heads, for_classes=_TO_INITIALIZE)
   else:
     _restore_released(

@@ -128,6 +128,7 @@ def test_a_run_starts_from_one_with_or_without(saved, stored, wanted, caplog):
     restore.initialize_model(model, path)
   _assert_same(_without_heads(model), _without_heads(source))
   assert ('has no remask_semantic_heads' in caplog.text) == (wanted and not stored)
+  assert ('has remask_semantic_heads, which' in caplog.text) == (stored and not wanted)
   if wanted:
     _assert_same(
       model.semantic_heads.variables, source.semantic_heads.variables if stored else before
@@ -155,13 +156,15 @@ def test_a_run_is_not_resumed_as_one_with_or_without(saved):
     files.refused(lambda c=checkpoints, p=saved[stored][1]: c.restore(p), words)
 
 
-def test_released_checkpoints_have_no_heads(tmp_path):
+def test_released_checkpoints_have_no_heads(tmp_path, caplog):
   model = _model(True, seed=14)
   heads = [v.numpy() for v in model.semantic_heads.variables]
   path = files.write(
     tmp_path / 'released',
     {key + files.SUFFIX: tf.ones_like(v) for key, v in released_keys.of_model(model).items()},
   )
-  restore.initialize_model(model, path)
+  with caplog.at_level(logging.INFO):
+    restore.initialize_model(model, path)
+  assert 'has no remask_semantic_heads' in caplog.text
   assert all((v.numpy() == 1).all() for v in _without_heads(model))
   _assert_same(model.semantic_heads.variables, heads)
