@@ -9,7 +9,6 @@ from typing import Any
 
 from absl import logging
 import tensorflow as tf
-import tf_keras
 
 from deeplab2 import errors
 from deeplab2.config import dataset_pb2
@@ -30,13 +29,17 @@ from deeplab2.loss import panoptic_loss
 from deeplab2.loss import relaxation
 from deeplab2.loss import sampling
 from deeplab2.loss import terms
-from deeplab2.model import heads
 from deeplab2.model import kmax_decoder
 from deeplab2.model import kmax_deeplab
+from deeplab2.model import mask_predictor
 from deeplab2.model import pixel_decoder
 from deeplab2.model import postprocess
-from deeplab2.model import remask
+from deeplab2.model import semantic_branch
+from deeplab2.model import semantic_decoder
+from deeplab2.model import semantic_heads
 from deeplab2.model.backbones import registry
+from deeplab2.model.layers import aspp
+from deeplab2.model.layers import conv
 from deeplab2.model.layers import norm as norm_lib
 
 _TRAIN = 'train_dataset_options'
@@ -90,8 +93,12 @@ def _dataset_name(name):
   return os.path.abspath(name) if name.endswith('.json') and '://' not in name else name
 
 
-def model(config: Config) -> kmax_deeplab.KMaXDeepLab:
+def model(config: Config, training: bool = False) -> kmax_deeplab.KMaXDeepLab:
   """Builds the model, with all variables created and nothing restored.
+
+  Args:
+    config: the configuration.
+    training: whether it will be trained: with ReMask, it has semantic heads then.
 
   Raises:
     UserError: if the backbone is unknown, or the semantic head has another number of classes than
@@ -100,21 +107,24 @@ def model(config: Config) -> kmax_deeplab.KMaXDeepLab:
   check_model(config)
   options = config.options
   info = _model_dataset(config)
-  norm = _norm(config)
+  solver = options.trainer_options.solver_options
+  norm = norm_lib.NormSettings(
+    solver.use_sync_batchnorm, solver.batchnorm_momentum, solver.batchnorm_epsilon
+  )
   kmax = options.model_options.kmax
   head = config.value(f'{_MAX_DEEPLAB}.pixel_space_head')
 
   def predictor(**kwargs):
-    return heads.MaskPredictor(
+    return mask_predictor.MaskPredictor(
       info.label_space.num_real_classes + 1,
       norm=norm,
       channels=head.output_channels,
       head_channels=head.head_channels,
-      head_conv=heads.CONVS[head.head_conv_type],
+      head_conv=conv.CONVS_5X5[head.head_conv_type],
       **kwargs,
     )
 
-  built = kmax_deeplab.KMaXDeepLab(
+  return kmax_deeplab.KMaXDeepLab(
     backbone=registry.create(
       _backbone_name(config), norm=norm, drop_path_keep_prob=config.value(_DROP_PATH)
     ),
@@ -138,38 +148,7 @@ def model(config: Config) -> kmax_deeplab.KMaXDeepLab:
     ),
     predictor=predictor(name='predictor'),
     semantic_branch=_semantic_branch(config, norm),
-  )
-  built.create_variables()
-  return built
-
-
-def training_model(config: Config, built: kmax_deeplab.KMaXDeepLab) -> tf_keras.Model:
-  """Returns what the trainer calls: `built` itself, or with ReMask, `built` and semantic heads."""
-  options = config.value(f'{_LOSSES}.remask')
-  if not options.enable:
-    return built
-  num_classes = dataset_info(config).label_space.num_classes
-  return remask.ReMaskModel(
-    built,
-    remask.SemanticHeads(
-      [
-        remask.SemanticHead(
-          num_classes,
-          norm=_norm(config),
-          channels=options.head_channels,
-          rates=config.value('model_options.decoder.atrous_rates'),
-          name=f'head{layer}',
-        )
-        for layer in range(options.num_relaxed_layers)
-      ]
-    ),
-  )
-
-
-def _norm(config):
-  solver = config.options.trainer_options.solver_options
-  return norm_lib.NormSettings(
-    solver.use_sync_batchnorm, solver.batchnorm_momentum, solver.batchnorm_epsilon
+    semantic_heads=_semantic_heads(config, norm) if training else None,
   )
 
 
@@ -225,30 +204,49 @@ def _semantic_branch(config, norm):
   decoder = None
   if config.value('model_options.kmax.semantic_decoder'):
     decoder = _semantic_decoder(config.value('model_options.decoder'), max_deeplab, norm)
-  return heads.SemanticBranch(
+  return semantic_branch.SemanticBranch(
     head.output_channels,
     norm=norm,
     head_channels=head.head_channels,
     decoder=decoder,
-    head_conv=heads.CONVS[head.head_conv_type],
+    head_conv=conv.CONVS_5X5[head.head_conv_type],
   )
 
 
 def _semantic_decoder(decoder, max_deeplab, norm):
   if decoder.aspp_use_only_1x1_proj_conv:
-    pooling = heads.PointwisePyramid(decoder.aspp_channels, norm=norm)
+    pooling = aspp.PointwisePyramid(decoder.aspp_channels, norm=norm)
   else:
-    pooling = heads.ASPP(decoder.aspp_channels, decoder.atrous_rates, norm=norm)
+    pooling = aspp.ASPP(decoder.aspp_channels, decoder.atrous_rates, norm=norm)
   low_levels = [
-    heads.LowLevel(level.feature_key, level.channels_project)
+    semantic_decoder.LowLevel(level.feature_key, level.channels_project)
     for level in max_deeplab.auxiliary_low_level
   ]
-  return heads.SemanticDecoder(
+  return semantic_decoder.SemanticDecoder(
     pooling,
     low_levels,
     decoder.decoder_channels,
     norm=norm,
-    fusion_conv=heads.CONVS[decoder.decoder_conv_type],
+    fusion_conv=conv.CONVS_5X5[decoder.decoder_conv_type],
+  )
+
+
+def _semantic_heads(config, norm):
+  """Builds ReMask's semantic heads; None without ReMask."""
+  options = config.value(f'{_LOSSES}.remask')
+  if not options.enable:
+    return None
+  return semantic_heads.SemanticHeads(
+    [
+      semantic_heads.SemanticHead(
+        dataset_info(config).label_space.num_classes,
+        norm=norm,
+        channels=options.head_channels,
+        rates=config.value('model_options.decoder.atrous_rates'),
+        name=f'head{layer}',
+      )
+      for layer in range(options.num_relaxed_layers)
+    ]
   )
 
 

@@ -84,11 +84,10 @@ def inference_graph(model, crop: tuple[int, int]) -> tf.Graph:
 
 def of_config(config) -> dict[str, Any]:
   """Returns the size of a configuration's model, as scripts/model_size.py prints it."""
-  model = assemble.model(config)
+  model = assemble.model(config, training=True)
   (height, width), _ = assemble.eval_fit(config)
   graph = inference_graph(model, (height, width))
   read = {variable.ref() for variable in graph.variables}
-  training = assemble.training_model(config, model).trainable_variables
   parts = {
     'backbone': model.backbone,
     'pixel_decoder': model.pixel_decoder,
@@ -100,7 +99,9 @@ def of_config(config) -> dict[str, Any]:
     'crop': [height, width],
     'parameters': parameters(graph.variables),
     'multiply_adds': sum(operations.values()),
-    'training_only_parameters': parameters(v for v in training if v.ref() not in read),
+    'training_only_parameters': parameters(
+      v for v in model.trainable_variables if v.ref() not in read
+    ),
     'by_part': {
       name: {
         'parameters': parameters(v for v in part.variables if v.ref() in read),

@@ -225,7 +225,7 @@ def benchmark_remax(config, options) -> dict:
 
 def synthetic_trainer(config) -> trainer.Trainer:
   """Returns a trainer of the config's model from scratch on a made batch."""
-  model = assemble.training_model(config, assemble.model(config))
+  model = assemble.model(config, training=True)
   sample = synthetic_sample(config, 'train_dataset_options')
   return trainer.Trainer(
     tf.data.Dataset.from_tensors(sample).repeat(),

@@ -292,7 +292,7 @@ def _checkpoints(directory, model):
   return restore.Checkpoints(
     str(directory),
     model=model,
-    training_parts={},
+    optimizers={},
     global_step=tf.Variable(0, dtype=tf.int64, trainable=False),
   )
 

@@ -64,12 +64,12 @@ def _fill(model, reference):
 def test_switched_off_is_the_plain_model_and_loss_bit_for_bit():
   plain = _config()
   off = _config(*_REMAX, f'{_LOSSES}.remask.enable=false', f'{_LOSSES}.reclass.enable=false')
-  models = [assemble.model(config) for config in (plain, off)]
+  models = [assemble.model(config, training=True) for config in (plain, off)]
+  assert models[0].semantic_heads is None and models[1].semantic_heads is None
   _fill(models[1], models[0])
   images, targets = _sample(plain)
   results = []
   for config, model in zip((plain, off), models, strict=True):
-    assert assemble.training_model(config, model) is model
     with tf.GradientTape() as tape:
       prediction = model(images, training=True)
       with randomness.keyed(tf.constant([0, 1])):
@@ -86,37 +86,35 @@ def test_switched_off_is_the_plain_model_and_loss_bit_for_bit():
 
 def test_training_has_heads_of_its_own_and_inference_the_plain_model():
   config = _config(*_REMAX)
-  model = assemble.model(config)
-  assert _keys(model) == _keys(assemble.model(_config()))
-  training = assemble.training_model(config, model)
-  heads = training.remask_semantic_heads
-  assert len(heads.heads) == 2 and heads.trainable_variables
-  assert len(training.variables) == len(model.variables) + len(heads.variables)
-  prediction = training(_sample(config)[0], training=True)
+  model = assemble.model(config, training=True)
+  assert len(model.semantic_heads.heads) == 2 and model.semantic_heads.trainable_variables
+  assert assemble.model(config).semantic_heads is None
+  assert _keys(assemble.model(config)) == _keys(assemble.model(_config()))
+  prediction = model(_sample(config)[0], training=True)
   shape = [*prediction.final.mask_logits.shape[:3], 10]
   assert [
     None if layer.semantic_logits is None else layer.semantic_logits.shape
     for layer in prediction.auxiliary
   ] == [shape, shape, None]
   # Evaluation gets the plain model's prediction.
-  assert training(_sample(config)[0], training=False).auxiliary == ()
+  assert model(_sample(config)[0], training=False).auxiliary == ()
 
 
 def test_heads_learn_at_the_rate_of_the_head_and_get_gradients():
   config = _config(*_REMAX, 'trainer_options.solver_options.backbone_learning_rate_multiplier=0.1')
-  training = assemble.training_model(config, assemble.model(config))
+  training = assemble.model(config, training=True)
   rest, backbone = (
     group.variables for group in experiment.optimizer_groups(config, training).values()
   )
-  ours = {v.ref() for v in training.remask_semantic_heads.trainable_variables}
+  ours = {v.ref() for v in training.semantic_heads.trainable_variables}
   assert ours <= {v.ref() for v in rest} and not ours & {v.ref() for v in backbone}
   images, targets = _sample(config)
   with tf.GradientTape() as tape:
     losses = assemble.loss(config).score(training(images, training=True), targets).losses
     total = tf.reduce_sum(losses[panoptic_loss.TOTAL])
   for variable, gradient in zip(
-    training.remask_semantic_heads.trainable_variables,
-    tape.gradient(total, training.remask_semantic_heads.trainable_variables),
+    training.semantic_heads.trainable_variables,
+    tape.gradient(total, training.semantic_heads.trainable_variables),
     strict=True,
   ):
     assert gradient is not None and np.isfinite(gradient).all(), variable.name
@@ -151,7 +149,7 @@ def test_mixed_precision_is_relaxed_in_float32(policy, masks):
   tf_keras.mixed_precision.set_global_policy(policy)
   try:
     config = _config(*_REMAX, f'{_LOSSES}.mask_loss_activation={masks}')
-    training = assemble.training_model(config, assemble.model(config))
+    training = assemble.model(config, training=True)
     images, targets = _sample(config)
     with tf.GradientTape() as tape:
       prediction = training(images, training=True)
@@ -247,7 +245,7 @@ def test_the_exported_model_is_the_same_with_and_without(runs):
   found = []
   for overrides in ((), _REMAX):
     config = _config(*overrides)
-    model = assemble.model(config)
+    model = assemble.model(config, training=True)
     restore.restore_model(model, str(runs['remax']))
     merge = assemble.post_processing(config)
     graph = tf.function(lambda x, m=model, p=merge: p(*m.infer(x)[:2])).get_concrete_function(

@@ -1,10 +1,12 @@
 """Checkpoints of a run: save, resume, and initialise a model from those of another run.
 
-A native checkpoint holds `model`, `global_step`, and by name what training alone has: optimizers,
-and with ReMask `remask_semantic_heads`. Whatever is restored
-is accounted for both ways: every variable must be in the file, and every tensor of the file must
-have its variable. Nothing is changed before that is known; only a file that turns out to be damaged
-while it is read may leave a part restored.
+A native checkpoint holds `model`, `global_step`, and what training alone has: optimizers by name,
+and `remask_semantic_heads`, the semantic heads of a model that has them, which are no part of
+`model` there: checkpoints with and without load into each other.
+
+Whatever is restored is accounted for both ways: every variable must be in the file, and every
+tensor of the file must have its variable. Nothing is changed before that is known; only a file that
+turns out to be damaged while it is read may leave a part restored.
 """
 
 from collections import deque
@@ -25,12 +27,11 @@ _SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
 _SLOT = '/.OPTIMIZER_SLOT/'
 _MODEL = 'model/'
 _STEP = 'global_step'
+_HEADS = 'remask_semantic_heads'
 # Written by TensorFlow for its own use.
 _OF_TENSORFLOW = re.compile(r'(save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)$')
 # The last semantic layers, and what else has an axis of classes.
-_LAST_SEMANTIC_LAYERS = re.compile(
-  r'(^|/)(semantic_branch/final|remask_semantic_heads/heads/\d+/final)/'
-)
+_LAST_SEMANTIC_LAYERS = re.compile(rf'(^|/)(semantic_branch/final|{_HEADS}/heads/\d+/final)/')
 _CLASS_HEADS = re.compile(r'(^|/)class_head/')
 _SAVE_COUNTER = 'save_counter'
 _ARCHIVES = ('.tar.gz', '.tgz', '.tar', '.zip')
@@ -118,16 +119,14 @@ def initialize_model(
   path: str,
   *,
   fresh_class_heads: bool = False,
-  training_parts: Mapping[str, tf.Module] | None = None,
 ) -> str:
   """Fills `model` from the checkpoint of another run, to train it further; logs a report.
 
   Args:
-    model: with its variables created.
+    model: with its variables created. Semantic heads are filled if the checkpoint has them.
     path: as of `restore_model`; a checkpoint of the backbone alone will also do.
     fresh_class_heads: leave the last semantic layers, and class heads with another number of
       classes, as they were initialised.
-    training_parts: layers by name that are filled as well if the checkpoint has them.
 
   Returns:
     The prefix of the checkpoint that was read.
@@ -137,14 +136,14 @@ def initialize_model(
   """
   prefix = newest(path)
   reader = reading.Reader(prefix)
+  heads = _semantic_heads(model)
+  stored = any(key.startswith(f'{_HEADS}/') for key in reader.shapes())
+  if heads and not stored:
+    logging.info('%s has no %s, which start from scratch.', prefix, _HEADS)
+  elif stored and not heads:
+    logging.info('%s has %s, which the model has not: skipped.', prefix, _HEADS)
   if _is_native(reader):
-    stored = {key.partition('/')[0] for key in reader.shapes()}
-    parts = {'model': model}
-    for name, part in (training_parts or {}).items():
-      if name in stored:
-        parts[name] = part
-      else:
-        logging.info('%s has no %s, which start from scratch.', prefix, name)
+    parts = {'model': model, **(heads if stored else {})}
     _restore_parts(reader, parts, fresh_class_heads=fresh_class_heads, for_classes=_TO_INITIALIZE)
   else:
     _restore_released(
@@ -204,7 +203,7 @@ class Checkpoints:
     *,
     model: tf.Module,
     global_step: tf.Variable,
-    training_parts: Mapping[str, tf.Module] | None = None,
+    optimizers: Mapping[str, tf.Module] | None = None,
     keep: int = 5,
   ):
     """Creates the keeper; reads and writes nothing yet.
@@ -213,14 +212,16 @@ class Checkpoints:
       directory: work directory, need not exist.
       model: with its variables created.
       global_step: number of updates done, restored and saved along.
-      training_parts: name -> optimizer or layer with its state created. None: this run only
-        evaluates, and passes over what checkpoints hold of them.
+      optimizers: by name, with their state created. None: this run only evaluates, and passes
+        over what only training has.
       keep: number of newest checkpoints that are kept.
     """
     self.directory = directory
     self._global_step = global_step
-    self._parts = {'model': model, _STEP: global_step, **(training_parts or {})}
-    self._whole = training_parts is not None
+    self._parts = {'model': model, _STEP: global_step}
+    self._whole = optimizers is not None
+    if optimizers is not None:
+      self._parts |= {**_semantic_heads(model), **optimizers}
     self._keep = keep
     self._saves = 0  # TensorFlow's counter of saves, which its own restore looks for.
     self.last_saved: int | None = None  # The step of the newest checkpoint.
@@ -307,6 +308,12 @@ class Checkpoints:
   def _last_good(self):
     saved = directory_lib.stored(self.directory)
     return f'The last good one is {saved[-1]}.' if saved else 'None has been saved before.'
+
+
+def _semantic_heads(model):
+  """Returns the semantic heads of a model as a part of checkpoints; {} if it has none."""
+  heads = getattr(model, 'semantic_heads', None)
+  return {} if heads is None else {_HEADS: heads}
 
 
 def _is_native(reader):

@@ -1,16 +1,18 @@
 """The k-means mask transformer decoder (Yu et al. 2022, "k-means Mask Transformer")."""
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
 import tf_keras
 
 from deeplab2 import structures
-from deeplab2.model import heads
+from deeplab2.model import mask_predictor
 from deeplab2.model.layers import activations
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import norm as norm_lib
+from deeplab2.model.layers import shapes
 
 NUM_HEADS = 8
 
@@ -45,11 +47,11 @@ class SlotAttention(tf_keras.layers.Layer):
     similarity = self.norm_similarity(tf.matmul(q, k, transpose_b=True), training=training)
     weights = tf.cast(tf.nn.softmax(tf.cast(similarity, tf.float32)), v.dtype)
     retrieved = tf.transpose(tf.matmul(weights, v), (0, 2, 1, 3))
-    merged = tf.reshape(retrieved, [*norm_lib.sizes(qkv)[:2], self._channels])
+    merged = tf.reshape(retrieved, [*shapes.sizes(qkv)[:2], self._channels])
     return activations.gelu(self.norm_retrieved(merged, training=training))
 
   def _split_heads(self, x):
-    batch, slots, channels = norm_lib.sizes(x)
+    batch, slots, channels = shapes.sizes(x)
     heads_last = tf.reshape(x, [batch, slots, NUM_HEADS, channels // NUM_HEADS])
     return tf.transpose(heads_last, (0, 2, 1, 3))
 
@@ -65,7 +67,7 @@ class KMaXLayer(tf_keras.layers.Layer):
     channels: int,
     feed_forward_channels: int,
     *,
-    predictor: heads.MaskPredictor,
+    predictor: mask_predictor.MaskPredictor,
     norm: norm_lib.NormSettings,
     drop_path_keep_prob: float = 1.0,
     **kwargs,
@@ -82,32 +84,25 @@ class KMaXLayer(tf_keras.layers.Layer):
     """
     super().__init__(**kwargs)
     self._keep_prob = drop_path_keep_prob
-    gelu = activations.gelu
-    stddev = channels**-0.5
-    self.slot_in = conv.SequenceNorm(channels, norm=norm, activation=gelu, name='slot_in')
-    self.pixel_in = conv.SequenceNorm(channels, norm=norm, activation=gelu, name='pixel_in')
-    self.slot_qkv = conv.SequenceNorm(
-      2 * channels, norm=norm, kernel_initializer=conv.truncated_normal(stddev), name='slot_qkv'
-    )
-    self.pixel_value = conv.SequenceNorm(
-      channels, norm=norm, kernel_initializer=conv.truncated_normal(stddev), name='pixel_value'
-    )
+    activated = functools.partial(conv.SequenceNorm, norm=norm, activation=activations.gelu)
+    # Gammas of zero: the three residuals start at nothing.
+    residual = functools.partial(conv.SequenceNorm, channels, norm=norm, gamma_initializer='zeros')
+
+    def linear(width, name):
+      initializer = conv.truncated_normal(channels**-0.5)
+      return conv.SequenceNorm(width, norm=norm, kernel_initializer=initializer, name=name)
+
+    self.slot_in = activated(channels, name='slot_in')
+    self.pixel_in = activated(channels, name='pixel_in')
+    self.slot_qkv = linear(2 * channels, name='slot_qkv')
+    self.pixel_value = linear(channels, name='pixel_value')
     self.predictor = predictor
     self.update_norm = norm_lib.BatchNorm(norm, (channels,), name='update_norm')
-    # Gammas of zero: the three residuals start at nothing.
-    self.update_out = conv.SequenceNorm(
-      channels, norm=norm, gamma_initializer='zeros', name='update_out'
-    )
+    self.update_out = residual(name='update_out')
     self.attention = SlotAttention(channels, norm=norm, name='attention')
-    self.attention_out = conv.SequenceNorm(
-      channels, norm=norm, gamma_initializer='zeros', name='attention_out'
-    )
-    self.feed_forward_in = conv.SequenceNorm(
-      feed_forward_channels, norm=norm, activation=gelu, name='feed_forward_in'
-    )
-    self.feed_forward_out = conv.SequenceNorm(
-      channels, norm=norm, gamma_initializer='zeros', name='feed_forward_out'
-    )
+    self.attention_out = residual(name='attention_out')
+    self.feed_forward_in = activated(feed_forward_channels, name='feed_forward_in')
+    self.feed_forward_out = residual(name='feed_forward_out')
 
   def call(
     self, pixel_bhwd: tf.Tensor, centers_bsd: tf.Tensor, training: bool = False
@@ -119,7 +114,7 @@ class KMaXLayer(tf_keras.layers.Layer):
       centers_bsd: cluster centers.
       training: whether batch statistics and drop path are used.
     """
-    batch, height, width, channels = norm_lib.sizes(pixel_bhwd)
+    batch, height, width, channels = shapes.sizes(pixel_bhwd)
     flat_bpd = tf.reshape(pixel_bhwd, [batch, -1, channels])
     pixel_bpd = self.pixel_in(activations.gelu(flat_bpd), training=training)
     slot_bsd = self.slot_in(centers_bsd, training=training)
@@ -160,7 +155,7 @@ def kmeans_update(mask_logits_bhws: tf.Tensor, values_bpd: tf.Tensor) -> tf.Tens
   Returns:
     [B, N, d] of the dtype of the values.
   """
-  batch, _, _, slots = norm_lib.sizes(mask_logits_bhws)
+  batch, _, _, slots = shapes.sizes(mask_logits_bhws)
   chosen_bp = tf.reshape(tf.argmax(mask_logits_bhws, axis=-1, output_type=tf.int32), [batch, -1])
   assignment_bps = tf.stop_gradient(tf.one_hot(chosen_bp, slots, dtype=values_bpd.dtype))
   return tf.matmul(assignment_bps, values_bpd, transpose_a=True)
@@ -173,7 +168,7 @@ class KMaXDecoder(tf_keras.layers.Layer):
     self,
     num_mask_slots: int,
     *,
-    predictor: Callable[..., heads.MaskPredictor],
+    predictor: Callable[..., mask_predictor.MaskPredictor],
     norm: norm_lib.NormSettings,
     layers_per_stride: Sequence[int] = (2, 2, 2),
     channels: int = 256,
@@ -218,12 +213,9 @@ class KMaXDecoder(tf_keras.layers.Layer):
       )
       for i, _ in enumerate(self.feature_of_layer)
     ]
-    self.class_projection = conv.SequenceNorm(
-      channels, norm=norm, activation=activations.gelu, name='class_projection'
-    )
-    self.mask_projection = conv.SequenceNorm(
-      channels, norm=norm, activation=activations.gelu, name='mask_projection'
-    )
+    settings = {'norm': norm, 'activation': activations.gelu}
+    self.class_projection = conv.SequenceNorm(channels, name='class_projection', **settings)
+    self.mask_projection = conv.SequenceNorm(channels, name='mask_projection', **settings)
 
   @property
   def num_layers(self) -> int:
@@ -250,7 +242,7 @@ class KMaXDecoder(tf_keras.layers.Layer):
       (class feature [B, N, channels], mask feature [B, N, channels], one LayerMasks per layer).
     """
     centers = tf.cast(self.cluster_centers, features[0].dtype)
-    centers = tf.tile(centers, [norm_lib.sizes(features[0])[0], 1, 1])
+    centers = tf.tile(centers, [shapes.sizes(features[0])[0], 1, 1])
     masks = []
     for layer, feature in zip(self.layers, self.feature_of_layer, strict=True):
       centers, layer_masks = layer(features[feature], centers, training=training)

@@ -1,24 +1,31 @@
 """kMaX-DeepLab (Yu et al. 2022): images in, masks with classes out."""
 
+import itertools
+
 import tensorflow as tf
 import tf_keras
 
 from deeplab2 import resampling
 from deeplab2 import structures
-from deeplab2.model import heads
 from deeplab2.model import kmax_decoder as kmax_decoder_lib
+from deeplab2.model import mask_predictor
 from deeplab2.model import pixel_decoder as pixel_decoder_lib
-from deeplab2.model.layers import norm as norm_lib
+from deeplab2.model import semantic_branch as semantic_branch_lib
+from deeplab2.model import semantic_heads as semantic_heads_lib
+from deeplab2.model.layers import shapes
 
 # Any size of the form 32n + 1 creates the same variables.
 _SMALL_CROP = 65
 
 # All branches and loops of the model are python's; converting them would only slow tracing.
-trace_as_is = tf.autograph.experimental.do_not_convert
+_trace_as_is = tf.autograph.experimental.do_not_convert
 
 
 class KMaXDeepLab(tf_keras.Model):
-  """Backbone, pixel decoder, k-means decoder, predictor, and an auxiliary semantic branch."""
+  """Backbone, pixel decoder, k-means decoder and mask predictor; more parts for training.
+
+  The forward path is `call`; `infer` is the part of it that final masks and classes need.
+  """
 
   def __init__(
     self,
@@ -26,19 +33,24 @@ class KMaXDeepLab(tf_keras.Model):
     backbone: tf_keras.layers.Layer,
     pixel_decoder: pixel_decoder_lib.PixelDecoder,
     kmax_decoder: kmax_decoder_lib.KMaXDecoder,
-    predictor: heads.MaskPredictor,
-    semantic_branch: heads.SemanticBranch | None = None,
+    predictor: mask_predictor.MaskPredictor,
+    semantic_branch: semantic_branch_lib.SemanticBranch | None = None,
+    semantic_heads: semantic_heads_lib.SemanticHeads | None = None,
     **kwargs,
   ):
-    """Joins the parts.
+    """Joins the parts and creates all variables.
 
     Args:
       backbone: images in -1..1 -> structures.Pyramid.
       pixel_decoder: Pyramid -> features from stride 32 to the highest resolution.
       kmax_decoder: those features -> class and mask features of the slots.
       predictor: the last feature and the slots' features -> masks and classes.
-      semantic_branch: Pyramid -> semantic logits, which only training uses.
+      semantic_branch: Pyramid -> semantic logits, which only losses use.
+      semantic_heads: ReMask's, called in training alone; at most one for each decoder layer.
       **kwargs: passed on to the Keras model.
+
+    Raises:
+      ValueError: if there are more semantic heads than decoder layers.
     """
     super().__init__(**kwargs)
     self.backbone = backbone
@@ -46,8 +58,16 @@ class KMaXDeepLab(tf_keras.Model):
     self.kmax_decoder = kmax_decoder
     self.predictor = predictor
     self.semantic_branch = semantic_branch
+    self.semantic_heads = semantic_heads
+    if semantic_heads is not None and len(semantic_heads.heads) > kmax_decoder.num_layers:
+      raise ValueError(
+        f'ReMask: {len(semantic_heads.heads)} layers are to be relaxed, and the decoder has '
+        f'{kmax_decoder.num_layers}.'
+      )
+    # What only training calls is created without moving any statistics.
+    self._forward(tf.zeros([1, _SMALL_CROP, _SMALL_CROP, 3]), training=False, auxiliary=True)
 
-  @trace_as_is
+  @_trace_as_is
   def call(self, images: tf.Tensor, training: bool = False) -> structures.Prediction:
     """Predicts masks, classes and semantic logits.
 
@@ -58,58 +78,60 @@ class KMaXDeepLab(tf_keras.Model):
 
     Returns:
       Prediction of float32 tensors. In training, `auxiliary` holds the layers' predictions,
-      resized to the size of the final ones (which leaves their pixel vectors shorter than 1).
+      resized to the size of the final ones (which leaves their pixel vectors shorter than 1), the
+      first ones with the logits of their semantic heads.
     """
-    return self.predict_with_features(images, training)[0]
+    return self._forward(images, training, auxiliary=training)
 
-  @trace_as_is
-  def predict_with_features(
-    self, images: tf.Tensor, training: bool
-  ) -> tuple[structures.Prediction, tuple[tf.Tensor, ...]]:
-    """Returns what `call` does, and the pixel decoder's features from stride 32 on."""
-    pyramid, features, (class_feature, mask_feature, masks) = self._decode(images, training)
-    final = self.predictor(features[-1], class_feature, mask_feature, training=training)
-    auxiliary = ()
-    if training:
-      auxiliary = tuple(
-        _resized(prediction, final) for prediction in self.kmax_decoder.predictions(masks)
-      )
+  @_trace_as_is
+  def infer(self, images: tf.Tensor) -> structures.MaskPrediction:
+    """Predicts the final masks and classes of `images` and computes nothing else."""
+    return self._predict(images, training=False)[0]
+
+  def _forward(self, images, training, auxiliary):
+    final, pyramid, features, masks = self._predict(images, training)
     semantic_logits = None
     if self.semantic_branch is not None:
       semantic_logits = self.semantic_branch(pyramid, training=training)
-    return structures.Prediction(final, auxiliary, semantic_logits), features
+    layers = self._auxiliary(final, features, masks, training) if auxiliary else ()
+    return structures.Prediction(final, layers, semantic_logits)
 
-  @trace_as_is
-  def infer(self, images: tf.Tensor) -> structures.MaskPrediction:
-    """Predicts the final masks and classes of `images` and computes nothing else."""
-    _, features, (class_feature, mask_feature, _) = self._decode(images, training=False)
-    return self.predictor(features[-1], class_feature, mask_feature, training=False)
-
-  def create_variables(self) -> None:
-    """Creates all variables, which do not depend on the crop size, by one small call."""
-    self(small_images(), training=False)
-    for layer in self.kmax_decoder.layers:
-      layer.predictor.classes(tf.zeros([1, 1, self.kmax_decoder.channels]))
-
-  def _decode(self, images, training):
+  def _predict(self, images, training):
+    """Returns the final prediction and what it was made from."""
     pyramid = self.backbone(normalize(images), training=training)
     features = self.pixel_decoder(pyramid, training=training)
-    return pyramid, features, self.kmax_decoder(features, training=training)
+    class_feature, mask_feature, masks = self.kmax_decoder(features, training=training)
+    final = self.predictor(features[-1], class_feature, mask_feature, training=training)
+    return final, pyramid, features, masks
 
+  def _auxiliary(self, final, features, masks, training):
+    """Returns the predictions of the decoder's layers at the size of the final one."""
+    predictions, semantic_logits = self.kmax_decoder.predictions(masks), []
+    if self.semantic_heads is not None:
+      read = [features[index] for index in self.kmax_decoder.feature_of_layer]
+      semantic_logits = self.semantic_heads(read, training=training)
+    size = shapes.sizes(final.mask_logits)[1:3]
 
-def small_images() -> tf.Tensor:
-  """Returns the least that creates the variables of a model by a call of it."""
-  return tf.zeros([1, _SMALL_CROP, _SMALL_CROP, 3])
+    def resized(x):
+      return None if x is None else resampling.resize_bilinear(x, size)
+
+    return tuple(
+      prediction._replace(
+        mask_logits=resized(prediction.mask_logits),
+        pixel_feature=resized(prediction.pixel_feature),
+        semantic_logits=resized(logits),
+      )
+      for prediction, logits in itertools.zip_longest(predictions, semantic_logits)
+    )
+
+  def _trackable_children(self, save_type='checkpoint', **kwargs):
+    """Leaves the semantic heads out: checkpoints hold them next to the model (restore.py), so that
+    models with and without are the same there."""
+    children = super()._trackable_children(save_type, **kwargs)
+    children.pop('semantic_heads', None)
+    return children
 
 
 def normalize(images: tf.Tensor) -> tf.Tensor:
   """Maps RGB values 0..255 to float32 -1..1."""
   return tf.cast(images, tf.float32) / 127.5 - 1.0
-
-
-def _resized(prediction, final):
-  size = norm_lib.sizes(final.mask_logits)[1:3]
-  return prediction._replace(
-    mask_logits=resampling.resize_bilinear(prediction.mask_logits, size),
-    pixel_feature=resampling.resize_bilinear(prediction.pixel_feature, size),
-  )

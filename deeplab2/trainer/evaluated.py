@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from deeplab2.checkpoint import restore
 from deeplab2.config.experiment import Config
 from deeplab2.data import pipeline
 
@@ -91,8 +92,8 @@ def identity(content: Mapping[str, Any]) -> tuple:
 
 
 def weights_digest(model) -> str:
-  """Returns a digest of all variables of a model."""
+  """Returns a digest of all variables of a model that checkpoints hold below `model`."""
   found = hashlib.sha1(usedforsecurity=False)
-  for variable in model.variables:
+  for variable in restore.variable_keys({'model': model}).values():
     found.update(variable.numpy().tobytes())
   return found.hexdigest()

@@ -47,7 +47,8 @@ def train(config: Config, directory: str) -> None:
     UserError: as of all modes, see train.run.
   """
   with _only_training(directory):
-    model, global_step = assemble.model(config), orbit.utils.create_global_step()
+    model = assemble.model(config, training=True)
+    global_step = orbit.utils.create_global_step()
     train_loop = _train_loop(config, directory, model, global_step)
     if train_loop.step < _num_steps(config):
       train_loop.run(_num_steps(config))
@@ -58,7 +59,8 @@ def train(config: Config, directory: str) -> None:
 def train_and_evaluate(config: Config, directory: str) -> None:
   """Trains, and evaluates every eval_interval steps and at the end; arguments as of `train`."""
   with _only_training(directory):
-    model, global_step = assemble.model(config), orbit.utils.create_global_step()
+    model = assemble.model(config, training=True)
+    global_step = orbit.utils.create_global_step()
     train_loop = _train_loop(config, directory, model, global_step)
     eval_loop = _eval_loop(config, directory, model, global_step, training=lambda: train_loop.logs)
     if train_loop.step < _num_steps(config) or not eval_loop.is_done():
@@ -109,8 +111,6 @@ def evaluate_continuously(config: Config, directory: str) -> None:
 def optimizer_groups(config: Config, model):
   """Creates the optimizers: {name in checkpoints: Group}, the head's or only one first.
 
-  `model` is what trains, with the heads that training alone needs.
-
   The backbone has an optimizer of its own iff backbone_learning_rate_multiplier is present.
   """
   solver = config.options.trainer_options.solver_options
@@ -157,26 +157,22 @@ def _train_loop(config, directory, model, global_step):
   checks.check_batch(config, _TRAIN, tf.distribute.get_strategy().num_replicas_in_sync)
   _warn_of_slots(config)
   options = config.options.trainer_options
-  training_model = assemble.training_model(config, model)
-  groups = optimizer_groups(config, training_model)
-  heads = {}
-  if training_model is not model:
-    heads = {'remask_semantic_heads': training_model.remask_semantic_heads}
+  groups = optimizer_groups(config, model)
   checkpoints = restore.Checkpoints(
     directory,
     model=model,
     global_step=global_step,
     keep=options.num_checkpoints_to_keep,
-    training_parts={**heads, **{name: group.optimizer for name, group in groups.items()}},
+    optimizers={name: group.optimizer for name, group in groups.items()},
   )
-  _restore(config, model, heads, checkpoints)
+  _restore(config, model, checkpoints)
   solver = options.solver_options
   trainer = trainer_lib.Trainer(
     runtime.distribute_shards(
       functools.partial(assemble.train_dataset, config, first_step=int(global_step.numpy())),
       fetch_to_device=True,
     ),
-    model=training_model,
+    model=model,
     loss=assemble.loss(config).score,
     groups=tuple(groups.values()),
     global_step=global_step,
@@ -212,7 +208,7 @@ def _warn_of_slots(config):
     )
 
 
-def _restore(config, model, heads, checkpoints):
+def _restore(config, model, checkpoints):
   """Resumes the run, else starts from initial_checkpoint, else from scratch; says which."""
   directory_lib.remove_unfinished(checkpoints.directory)
   prefix = checkpoints.resume()
@@ -228,7 +224,6 @@ def _restore(config, model, heads, checkpoints):
     prefix = restore.initialize_model(
       model,
       initial,
-      training_parts=heads,
       fresh_class_heads=not options.restore_semantic_last_layer_from_initial_checkpoint,
     )
     logging.info('Started from %s', prefix)

@@ -5,11 +5,15 @@ import functools
 import numpy as np
 
 from deeplab2.checkpoint import released_keys
-from deeplab2.model import heads
 from deeplab2.model import kmax_decoder
 from deeplab2.model import kmax_deeplab
+from deeplab2.model import mask_predictor
 from deeplab2.model import pixel_decoder
+from deeplab2.model import semantic_branch as semantic_branch_lib
+from deeplab2.model import semantic_decoder
+from deeplab2.model import semantic_heads as semantic_heads_lib
 from deeplab2.model.backbones import registry
+from deeplab2.model.layers import aspp
 from deeplab2.model.layers import norm as norm_lib
 from tests.goldens import fill
 
@@ -24,30 +28,29 @@ def _stages(filters, blocks):
   ]
 
 
-def _model(backbone, stages, decoder, predictor, semantic_branch):
-  model = kmax_deeplab.KMaXDeepLab(
+def _model(backbone, stages, decoder, predictor, semantic_branch, heads=None):
+  return kmax_deeplab.KMaXDeepLab(
     backbone=registry.create(backbone, norm=NORM),
     pixel_decoder=pixel_decoder.PixelDecoder(stages, NORM),
     kmax_decoder=decoder,
     predictor=predictor(),
     semantic_branch=semantic_branch,
+    semantic_heads=heads,
   )
-  model.create_variables()
-  return model
 
 
 def semantic_branch(dropout=0.1):
   """Returns the semantic branch of the released COCO models."""
-  low_levels = [heads.LowLevel('res3', 64), heads.LowLevel('res2', 32)]
-  decoder = heads.SemanticDecoder(
-    heads.ASPP(256, (6, 12, 18), norm=NORM, dropout=dropout), low_levels, 256, norm=NORM
+  low_levels = [semantic_decoder.LowLevel('res3', 64), semantic_decoder.LowLevel('res2', 32)]
+  decoder = semantic_decoder.SemanticDecoder(
+    aspp.ASPP(256, (6, 12, 18), norm=NORM, dropout=dropout), low_levels, 256, norm=NORM
   )
-  return heads.SemanticBranch(134, norm=NORM, decoder=decoder)
+  return semantic_branch_lib.SemanticBranch(134, norm=NORM, decoder=decoder)
 
 
 def coco(backbone='resnet50', dropout=0.1):
   """Returns the released COCO model, freshly initialised."""
-  predictor = functools.partial(heads.MaskPredictor, 134, norm=NORM)
+  predictor = functools.partial(mask_predictor.MaskPredictor, 134, norm=NORM)
   return _model(
     backbone,
     _stages((512, 256, 128, 64), (1, 5, 1, 1)),
@@ -59,27 +62,37 @@ def coco(backbone='resnet50', dropout=0.1):
 
 def cityscapes(backbone='resnet50'):
   """Returns the released Cityscapes model, freshly initialised."""
-  predictor = functools.partial(heads.MaskPredictor, 20, norm=NORM)
+  predictor = functools.partial(mask_predictor.MaskPredictor, 20, norm=NORM)
   return _model(
     backbone,
     _stages((512, 256, 128, 64, 32), (1, 5, 1, 1, 1)),
     kmax_decoder.KMaXDecoder(256, predictor=predictor, norm=NORM),
     predictor,
-    heads.SemanticBranch(19, norm=NORM),
+    semantic_branch_lib.SemanticBranch(19, norm=NORM),
   )
 
 
-def tiny(num_stages=4, num_slots=8, num_classes=6, drop_path_keep_prob=1.0):
-  """Returns a model with every part and hardly any channels."""
+def semantic_heads(count, num_classes=6):
+  """Returns ReMask's semantic heads with hardly any channels."""
+  return semantic_heads_lib.SemanticHeads(
+    [
+      semantic_heads_lib.SemanticHead(num_classes, norm=NORM, channels=8, rates=(1, 2, 3))
+      for _ in range(count)
+    ]
+  )
+
+
+def tiny(num_stages=4, num_slots=8, num_classes=6, drop_path_keep_prob=1.0, heads=None):
+  """Returns a model of three decoder layers with every part and hardly any channels."""
   predictor = functools.partial(
-    heads.MaskPredictor, num_classes, norm=NORM, channels=16, head_channels=16
+    mask_predictor.MaskPredictor, num_classes, norm=NORM, channels=16, head_channels=16
   )
-  branch = heads.SemanticBranch(
+  branch = semantic_branch_lib.SemanticBranch(
     num_classes,
     norm=NORM,
     head_channels=16,
-    decoder=heads.SemanticDecoder(
-      heads.ASPP(16, (6, 12, 18), norm=NORM), [heads.LowLevel('res3', 8)], 16, norm=NORM
+    decoder=semantic_decoder.SemanticDecoder(
+      aspp.ASPP(16, (6, 12, 18), norm=NORM), [semantic_decoder.LowLevel('res3', 8)], 16, norm=NORM
     ),
   )
   decoder = kmax_decoder.KMaXDecoder(
@@ -97,6 +110,7 @@ def tiny(num_stages=4, num_slots=8, num_classes=6, drop_path_keep_prob=1.0):
     decoder,
     predictor,
     branch,
+    heads,
   )
 
 

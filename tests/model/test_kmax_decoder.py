@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab2.model import heads
 from deeplab2.model import kmax_decoder
+from deeplab2.model import mask_predictor
 from deeplab2.model.layers import activations
 from tests.model import builders
 
 
 def _layer():
-  predictor = heads.MaskPredictor(134, norm=builders.NORM)
+  predictor = mask_predictor.MaskPredictor(134, norm=builders.NORM)
   layer = kmax_decoder.KMaXLayer(256, 2048, predictor=predictor, norm=builders.NORM)
   pixel = tf.constant(builders.layer_input('kmax_block_pixel', 2, 9, 9, 1024))
   centers = tf.constant(builders.layer_input('kmax_block_centers', 2, 128, 256))
@@ -80,7 +80,7 @@ def test_kmeans_update_sums_by_largest_logit_and_ties_go_to_the_lowest_slot():
 
 def _decoder(**settings):
   predictor = functools.partial(
-    heads.MaskPredictor, 5, norm=builders.NORM, channels=8, head_channels=8
+    mask_predictor.MaskPredictor, 5, norm=builders.NORM, channels=8, head_channels=8
   )
   return kmax_decoder.KMaXDecoder(
     6, predictor=predictor, norm=builders.NORM, channels=16, feed_forward_channels=16, **settings
@@ -114,7 +114,7 @@ def test_drop_path_drops_each_residual_of_whole_samples():
   layer = kmax_decoder.KMaXLayer(
     16,
     16,
-    predictor=heads.MaskPredictor(5, norm=builders.NORM, channels=8, head_channels=8),
+    predictor=mask_predictor.MaskPredictor(5, norm=builders.NORM, channels=8, head_channels=8),
     norm=builders.NORM,
     drop_path_keep_prob=0.5,
   )
@@ -132,4 +132,6 @@ def test_drop_path_drops_each_residual_of_whole_samples():
 
 def test_channels_must_divide_among_heads():
   with pytest.raises(ValueError, match='24 channels'):
-    kmax_decoder.KMaXDecoder(6, predictor=heads.MaskPredictor, norm=builders.NORM, channels=24)
+    kmax_decoder.KMaXDecoder(
+      6, predictor=mask_predictor.MaskPredictor, norm=builders.NORM, channels=24
+    )

@@ -277,6 +277,34 @@ def test_training_predicts_at_every_layer_and_moves_every_variable():
       assert not np.array_equal(before[key], variable.numpy()), key
 
 
+def test_semantic_heads_are_of_training_alone(tiny):
+  model = builders.tiny(heads=builders.semantic_heads(2))
+  images = tf.constant(fill.image(33, 65), tf.float32)
+  for part in (model, tiny):
+    builders.fill_by_key(part)
+  for ours, theirs in ((model(images), tiny(images)), (model.infer(images), tiny.infer(images))):
+    tf.nest.map_structure(np.testing.assert_array_equal, ours, theirs)
+  assert len(model.variables) == len(tiny.variables) + len(model.semantic_heads.variables)
+  graphs = [
+    tf.function(one.infer).get_concrete_function(tf.TensorSpec([1, 33, 33, 3])).graph
+    for one in (model, tiny)
+  ]
+  assert len(graphs[0].variables) == len(graphs[1].variables)
+  assert [op.type for op in graphs[0].get_operations()] == [
+    op.type for op in graphs[1].get_operations()
+  ]
+  prediction = model(images, training=True)
+  assert [
+    None if layer.semantic_logits is None else layer.semantic_logits.shape
+    for layer in prediction.auxiliary
+  ] == [(1, 9, 17, 6), (1, 9, 17, 6), None]
+
+
+def test_more_semantic_heads_than_decoder_layers():
+  with pytest.raises(ValueError, match='4 layers are to be relaxed, and the decoder has 3'):
+    builders.tiny(heads=builders.semantic_heads(4))
+
+
 def test_auxiliary_predictions_are_resized_with_corners_on_corners():
   model = builders.tiny()
   images = tf.constant(fill.image(33, 33), tf.float32)

@@ -46,8 +46,8 @@ def parts(monkeypatch, tmp_path_factory):
     {},
   )
 
-  def model(config):
-    del config
+  def model(config, training=False):
+    del config, training
     built = fakes.TinyModel()
     built(tf.zeros([1, fakes.SIZE, fakes.SIZE, 3]))
     return built

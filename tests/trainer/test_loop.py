@@ -34,7 +34,7 @@ def _run(
     model=model,
     global_step=step,
     keep=3,
-    training_parts={n: g.optimizer for n, g in zip(names, trainer._groups, strict=True)},
+    optimizers={n: g.optimizer for n, g in zip(names, trainer._groups, strict=True)},
   )
   checkpoints.resume()
   train = loop.TrainLoop(

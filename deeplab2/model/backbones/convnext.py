@@ -1,13 +1,17 @@
 """ConvNeXt (Liu et al. 2022, "A ConvNet for the 2020s") as kMaX-DeepLab's pixel encoder."""
 
 from collections.abc import Sequence
+import functools
+import itertools
 
 import tensorflow as tf
 import tf_keras
 
 from deeplab2 import structures
 from deeplab2.model.layers import activations
+from deeplab2.model.layers import affine
 from deeplab2.model.layers import conv
+from deeplab2.model.layers import drop_path
 from deeplab2.model.layers import norm as norm_lib
 
 _EPSILON = 1e-6  # Of every layer norm.
@@ -17,27 +21,11 @@ _EXPANSION = 4  # Inner channels of a block per channel of its input.
 _LAYER_SCALE = 1e-6  # Initial value.
 
 
-class _Affine(tf_keras.layers.Layer):
-  """What has a kernel and a bias."""
-
-  def _build(self, kernel_shape):
-    self.kernel = self.add_weight(
-      'kernel', kernel_shape, experimental_autocast=False, initializer=conv.truncated_normal(0.02)
-    )
-    self.bias = self.add_weight(
-      'bias', (kernel_shape[-1],), initializer='zeros', experimental_autocast=False
-    )
-    self.built = True
-
-  def _add_bias(self, x):
-    return tf.nn.bias_add(x, tf.cast(self.bias, x.dtype))
-
-
-class PatchConv(_Affine):
+class PatchConv(affine.Affine):
   """Convolution of patches of `stride` x `stride` pixels that do not overlap."""
 
   def __init__(self, filters: int, stride: int, **kwargs):
-    super().__init__(**kwargs)
+    super().__init__(kernel_initializer=_initializer(), **kwargs)
     self._filters = filters
     self._stride = stride
 
@@ -77,8 +65,11 @@ class Downsampling(tf_keras.layers.Layer):
     return self.conv(self.norm(_padded(x, 2)))
 
 
-class DepthwiseConv(_Affine):
+class DepthwiseConv(affine.Affine):
   """7x7 depthwise convolution, zeros around the map."""
+
+  def __init__(self, **kwargs):
+    super().__init__(kernel_initializer=_initializer(), **kwargs)
 
   def build(self, input_shape):
     # As checkpoints have it: that of a convolution with a group for every channel.
@@ -87,24 +78,6 @@ class DepthwiseConv(_Affine):
   def call(self, x: tf.Tensor) -> tf.Tensor:
     kernel = tf.cast(tf.transpose(self.kernel, (0, 1, 3, 2)), x.dtype)
     return self._add_bias(tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], 'SAME'))
-
-
-class Dense(_Affine):
-  """The same linear map and activation at every position of [..., C]."""
-
-  def __init__(self, filters: int, *, activation: conv.Activation = activations.linear, **kwargs):
-    super().__init__(**kwargs)
-    self._filters = filters
-    self._activation = activation
-
-  def build(self, input_shape):
-    self._build((input_shape[-1], self._filters))
-
-  def call(self, x: tf.Tensor) -> tf.Tensor:
-    kernel = tf.cast(self.kernel, x.dtype)
-    return conv.per_position(
-      x, lambda rows: self._activation(self._add_bias(tf.matmul(rows, kernel)))
-    )
 
 
 class Block(tf_keras.layers.Layer):
@@ -117,8 +90,8 @@ class Block(tf_keras.layers.Layer):
     self._keep_prob = drop_path_keep_prob
     self.depthwise = DepthwiseConv(name='depthwise')
     self.norm = norm_lib.LayerNorm(_EPSILON, name='norm')
-    self.expand = Dense(_EXPANSION * channels, activation=activations.gelu, name='expand')
-    self.project = Dense(channels, name='project')
+    self.expand = _dense(_EXPANSION * channels, activation=activations.gelu, name='expand')
+    self.project = _dense(channels, name='project')
 
   def build(self, input_shape):
     self.layer_scale = self.add_weight(
@@ -161,14 +134,13 @@ class ConvNeXt(tf_keras.layers.Layer):
     super().__init__(**kwargs)
     self.downsampling = [Stem(channels[0])] + [Downsampling(width) for width in channels[1:]]
     self.levels = []
-    number, last = 0, sum(depths) - 1
+    numbers = itertools.count()
     for depth, width in zip(depths, channels, strict=True):
-      blocks = []
-      for _ in range(depth):
-        keep_prob = 1.0 - (1.0 - drop_path_keep_prob) * number / last
-        blocks.append(Block(width, drop_path_keep_prob=keep_prob))
-        number += 1
-      self.levels.append(blocks)
+      keep_probs = [
+        drop_path.keep_prob(drop_path_keep_prob, next(numbers), sum(depths) - 1)
+        for _ in range(depth)
+      ]
+      self.levels.append([Block(width, drop_path_keep_prob=keep) for keep in keep_probs])
 
   def call(self, images: tf.Tensor, training: bool = False) -> structures.Pyramid:
     """Returns the features of `images` [B, H, W, 3] in -1..1, of strides 4, 4, 8, 16, 32."""
@@ -183,22 +155,26 @@ class ConvNeXt(tf_keras.layers.Layer):
     return structures.Pyramid(*stages, *(activations.gelu(stage) for stage in stages))
 
 
+def _initializer():
+  """Returns a new initializer: one instance gives every variable the same values."""
+  return conv.truncated_normal(0.02)
+
+
+def _dense(filters, **kwargs):
+  return affine.Projection(filters, spatial_rank=0, kernel_initializer=_initializer(), **kwargs)
+
+
 def _padded(x, stride):
   """Adds `stride - 1` rows and columns of zeros, half of them (rounded down) before `x`."""
   sides = [(stride - 1) // 2, stride // 2]
   return tf.pad(x, [[0, 0], sides, sides, [0, 0]])
 
 
-def _maker(name, depths, channels):
-  def make(*, drop_path_keep_prob: float = 1.0) -> ConvNeXt:
-    return ConvNeXt(depths, channels, drop_path_keep_prob=drop_path_keep_prob, name=name)
-
-  return make
-
-
 # Sizes of sec. 3 and table 9: name -> function of drop_path_keep_prob.
 CONVNEXTS = {
-  name: _maker(name, depths, tuple(width * 2**level for level in range(4)))
+  name: functools.partial(
+    ConvNeXt, depths, tuple(width * 2**level for level in range(4)), name=name
+  )
   for name, depths, width in (
     ('convnext_tiny', (3, 3, 9, 3), 96),
     ('convnext_small', (3, 3, 27, 3), 96),

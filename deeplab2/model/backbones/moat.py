@@ -1,6 +1,7 @@
 """MOAT (Yang et al. 2023, MOAT: Alternating Mobile Convolution and Attention) as pixel encoders."""
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -8,8 +9,12 @@ import tf_keras
 
 from deeplab2 import structures
 from deeplab2.model.layers import activations
+from deeplab2.model.layers import affine
 from deeplab2.model.layers import conv
+from deeplab2.model.layers import drop_path
 from deeplab2.model.layers import norm as norm_lib
+from deeplab2.model.layers import shapes
+from deeplab2.model.layers import squeeze_excite
 
 _EXPANSION = 4  # Width of the depthwise convolution per output channel of a block.
 _SQUEEZE = 0.25  # Width of squeeze-and-excite per output channel of a block.
@@ -24,26 +29,17 @@ class Size(NamedTuple):
   blocks: tuple[int, int, int, int]  # Blocks of stage2 to stage5.
 
 
-class BiasedConv(tf_keras.layers.Layer):
+class BiasedConv(affine.Affine):
   """3x3 convolution with bias, padded as TensorFlow pads: even sizes at the far end only."""
 
   def __init__(self, filters: int, *, stride: int = 1, **kwargs):
     """Creates a convolution with `filters` output channels."""
-    super().__init__(**kwargs)
+    super().__init__(kernel_initializer=_initializer(), **kwargs)
     self._filters = filters
     self._stride = stride
 
   def build(self, input_shape):
-    self.kernel = self.add_weight(
-      'kernel',
-      (3, 3, input_shape[-1], self._filters),
-      initializer=_initializer(),
-      experimental_autocast=False,
-    )
-    self.bias = self.add_weight(
-      'bias', (self._filters,), initializer='zeros', experimental_autocast=False
-    )
-    self.built = True
+    self._build((3, 3, input_shape[-1], self._filters))
 
   def call(
     self, x: tf.Tensor, scale: float | tf.Tensor = 1.0, offset: float | tf.Tensor = 0.0
@@ -105,7 +101,7 @@ class Expand(tf_keras.layers.Layer):
     kernel = self.kernel[0, 0]
     if training:
       x = self.pre_norm(x, training=True)
-      return conv.per_position(
+      return shapes.per_position(
         x,
         lambda rows: conv.linear_norm(
           rows, kernel, self.norm, tf.matmul, None, True, activations.gelu
@@ -117,55 +113,9 @@ class Expand(tf_keras.layers.Layer):
     kernel *= scale
     bias = tf.cast(tf.linalg.matvec(kernel, offset_in, transpose_a=True) + offset, x.dtype)
     kernel = tf.cast(scale_in[:, tf.newaxis] * kernel, x.dtype)
-    return conv.per_position(
+    return shapes.per_position(
       x, lambda rows: activations.gelu(tf.nn.bias_add(tf.matmul(rows, kernel), bias))
     )
-
-
-class Depthwise(tf_keras.layers.Layer):
-  """3x3 depthwise convolution, padded as TensorFlow pads, batch norm, GELU."""
-
-  def __init__(self, *, norm: norm_lib.NormSettings, stride: int, **kwargs):
-    """Creates a depthwise convolution."""
-    super().__init__(**kwargs)
-    self._settings = norm
-    self._strides = [1, stride, stride, 1]
-
-  def build(self, input_shape):
-    channels = input_shape[-1]
-    self.depthwise_kernel = self.add_weight(
-      'depthwise_kernel',
-      (3, 3, channels, 1),
-      initializer=_initializer(),
-      experimental_autocast=False,
-    )
-    self.norm = norm_lib.BatchNorm(self._settings, (channels,), name='norm')
-    with tf.name_scope('norm'):
-      self.norm.build()
-    self.built = True
-
-  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-    return conv.linear_norm(
-      x, self.depthwise_kernel, self.norm, self._convolve, [-1, 1], training, activations.gelu
-    )
-
-  def _convolve(self, x, kernel):
-    return tf.nn.depthwise_conv2d(x, kernel, self._strides, 'SAME')
-
-
-class SqueezeExcite(tf_keras.layers.Layer):
-  """Scales channels by a gate computed from their means (Hu et al. 2018), with swish inside."""
-
-  def __init__(self, filters: int, channels: int, **kwargs):
-    """Creates a gate of `filters` hidden units over `channels` channels."""
-    super().__init__(**kwargs)
-    self.reduce = _projection(filters, 'reduce')
-    self.expand = _projection(channels, 'expand')
-
-  def call(self, x: tf.Tensor) -> tf.Tensor:
-    # In float32, because float16 cannot hold the sum of a large map.
-    mean = tf.cast(tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2], keepdims=True), x.dtype)
-    return x * tf.sigmoid(self.expand(tf.nn.silu(self.reduce(mean))))
 
 
 class MBConv(tf_keras.layers.Layer):
@@ -197,11 +147,23 @@ class MBConv(tf_keras.layers.Layer):
     self._stride = stride
     self._keep_prob = drop_path_keep_prob
     self.expand = Expand(_EXPANSION * filters, norm=norm, name='expand')
-    self.depthwise = Depthwise(norm=norm, stride=stride, name='depthwise')
+    self.depthwise = conv.DepthwiseConvNorm(
+      3,
+      norm=norm,
+      stride=stride,
+      activation=activations.gelu,
+      kernel_initializer=_initializer(),
+      pad=conv.pad_as_tensorflow,
+      name='depthwise',
+    )
     self.squeeze_excite = None
     if squeeze is not None:
-      self.squeeze_excite = SqueezeExcite(
-        max(1, int(filters * squeeze)), _EXPANSION * filters, name='squeeze_excite'
+      self.squeeze_excite = squeeze_excite.SqueezeExcite(
+        max(1, int(filters * squeeze)),
+        _EXPANSION * filters,
+        activation=tf.nn.silu,
+        initializer=_initializer,
+        name='squeeze_excite',
       )
     self.shrink = _projection(filters, 'shrink')
     self.shortcut = None if in_filters == filters else _projection(filters, 'shortcut')
@@ -287,7 +249,7 @@ class Attention(tf_keras.layers.Layer):
 
   def call(self, x: tf.Tensor) -> tf.Tensor:
     """Returns [B, h, w, C] for [B, h, w, C]. Needs memory for [B, C / 32, h * w, h * w]."""
-    batch, height, width, channels = norm_lib.sizes(x)
+    batch, height, width, channels = shapes.sizes(x)
     rows = tf.reshape(x, [-1, channels])
 
     def heads(part, order, scale=1.0):
@@ -390,24 +352,24 @@ class MOAT(tf_keras.layers.Layer):
     block_types = (functools.partial(MBConv, squeeze=_SQUEEZE),) * 2 + tuple(
       functools.partial(MOATBlock, window=window) for window in windows
     )
-    in_filters, number = size.stem, 0
+    in_filters, numbers = size.stem, itertools.count()
     for stage, (block_type, count) in enumerate(zip(block_types, size.blocks, strict=True)):
       filters = size.filters * 2**stage
-      blocks = []
-      for index in range(count):
-        keep_prob = 1.0 - (1.0 - drop_path_keep_prob) * number / sum(size.blocks)
-        blocks.append(
+      self.blocks.append(
+        [
           block_type(
-            in_filters,
+            filters if index else in_filters,
             filters,
             norm=norm,
-            stride=2 if index == 0 else 1,
-            drop_path_keep_prob=keep_prob,
+            stride=1 if index else 2,
+            drop_path_keep_prob=drop_path.keep_prob(
+              drop_path_keep_prob, next(numbers), sum(size.blocks)
+            ),
           )
-        )
-        in_filters = filters
-        number += 1
-      self.blocks.append(blocks)
+          for index in range(count)
+        ]
+      )
+      in_filters = filters
 
   def call(self, images: tf.Tensor, training: bool = False) -> structures.Pyramid:
     """Returns the features of `images` [B, H, W, 3] in -1..1."""
@@ -426,7 +388,7 @@ def _initializer():
 
 
 def _projection(filters, name):
-  return conv.Projection(filters, spatial_rank=2, kernel_initializer=_initializer(), name=name)
+  return affine.Projection(filters, spatial_rank=2, kernel_initializer=_initializer(), name=name)
 
 
 def _interpolation(size, new_size):

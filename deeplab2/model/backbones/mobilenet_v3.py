@@ -1,6 +1,7 @@
 """MobileNetV3 (Howard et al. 2019), Small and Large, as pixel encoders."""
 
 from collections.abc import Sequence
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -10,6 +11,7 @@ from deeplab2 import structures
 from deeplab2.model.layers import activations
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import norm as norm_lib
+from deeplab2.model.layers import squeeze_excite
 
 _HS = activations.hard_swish
 _RELU = tf.nn.relu
@@ -73,24 +75,6 @@ LARGE = (
 )
 
 
-class SqueezeExcite(tf_keras.layers.Layer):
-  """Scales channels by a gate computed from their means (Hu et al. 2018)."""
-
-  def __init__(self, filters: int, channels: int, **kwargs):
-    """Creates a gate of `filters` hidden units over `channels` channels."""
-    super().__init__(**kwargs)
-    self.reduce = conv.Projection(
-      filters, spatial_rank=2, kernel_initializer='he_normal', name='reduce'
-    )
-    self.expand = conv.Projection(
-      channels, spatial_rank=2, kernel_initializer='he_normal', name='expand'
-    )
-
-  def call(self, x: tf.Tensor) -> tf.Tensor:
-    mean = tf.reduce_mean(x, axis=[1, 2], keepdims=True)
-    return x * tf.sigmoid(self.expand(tf.nn.relu(self.reduce(mean))))
-
-
 class InvertedBottleneck(tf_keras.layers.Layer):
   """1x1 expansion, depthwise convolution, squeeze-and-excite, linear 1x1 projection."""
 
@@ -109,7 +93,13 @@ class InvertedBottleneck(tf_keras.layers.Layer):
     self.squeeze_excite = None
     if row.squeeze is not None:
       hidden = round_to_eight(max(1, int(expanded * row.squeeze)))
-      self.squeeze_excite = SqueezeExcite(hidden, expanded, name='squeeze_excite')
+      self.squeeze_excite = squeeze_excite.SqueezeExcite(
+        hidden,
+        expanded,
+        activation=tf.nn.relu,
+        initializer=tf_keras.initializers.HeNormal,
+        name='squeeze_excite',
+      )
     self.project = conv.ConvNorm(row.filters, 1, norm=norm, name='project')
 
   def call(self, x: tf.Tensor, training: bool = False):
@@ -171,14 +161,8 @@ def round_to_eight(channels: float) -> int:
   return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def small(*, norm: norm_lib.NormSettings) -> MobileNetV3:
-  """MobileNetV3-Small at width 1."""
-  return MobileNetV3(SMALL, norm=norm, name='mobilenet_v3_small')
-
-
-def large(*, norm: norm_lib.NormSettings) -> MobileNetV3:
-  """MobileNetV3-Large at width 1."""
-  return MobileNetV3(LARGE, norm=norm, name='mobilenet_v3_large')
-
-
-MOBILENETS = {'mobilenet_v3_large': large, 'mobilenet_v3_small': small}
+# By name, functions of `norm`.
+MOBILENETS = {
+  name: functools.partial(MobileNetV3, rows, name=name)
+  for name, rows in (('mobilenet_v3_large', LARGE), ('mobilenet_v3_small', SMALL))
+}

@@ -8,38 +8,15 @@ from deeplab2.model.backbones import mobilenet_v3
 from deeplab2.model.backbones import resnet
 from deeplab2.model.layers import norm as norm_lib
 
-
-def _without_drop_path(make):
-  """Wraps the maker of a backbone that has no drop path."""
-
-  def create_backbone(*, norm, drop_path_keep_prob):
-    if drop_path_keep_prob != 1.0:
-      raise ValueError(
-        f'drop_path_keep_prob is {drop_path_keep_prob}; without drop path it must be 1.0.'
-      )
-    return make(norm=norm)
-
-  return create_backbone
-
-
-def _without_batch_norm(make):
-  """Wraps the maker of a backbone that has no batch norm."""
-
-  def create_backbone(*, norm, drop_path_keep_prob):
-    del norm  # Says how batch norms behave.
-    return make(drop_path_keep_prob=drop_path_keep_prob)
-
-  return create_backbone
-
-
 BACKBONES = {
-  **{name: _without_batch_norm(make) for name, make in convnext.CONVNEXTS.items()},
+  **convnext.CONVNEXTS,
   'axial_resnet50': resnet.axial_resnet50,
   **moat.MOATS,
-  **{name: _without_drop_path(make) for name, make in mobilenet_v3.MOBILENETS.items()},
+  **mobilenet_v3.MOBILENETS,
   'resnet50': resnet.resnet50,
 }
 WITHOUT_DROP_PATH = frozenset(mobilenet_v3.MOBILENETS)
+_WITHOUT_BATCH_NORM = frozenset(convnext.CONVNEXTS)
 
 
 def create(
@@ -58,4 +35,11 @@ def create(
   """
   if name not in BACKBONES:
     raise ValueError(f'{name!r} is no backbone; choose from {sorted(BACKBONES)}.')
-  return BACKBONES[name](norm=norm, drop_path_keep_prob=drop_path_keep_prob)
+  settings = {} if name in _WITHOUT_BATCH_NORM else {'norm': norm}
+  if name not in WITHOUT_DROP_PATH:
+    settings['drop_path_keep_prob'] = drop_path_keep_prob
+  elif drop_path_keep_prob != 1.0:
+    raise ValueError(
+      f'drop_path_keep_prob is {drop_path_keep_prob}; {name} has no drop path: it must be 1.0.'
+    )
+  return BACKBONES[name](**settings)

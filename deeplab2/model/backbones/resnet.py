@@ -9,6 +9,7 @@ from deeplab2 import structures
 from deeplab2.model.layers import activations
 from deeplab2.model.layers import bottleneck
 from deeplab2.model.layers import conv
+from deeplab2.model.layers import drop_path
 from deeplab2.model.layers import norm as norm_lib
 
 # (filters, stride, input_stride, drop_path_keep_prob) -> residual block.
@@ -51,7 +52,9 @@ class ResNet(tf_keras.layers.Layer):
       blocks = []
       for index in range(count):
         block_stride = 2 if index == 0 else 1
-        blocks.append(block(filters, block_stride, stride, keep_prob(stride, drop_path_keep_prob)))
+        # Stride 16 is three quarters of the depth, stride 32 all of it.
+        keep = drop_path.keep_prob(drop_path_keep_prob, stride.bit_length() - 2, 4)
+        blocks.append(block(filters, block_stride, stride, keep if stride >= 16 else 1.0))
         stride *= block_stride
       self.stages.append(blocks)
 
@@ -93,16 +96,6 @@ class InceptionStem(tf_keras.layers.Layer):
     for layer in self.convs:
       x = layer(x, training=training)
     return x
-
-
-def keep_prob(input_stride: int, last: float) -> float:
-  """Returns the drop path keep probability of a block whose input has `input_stride`.
-
-  Linear in the stage, 1 - (1 - last) * s / 4 with s = log2(input_stride) - 1, from stride 16 on.
-  """
-  if input_stride < 16:
-    return 1.0
-  return 1.0 - (1.0 - last) * (input_stride.bit_length() - 2) / 4.0
 
 
 def resnet50(*, norm: norm_lib.NormSettings, drop_path_keep_prob: float = 1.0) -> ResNet:

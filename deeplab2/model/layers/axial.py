@@ -5,6 +5,7 @@ import tf_keras
 
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import norm as norm_lib
+from deeplab2.model.layers import shapes
 
 NUM_HEADS = 8
 # Relative positions -254..254 have an embedding; farther ones share the outermost.
@@ -112,7 +113,7 @@ class AxialAttention1D(tf_keras.layers.Layer):
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Attends along the axis: [B, h, w, C] -> [B, h, w, value_channels]."""
     q, k, v = self.project(x, training)
-    length = norm_lib.sizes(x)[self._axis]
+    length = shapes.sizes(x)[self._axis]
     similarity = self.norm_similarity(self.similarities(q, k, length), training=training)
     similarity = tf.add_n(tf.split(tf.cast(similarity, tf.float32), 3, axis=1))
     weights = tf.cast(tf.nn.softmax(similarity), x.dtype)
@@ -122,7 +123,7 @@ class AxialAttention1D(tf_keras.layers.Layer):
 
   def project(self, x, training):
     """Returns queries, keys and values of `x`, each [n, heads, length, d]."""
-    qkv = conv.per_position(
+    qkv = shapes.per_position(
       x,
       lambda rows: conv.linear_norm(
         rows, self.qkv_kernel, self.norm_qkv, tf.matmul, None, training
@@ -151,7 +152,7 @@ class AxialAttention1D(tf_keras.layers.Layer):
 
   def _split_heads(self, x):
     """[B, h, w, C] -> [n, heads, length, C / heads], the other axis folded into n."""
-    batch, height, width, channels = norm_lib.sizes(x)
+    batch, height, width, channels = shapes.sizes(x)
     heads = tf.reshape(x, [batch, height, width, NUM_HEADS, channels // NUM_HEADS])
     order = (0, 2, 3, 1, 4) if self._axis == 1 else (0, 1, 3, 2, 4)
     length = height if self._axis == 1 else width
@@ -159,7 +160,7 @@ class AxialAttention1D(tf_keras.layers.Layer):
 
   def _merge_heads(self, x, like):
     """Undoes _split_heads, for an input of the size of `like`."""
-    batch, height, width, _ = norm_lib.sizes(like)
+    batch, height, width, _ = shapes.sizes(like)
     other, length = (width, height) if self._axis == 1 else (height, width)
     size = self._value_channels // NUM_HEADS
     heads = tf.reshape(x, [batch, other, NUM_HEADS, length, size])

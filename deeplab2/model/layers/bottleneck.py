@@ -18,8 +18,17 @@ class _Residual(tf_keras.layers.Layer):
   """
 
   def __init__(
-    self, filters, *, middle_filters, norm, activation, stride, drop_path_keep_prob, **kwargs
+    self,
+    filters: int,
+    middle_filters: int,
+    *,
+    norm: norm_lib.NormSettings,
+    activation: conv.Activation,
+    stride: int = 1,
+    drop_path_keep_prob: float = 1.0,
+    **kwargs,
   ):
+    """Creates a block with 4 * `filters` output channels and `middle_filters` reduced ones."""
     super().__init__(**kwargs)
     self._filters = EXPANSION * filters
     self._settings = norm
@@ -53,31 +62,18 @@ class _Residual(tf_keras.layers.Layer):
 
 
 class Bottleneck(_Residual):
-  """Residual block around a 3x3 convolution (He et al. 2016)."""
+  """Residual block around a 3x3 convolution (He et al. 2016) with a stride or a dilation."""
 
-  def __init__(
-    self,
-    filters: int,
-    *,
-    norm: norm_lib.NormSettings,
-    activation: conv.Activation,
-    stride: int = 1,
-    dilation: int = 1,
-    drop_path_keep_prob: float = 1.0,
-    **kwargs,
-  ):
-    """Creates a block with 4 * `filters` output channels; the 3x3 has `stride` or `dilation`."""
-    super().__init__(
-      filters,
-      middle_filters=filters,
-      norm=norm,
-      activation=activation,
-      stride=stride,
-      drop_path_keep_prob=drop_path_keep_prob,
-      **kwargs,
-    )
+  def __init__(self, filters: int, *, stride: int = 1, dilation: int = 1, **kwargs):
+    super().__init__(filters, filters, stride=stride, **kwargs)
     self.conv = conv.ConvNorm(
-      filters, 3, norm=norm, stride=stride, dilation=dilation, activation=activation, name='conv'
+      filters,
+      3,
+      norm=self._settings,
+      stride=stride,
+      dilation=dilation,
+      activation=self._activation,
+      name='conv',
     )
 
   def _middle(self, x, training):
@@ -85,29 +81,13 @@ class Bottleneck(_Residual):
 
 
 class AxialBottleneck(_Residual):
-  """Residual block around axial attention (Wang et al. 2020, Axial-DeepLab)."""
+  """Residual block around axial attention (Wang et al. 2020, Axial-DeepLab) with a stride."""
 
-  def __init__(
-    self,
-    filters: int,
-    *,
-    norm: norm_lib.NormSettings,
-    activation: conv.Activation,
-    stride: int = 1,
-    drop_path_keep_prob: float = 1.0,
-    **kwargs,
-  ):
-    """Creates a block with 4 * `filters` output channels; the attention has `stride`."""
-    super().__init__(
-      filters,
-      middle_filters=2 * filters,
-      norm=norm,
-      activation=activation,
-      stride=stride,
-      drop_path_keep_prob=drop_path_keep_prob,
-      **kwargs,
+  def __init__(self, filters: int, *, stride: int = 1, **kwargs):
+    super().__init__(filters, 2 * filters, stride=stride, **kwargs)
+    self.attention = axial.AxialAttention2D(
+      filters, norm=self._settings, stride=stride, name='attention'
     )
-    self.attention = axial.AxialAttention2D(filters, norm=norm, stride=stride, name='attention')
 
   def _middle(self, x, training):
     return self._activation(self.attention(x, training=training))

@@ -5,6 +5,7 @@ offset`, so that no feature map is normalised on its own.
 """
 
 from collections.abc import Callable
+import functools
 
 import tensorflow as tf
 import tf_keras
@@ -13,6 +14,7 @@ from deeplab2 import resampling
 from deeplab2.kernels import dilated
 from deeplab2.model.layers import activations
 from deeplab2.model.layers import norm as norm_lib
+from deeplab2.model.layers import shapes
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
 
@@ -24,11 +26,20 @@ class _LinearNorm(tf_keras.layers.Layer):
     self,
     *,
     norm: norm_lib.NormSettings,
-    activation: Activation,
-    kernel_initializer,
+    activation: Activation = activations.linear,
+    kernel_initializer='he_normal',
     gamma_initializer='ones',
     **kwargs,
   ):
+    """Creates a layer.
+
+    Args:
+      norm: settings of the batch norm.
+      activation: of the normalised result.
+      kernel_initializer: of the kernel.
+      gamma_initializer: of the scale of the batch norm.
+      **kwargs: passed on to the Keras layer.
+    """
     super().__init__(**kwargs)
     self._settings = norm
     self._activation = activation
@@ -74,6 +85,26 @@ def linear_norm(x, kernel, norm, linear, scale_shape, training, activation=activ
   )
 
 
+def pad_evenly(x: tf.Tensor, kernel_size: int, stride: int) -> tuple[tf.Tensor, str]:
+  """Returns (`x`, padded where TensorFlow's own padding would differ; which of its own to use)."""
+  if stride == 1:
+    return x, 'SAME'
+  height, width = x.shape[1:3]
+  if kernel_size > 1 and stride == 2 and height and width and height % 2 and width % 2:
+    return x, 'SAME'  # The same for odd sizes, and without a copy.
+  if kernel_size > 1:
+    # Not as explicit padding of the convolution: TF 2.20's fused depthwise kernel aborts on it.
+    sides = [(kernel_size - 1) // 2, kernel_size // 2]
+    x = tf.pad(x, [[0, 0], sides, sides, [0, 0]])
+  return x, 'VALID'
+
+
+def pad_as_tensorflow(x: tf.Tensor, kernel_size: int, stride: int) -> tuple[tf.Tensor, str]:
+  """Returns (`x`, 'SAME'): of even sizes with a stride, zeros come after `x` alone."""
+  del kernel_size, stride
+  return x, 'SAME'
+
+
 class ConvNorm(_LinearNorm):
   """Convolution, batch norm, activation, on [B, H, W, C].
 
@@ -83,25 +114,10 @@ class ConvNorm(_LinearNorm):
   """
 
   def __init__(
-    self,
-    filters: int,
-    kernel_size: int,
-    *,
-    norm: norm_lib.NormSettings,
-    stride: int = 1,
-    dilation: int = 1,
-    activation: Activation = activations.linear,
-    kernel_initializer='he_normal',
-    gamma_initializer='ones',
-    **kwargs,
+    self, filters: int, kernel_size: int, *, stride: int = 1, dilation: int = 1, **kwargs
   ):
-    super().__init__(
-      norm=norm,
-      activation=activation,
-      kernel_initializer=kernel_initializer,
-      gamma_initializer=gamma_initializer,
-      **kwargs,
-    )
+    """Creates a convolution with a stride or a dilation; `kwargs` as of all layers here."""
+    super().__init__(**kwargs)
     if stride > 1 and dilation > 1:
       raise ValueError(
         f'A convolution has a stride ({stride}) or a dilation ({dilation}), not both.'
@@ -122,27 +138,27 @@ class ConvNorm(_LinearNorm):
   def _convolve(self, x, kernel):
     if self._dilation > 1:
       return dilated.conv2d(x, kernel, self._dilation)
-    x, padding = _pad(x, self._kernel_size, self._stride)
+    x, padding = pad_evenly(x, self._kernel_size, self._stride)
     return tf.nn.conv2d(x, kernel, self._stride, padding)
 
 
 class DepthwiseConvNorm(_LinearNorm):
-  """Depthwise convolution, batch norm, activation, on [B, H, W, C]; pads as ConvNorm does."""
+  """Depthwise convolution, batch norm, activation, on [B, H, W, C]."""
 
   def __init__(
     self,
     kernel_size: int,
     *,
-    norm: norm_lib.NormSettings,
     stride: int = 1,
-    activation: Activation = activations.linear,
+    pad: Callable = pad_evenly,
+    kernel_initializer='glorot_uniform',
     **kwargs,
   ):
-    super().__init__(
-      norm=norm, activation=activation, kernel_initializer='glorot_uniform', **kwargs
-    )
+    """Creates a convolution; `pad` is `pad_evenly`, as of ConvNorm, or `pad_as_tensorflow`."""
+    super().__init__(kernel_initializer=kernel_initializer, **kwargs)
     self._kernel_size = kernel_size
     self._stride = stride
+    self._pad = pad
 
   def build(self, input_shape):
     size, channels = self._kernel_size, input_shape[-1]
@@ -153,7 +169,7 @@ class DepthwiseConvNorm(_LinearNorm):
     return self._finish(x, self.depthwise_kernel, self._convolve, [-1, 1], training)
 
   def _convolve(self, x, kernel):
-    x, padding = _pad(x, self._kernel_size, self._stride)
+    x, padding = self._pad(x, self._kernel_size, self._stride)
     return tf.nn.depthwise_conv2d(x, kernel, [1, self._stride, self._stride, 1], padding)
 
 
@@ -170,35 +186,27 @@ class SeparableConvNorm(tf_keras.layers.Layer):
     **kwargs,
   ):
     super().__init__(**kwargs)
-    self.depthwise = DepthwiseConvNorm(
-      kernel_size, norm=norm, activation=activation, name='depthwise'
-    )
-    self.pointwise = ConvNorm(filters, 1, norm=norm, activation=activation, name='pointwise')
+    settings = {'norm': norm, 'activation': activation}
+    self.depthwise = DepthwiseConvNorm(kernel_size, name='depthwise', **settings)
+    self.pointwise = ConvNorm(filters, 1, name='pointwise', **settings)
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     return self.pointwise(self.depthwise(x, training=training), training=training)
 
 
+# The 5x5 convolutions of heads and of the semantic decoder.
+SEPARABLE_5X5 = functools.partial(SeparableConvNorm, kernel_size=5)
+CONVS_5X5 = {
+  'depthwise_separable_conv': SEPARABLE_5X5,
+  'standard_conv': functools.partial(ConvNorm, kernel_size=5),
+}
+
+
 class SequenceNorm(_LinearNorm):
   """The same linear map at every position of [B, n, C], batch norm, activation."""
 
-  def __init__(
-    self,
-    filters: int,
-    *,
-    norm: norm_lib.NormSettings,
-    activation: Activation = activations.linear,
-    kernel_initializer='he_normal',
-    gamma_initializer='ones',
-    **kwargs,
-  ):
-    super().__init__(
-      norm=norm,
-      activation=activation,
-      kernel_initializer=kernel_initializer,
-      gamma_initializer=gamma_initializer,
-      **kwargs,
-    )
+  def __init__(self, filters: int, **kwargs):
+    super().__init__(**kwargs)
     self._filters = filters
 
   def build(self, input_shape):
@@ -206,52 +214,9 @@ class SequenceNorm(_LinearNorm):
     self.built = True
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-    return per_position(
+    return shapes.per_position(
       x, lambda rows: self._finish(rows, self.kernel[0], tf.matmul, None, training)
     )
-
-
-class Projection(tf_keras.layers.Layer):
-  """The same linear map with bias at every position of [..., C]; no norm, no activation."""
-
-  def __init__(self, filters: int, *, spatial_rank: int, kernel_initializer, **kwargs):
-    """Creates a projection.
-
-    Args:
-      filters: output channels.
-      spatial_rank: number of leading ones of the kernel's shape, [1, C, filters] for sequences
-        and [1, 1, C, filters] for maps, as checkpoints store them.
-      kernel_initializer: of the kernel; the bias starts at zero.
-      **kwargs: passed on to the Keras layer.
-    """
-    super().__init__(**kwargs)
-    self._filters = filters
-    self._spatial = (1,) * spatial_rank
-    self._kernel_initializer = kernel_initializer
-
-  def build(self, input_shape):
-    self.kernel = self.add_weight(
-      'kernel',
-      self._spatial + (input_shape[-1], self._filters),
-      initializer=self._kernel_initializer,
-      experimental_autocast=False,
-    )
-    self.bias = self.add_weight(
-      'bias', (self._filters,), initializer='zeros', experimental_autocast=False
-    )
-    self.built = True
-
-  def call(self, x: tf.Tensor) -> tf.Tensor:
-    kernel = tf.cast(tf.reshape(self.kernel, self.kernel.shape[-2:]), x.dtype)
-    bias = tf.cast(self.bias, x.dtype)
-    return per_position(x, lambda rows: tf.nn.bias_add(tf.matmul(rows, kernel), bias))
-
-
-def per_position(x: tf.Tensor, function) -> tf.Tensor:
-  """Applies a function of [rows, C] at all positions of `x` [..., C] at once."""
-  shape = norm_lib.sizes(x)
-  rows = function(tf.reshape(x, [-1, shape[-1]]))
-  return tf.reshape(rows, [*shape[:-1], rows.shape[-1]])
 
 
 def truncated_normal(stddev: float):
@@ -261,18 +226,4 @@ def truncated_normal(stddev: float):
 
 def resize_like(x: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
   """Resizes `x` [B, h, w, C] to the height and width of `other`, corners on corners."""
-  return tf.cast(resampling.resize_bilinear(x, norm_lib.sizes(other)[1:3]), x.dtype)
-
-
-def _pad(x, kernel_size, stride):
-  """Returns (`x`, padded where TensorFlow's own padding would differ; which of its own to use)."""
-  if stride == 1:
-    return x, 'SAME'
-  height, width = x.shape[1:3]
-  if kernel_size > 1 and stride == 2 and height and width and height % 2 and width % 2:
-    return x, 'SAME'  # The same for odd sizes, and without a copy.
-  if kernel_size > 1:
-    # Not as explicit padding of the convolution: TF 2.20's fused depthwise kernel aborts on it.
-    sides = [(kernel_size - 1) // 2, kernel_size // 2]
-    x = tf.pad(x, [[0, 0], sides, sides, [0, 0]])
-  return x, 'VALID'
+  return tf.cast(resampling.resize_bilinear(x, shapes.sizes(other)[1:3]), x.dtype)

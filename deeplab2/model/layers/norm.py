@@ -6,6 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab2.model.layers import activations
+from deeplab2.model.layers import shapes
 
 
 class NormSettings(NamedTuple):
@@ -98,7 +99,7 @@ class BatchNorm(tf_keras.layers.Layer):
     return self._settings.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1
 
   def _fused(self, x, activation):
-    shape = sizes(x)
+    shape = shapes.sizes(x)
     maps = x if len(shape) == 4 else tf.reshape(x, [-1, 1, 1, shape[-1]])
     y, mean, variance, _, _, _ = tf.raw_ops.FusedBatchNormV3(
       x=maps,
@@ -167,11 +168,3 @@ class LayerNorm(tf_keras.layers.Layer):
     variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
     normalized = centered * tf.math.rsqrt(variance + self._epsilon)
     return tf.cast(normalized * self.gamma + self.beta, x.dtype)
-
-
-def sizes(x: tf.Tensor) -> list:
-  """Returns the sizes of `x`: ints where known, scalar tensors elsewhere."""
-  if x.shape.is_fully_defined():
-    return x.shape.as_list()
-  dynamic = tf.shape(x)
-  return [dynamic[i] if size is None else size for i, size in enumerate(x.shape)]

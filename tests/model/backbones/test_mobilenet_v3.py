@@ -9,16 +9,16 @@ from tests.goldens import fill
 from tests.model import builders
 
 _VARIANTS = {
-  'small': (mobilenet_v3.small, (16, 16, 24, 48, 576), (939_120, 927_008)),
-  'large': (mobilenet_v3.large, (16, 24, 40, 112, 960), (2_996_352, 2_971_952)),
+  'small': ((16, 16, 24, 48, 576), (939_120, 927_008)),
+  'large': ((16, 24, 40, 112, 960), (2_996_352, 2_971_952)),
 }
 
 
 @pytest.mark.parametrize('name', list(_VARIANTS))
 def test_golden(golden, name):
-  make, channels, (parameters, trainable) = _VARIANTS[name]
+  channels, (parameters, trainable) = _VARIANTS[name]
   golden = golden('model_mobilenet')
-  backbone = make(norm=builders.NORM)
+  backbone = mobilenet_v3.MOBILENETS[f'mobilenet_v3_{name}'](norm=builders.NORM)
   image = tf.constant(fill.image(65, 65) / 127.5 - 1.0, tf.float32)
   backbone(image)
   variables = builders.fill_by_key(backbone, 'backbone')
@@ -44,7 +44,7 @@ def test_golden(golden, name):
 
 
 def test_stages_are_the_last_rows_of_their_strides():
-  backbone = mobilenet_v3.small(norm=builders.NORM)
+  backbone = mobilenet_v3.MOBILENETS['mobilenet_v3_small'](norm=builders.NORM)
   image = tf.random.normal([1, 65, 65, 3])
   outputs, pyramid = backbone.block_outputs(image), backbone(image)
   for stage, block in zip(pyramid[:5], (1, 2, 4, 9, 13), strict=True):

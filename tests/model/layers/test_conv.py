@@ -73,16 +73,12 @@ def test_folded_norm_is_the_norm(layer):
   np.testing.assert_allclose(layer(x), tf.nn.relu(layer.norm(linear)), atol=1e-5)
 
 
-def test_sequence_norm_and_projection_are_matrix_products():
+def test_sequence_norm_is_a_matrix_product():
   x = np.random.RandomState(0).normal(size=(2, 5, 6)).astype(np.float32)
   layer = conv.SequenceNorm(3, norm=builders.NORM)
   result = layer(x)
   fresh_norm = 1 / np.sqrt(1 + 1e-3)
   np.testing.assert_allclose(result, x @ layer.kernel[0].numpy() * fresh_norm, atol=1e-5)
-  projection = conv.Projection(3, spatial_rank=1, kernel_initializer='he_normal')
-  projection(x)
-  projection.bias.assign([1.0, 2.0, 3.0])
-  np.testing.assert_allclose(projection(x), x @ projection.kernel[0].numpy() + [1, 2, 3], atol=1e-5)
 
 
 def test_names_of_variables_end_as_decay_expects():
@@ -105,3 +101,11 @@ def test_compute_dtype_follows_the_policy():
 def test_stride_and_dilation_exclude_one_another():
   with pytest.raises(ValueError, match='not both'):
     conv.ConvNorm(4, 3, norm=builders.NORM, stride=2, dilation=2)
+
+
+def test_padding_of_depthwise_convolutions_as_tensorflow():
+  x = np.random.RandomState(0).normal(size=(2, 8, 9, 3)).astype(np.float32)
+  layer = conv.DepthwiseConvNorm(3, norm=builders.NORM, stride=2, pad=conv.pad_as_tensorflow)
+  result = layer(x)
+  expected = tf.nn.depthwise_conv2d(x, layer.depthwise_kernel, [1, 2, 2, 1], 'SAME')
+  np.testing.assert_allclose(result, expected / np.sqrt(1 + 1e-3), atol=1e-5)
