@@ -137,7 +137,7 @@ def test_errors_of_the_input_are_explained(tmp_path):
 
 
 class _Counter:
-  """Stands for an EvalLoop; notes the steps at which it runs."""
+  """Stands for an Evaluation; notes the steps at which it runs."""
 
   def __init__(self):
     self.steps = []
