@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from absl import logging
 import numpy as np
-import tensorflow as tf
 
 from deeplab2 import errors
 from deeplab2.trainer import evaluator as evaluator_lib
@@ -42,8 +41,7 @@ class Evaluation:
     summaries: summaries_lib.Summaries,
     num_steps: int = -1,
     num_images: int | None = None,
-    explain: Callable[[Exception], Exception] = lambda error: error,
-    hold: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    guard: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
   ):
     """Creates the loop.
 
@@ -55,8 +53,7 @@ class Evaluation:
       summaries: TensorBoard's, for the scalars.
       num_steps: batches per evaluation, -1 for all.
       num_images: how many there will be, if known, for the progress shown.
-      explain: turns an error of TensorFlow into one that names the file, or returns it.
-      hold: holds what keeps other processes from the same evaluation.
+      guard: keeps other processes from the same evaluation, and explains errors of the input.
     """
     self._evaluator = evaluator
     self._report = report
@@ -65,8 +62,7 @@ class Evaluation:
     self._summaries = summaries
     self._num_steps = num_steps
     self._num_images = num_images
-    self._explain = explain
-    self._hold = hold
+    self._guard = guard
 
   def is_done(self) -> bool:
     """Returns whether there is nothing to measure, or the numbers of this step are written."""
@@ -82,7 +78,7 @@ class Evaluation:
       InUseError: another process does the same evaluation.
       UserError: something could not be written, or there was no image to evaluate.
     """
-    with self._hold(), explained(self._explain):
+    with self._guard():
       scalars, failure = self._evaluate()
     self._summaries.scalars(scalars)
     if failure is not None:
@@ -157,18 +153,6 @@ class Evaluation:
         position.batches,
         self._num_steps,
       )
-
-
-@contextlib.contextmanager
-def explained(explain):
-  """Raises errors of TensorFlow as what `explain` makes of them."""
-  try:
-    yield
-  except (tf.errors.OpError, UnicodeDecodeError) as error:
-    explanation = explain(error)
-    if explanation is error:
-      raise
-    raise explanation from error
 
 
 def _state(position, metrics):

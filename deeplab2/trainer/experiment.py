@@ -1,5 +1,6 @@
 """The modes: from a configuration to datasets, model, trainer, evaluator, and through the loop."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -192,7 +193,7 @@ def _train_loop(config, directory, model, global_step):
     steps_per_loop=options.steps_per_loop,
     save_steps=options.save_checkpoints_steps,
     summary_steps=options.save_summaries_steps,
-    explain=_explain(config, _TRAIN),
+    explained=lambda: _explained(config, _TRAIN),
   )
 
 
@@ -285,6 +286,12 @@ def _eval_loop(config, directory, model, global_step, source=None, training=dict
   def path_of(name):
     return os.path.join(eval_directory, f'{name}-{int(global_step.numpy())}-{digest}')
 
+  @contextlib.contextmanager
+  def guard():
+    lock = locks.hold(f'{path_of("evaluating")}.lock', f'The evaluation in {eval_directory}')
+    with lock, _explained(config, _EVAL):
+      yield
+
   return evaluation.Evaluation(
     evaluator_lib.Evaluator(
       lambda batches: runtime.distribute(
@@ -303,8 +310,7 @@ def _eval_loop(config, directory, model, global_step, source=None, training=dict
     summaries=summaries,
     num_steps=options.eval_steps,
     num_images=None if options.eval_steps == -1 else options.eval_steps * batch_size,
-    explain=_explain(config, _EVAL),
-    hold=lambda: locks.hold(f'{path_of("evaluating")}.lock', f'The evaluation in {eval_directory}'),
+    guard=guard,
   )
 
 
@@ -345,10 +351,17 @@ def _writers(config, directory, info, evaluated, summaries):
   return writers
 
 
-def _explain(config, field):
-  """Returns what turns errors of an input pipeline into ones that name file and record."""
-  return lambda error: pipeline.explain(
-    error,
-    config.resolved(f'{field}.file_pattern'),
-    with_labels=config.value(f'{field}.decode_groundtruth_label'),
-  )
+@contextlib.contextmanager
+def _explained(config, field):
+  """Raises errors of an input pipeline as ones that name file and record."""
+  try:
+    yield
+  except (tf.errors.OpError, UnicodeDecodeError) as error:
+    explanation = pipeline.explain(
+      error,
+      config.resolved(f'{field}.file_pattern'),
+      with_labels=config.value(f'{field}.decode_groundtruth_label'),
+    )
+    if explanation is error:
+      raise
+    raise explanation from error

@@ -32,7 +32,7 @@ class TrainLoop:
     steps_per_loop: int,
     save_steps: int,
     summary_steps: int,
-    explain: Callable[[Exception], Exception],
+    explained: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
   ):
     """Creates the loop.
 
@@ -43,7 +43,7 @@ class TrainLoop:
       steps_per_loop: steps on the device between two looks at the host.
       save_steps: least number of steps between two checkpoints.
       summary_steps: least number of steps between two entries of TensorBoard.
-      explain: turns an error of TensorFlow into one that names the file, or returns it.
+      explained: raises errors of the input as ones that name the file.
     """
     self._trainer = trainer
     self._checkpoints = checkpoints
@@ -51,7 +51,7 @@ class TrainLoop:
     self._steps_per_loop = steps_per_loop
     self._save_steps = save_steps
     self._summary_steps = summary_steps
-    self._explain = explain
+    self._explained = explained
     self._summaries = summaries_lib.Summaries(
       os.path.join(checkpoints.directory, 'train'), global_step
     )
@@ -75,7 +75,7 @@ class TrainLoop:
     shown = progress.create('train', total, 'step', self.step)
     try:
       while self.step < until:
-        with evaluation.explained(self._explain):
+        with self._explained():
           self.logs = self._trainer.train(tf.constant(min(self._steps_per_loop, until - self.step)))
         shown.update(self.step, _main_losses(self.logs))
         self._write(last=self.step == total)
