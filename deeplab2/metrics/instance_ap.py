@@ -96,24 +96,6 @@ class InstanceAP:
         }
       )
 
-  def merge(self, other: 'InstanceAP') -> None:
-    """Adds the images of another collection of the same label space."""
-    if other._space != self._space:
-      raise ValueError('Instances of different label spaces cannot be merged.')
-    first = len(self._sizes)
-    self.ground_truths += [
-      {
-        **ground_truth,
-        'id': len(self.ground_truths) + 1 + index,
-        'image_id': ground_truth['image_id'] + first,
-      }
-      for index, ground_truth in enumerate(other.ground_truths)
-    ]
-    self.detections += [
-      {**detection, 'image_id': detection['image_id'] + first} for detection in other.detections
-    ]
-    self._sizes += other._sizes
-
   def state(self) -> np.ndarray:
     """Returns what `set_state` takes: bytes of a JSON text, uint8."""
     # COCO's compressed masks are ASCII.

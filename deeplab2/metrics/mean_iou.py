@@ -48,12 +48,6 @@ class MeanIoU:
       size, size
     )
 
-  def merge(self, other: 'MeanIoU') -> None:
-    """Adds the images of another accumulator of the same label space."""
-    if other._space != self._space:
-      raise ValueError('Counts of different label spaces cannot be merged.')
-    self._confusion += other._confusion
-
   def state(self) -> np.ndarray:
     """Returns what `set_state` takes: [num_classes, num_classes] int64."""
     return self._confusion.copy()

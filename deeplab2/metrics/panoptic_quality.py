@@ -82,12 +82,6 @@ class PanopticQuality:
     self._counts += counts
     return counts
 
-  def merge(self, other: 'PanopticQuality') -> None:
-    """Adds the images of another accumulator of the same label space."""
-    if other._space != self._space:
-      raise ValueError('Counts of different label spaces cannot be merged.')
-    self._counts += other._counts
-
   def state(self) -> np.ndarray:
     """Returns what `set_state` takes: [2, 4, num_classes] float64."""
     return self._counts.copy()

@@ -1,5 +1,6 @@
 """The modes: from a configuration to datasets, model, trainer, evaluator, and through the loop."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -20,6 +21,7 @@ from deeplab2.data import pipeline
 from deeplab2.inference import raw_predictions
 from deeplab2.inference import segmenter
 from deeplab2.trainer import evaluated as evaluated_lib
+from deeplab2.trainer import evaluation
 from deeplab2.trainer import evaluator as evaluator_lib
 from deeplab2.trainer import loop
 from deeplab2.trainer import optimizer
@@ -187,7 +189,7 @@ def _train_loop(config, directory, model, global_step):
     steps_per_loop=options.steps_per_loop,
     save_steps=options.save_checkpoints_steps,
     summary_steps=options.save_summaries_steps,
-    explain=_explain(config, _TRAIN),
+    explained=lambda: _explained(config, _TRAIN),
   )
 
 
@@ -254,7 +256,7 @@ def _eval_loop(config, directory, model, global_step, source=None, training=dict
   if source:
     evaluated['checkpoint'] = source
   summaries = summaries_lib.Summaries(eval_directory, global_step)
-  callbacks = _image_callbacks(config, directory, info, evaluated, summaries)
+  writers = _writers(config, directory, info, evaluated, summaries)
   report = None
   if config.value(f'{_EVAL}.decode_groundtruth_label'):
     report = reports.Report(
@@ -266,7 +268,7 @@ def _eval_loop(config, directory, model, global_step, source=None, training=dict
       evaluated=evaluated,
       training=training,
     )
-  elif not callbacks:
+  elif not writers:
     raise config.error(
       f'{_EVAL}.decode_groundtruth_label',
       'without labels there is nothing to '
@@ -279,42 +281,46 @@ def _eval_loop(config, directory, model, global_step, source=None, training=dict
   def path_of(name):
     return os.path.join(eval_directory, f'{name}-{int(global_step.numpy())}-{digest}')
 
-  evaluator = evaluator_lib.Evaluator(
-    lambda batches: runtime.distribute(
-      assemble.eval_dataset(config, skip=batches * batch_size), fetch_to_device=False
+  @contextlib.contextmanager
+  def guard():
+    lock = locks.hold(f'{path_of("evaluating")}.lock', f'The evaluation in {eval_directory}')
+    with lock, _explained(config, _EVAL):
+      yield
+
+  return evaluation.Evaluation(
+    evaluator_lib.Evaluator(
+      lambda batches: runtime.distribute(
+        assemble.eval_dataset(config, skip=batches * batch_size), fetch_to_device=False
+      ),
+      model=model,
+      segmenter=segmenter.create(config, model),
+      loss=None if report is None else assemble.evaluation_loss(config).score,
+      use_tf_function=options.use_tf_function,
     ),
-    model=model,
-    segmenter=segmenter.create(config, model),
-    loss=None if report is None else assemble.evaluation_loss(config).score,
-    callbacks=callbacks,
     report=report,
-    unfinished=unfinished_lib.Unfinished(
-      lambda: f'{path_of("unfinished")}.npz', lambda: _identity(config, model, evaluated)
+    writers=writers,
+    unfinished=lambda: unfinished_lib.Unfinished(
+      f'{path_of("unfinished")}.npz', _identity(config, model, evaluated)
     ),
-    num_images=None if options.eval_steps == -1 else options.eval_steps * batch_size,
-    use_tf_function=options.use_tf_function,
-  )
-  return loop.EvalLoop(
-    evaluator,
-    summaries,
+    summaries=summaries,
     num_steps=options.eval_steps,
-    explain=_explain(config, _EVAL),
-    hold=lambda: locks.hold(f'{path_of("evaluating")}.lock', f'The evaluation in {eval_directory}'),
-    is_done=(lambda: True) if report is None else report.is_written,
+    num_images=None if options.eval_steps == -1 else options.eval_steps * batch_size,
+    guard=guard,
   )
 
 
 def _identity(config, model, evaluated):
   """Returns what tells this evaluation, and the state on its way, from all others."""
   return {
+    'format': 2,  # Of the arrays.
     'evaluated': evaluated,
     'weights': evaluated_lib.weights_digest(model),
     'options': hashlib.sha256(str(config.options).encode()).hexdigest(),
   }
 
 
-def _image_callbacks(config, directory, info, evaluated, summaries):
-  """Returns what is done with every evaluated image in addition to measuring."""
+def _writers(config, directory, info, evaluated, summaries):
+  """Returns what writes something of every evaluated image."""
   options = config.options.evaluator_options
   draws = options.save_predictions and options.num_vis_samples
   if not draws and not options.save_raw_predictions:
@@ -323,10 +329,10 @@ def _image_callbacks(config, directory, info, evaluated, summaries):
     config.resolved('evaluator_options.override_save_dir') or os.path.join(directory, 'vis'),
     evaluated,
   )
-  callbacks = []
+  writers = []
   if draws:
-    callbacks.append(
-      reports.Visualizer(info, output_directory, summaries, options.num_vis_samples).add
+    writers.append(
+      reports.Visualizer(info, output_directory, summaries, options.num_vis_samples).update
     )
   if options.save_raw_predictions:
     raw = raw_predictions.RawPredictions(
@@ -336,14 +342,21 @@ def _image_callbacks(config, directory, info, evaluated, summaries):
       instance_files=True,
       class_table=datasets.original_id_table(info) if options.convert_raw_to_eval_ids else None,
     )
-    callbacks.append(lambda index, image: raw.add(image.name, image.maps))
-  return callbacks
+    writers.append(lambda image: raw.add(image.name, image.maps))
+  return writers
 
 
-def _explain(config, field):
-  """Returns what turns errors of an input pipeline into ones that name file and record."""
-  return lambda error: pipeline.explain(
-    error,
-    config.resolved(f'{field}.file_pattern'),
-    with_labels=config.value(f'{field}.decode_groundtruth_label'),
-  )
+@contextlib.contextmanager
+def _explained(config, field):
+  """Raises errors of an input pipeline as ones that name file and record."""
+  try:
+    yield
+  except (tf.errors.OpError, UnicodeDecodeError) as error:
+    explanation = pipeline.explain(
+      error,
+      config.resolved(f'{field}.file_pattern'),
+      with_labels=config.value(f'{field}.decode_groundtruth_label'),
+    )
+    if explanation is error:
+      raise
+    raise explanation from error

@@ -11,7 +11,7 @@ from deeplab2 import errors
 from deeplab2 import locks
 from deeplab2.checkpoint import directory as directory_lib
 from deeplab2.checkpoint import restore
-from deeplab2.trainer import evaluator as evaluator_lib
+from deeplab2.trainer import evaluation
 from deeplab2.trainer import progress
 from deeplab2.trainer import summaries as summaries_lib
 from deeplab2.trainer import trainer as trainer_lib
@@ -32,7 +32,7 @@ class TrainLoop:
     steps_per_loop: int,
     save_steps: int,
     summary_steps: int,
-    explain: Callable[[Exception], Exception],
+    explained: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
   ):
     """Creates the loop.
 
@@ -43,7 +43,7 @@ class TrainLoop:
       steps_per_loop: steps on the device between two looks at the host.
       save_steps: least number of steps between two checkpoints.
       summary_steps: least number of steps between two entries of TensorBoard.
-      explain: turns an error of TensorFlow into one that names the file, or returns it.
+      explained: raises errors of the input as ones that name the file.
     """
     self._trainer = trainer
     self._checkpoints = checkpoints
@@ -51,7 +51,7 @@ class TrainLoop:
     self._steps_per_loop = steps_per_loop
     self._save_steps = save_steps
     self._summary_steps = summary_steps
-    self._explain = explain
+    self._explained = explained
     self._summaries = summaries_lib.Summaries(
       os.path.join(checkpoints.directory, 'train'), global_step
     )
@@ -75,7 +75,7 @@ class TrainLoop:
     shown = progress.create('train', total, 'step', self.step)
     try:
       while self.step < until:
-        with _explained(self._explain):
+        with self._explained():
           self.logs = self._trainer.train(tf.constant(min(self._steps_per_loop, until - self.step)))
         shown.update(self.step, _main_losses(self.logs))
         self._write(last=self.step == total)
@@ -104,52 +104,9 @@ class TrainLoop:
         self._summaries.check()
 
 
-class EvalLoop:
-  """Runs an evaluator and writes its numbers to TensorBoard."""
-
-  def __init__(
-    self,
-    evaluator: evaluator_lib.Evaluator,
-    summaries: summaries_lib.Summaries,
-    *,
-    num_steps: int,
-    explain: Callable[[Exception], Exception],
-    hold: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
-    is_done: Callable[[], bool] = lambda: False,
-  ):
-    """Creates the loop.
-
-    Args:
-      evaluator: does the steps, and returns scalars by tag.
-      summaries: TensorBoard's, for the scalars.
-      num_steps: batches per evaluation, -1 for all.
-      explain: as of TrainLoop.
-      hold: holds what keeps other processes from the same evaluation.
-      is_done: returns whether the numbers of the model's step have been written.
-    """
-    self._evaluator = evaluator
-    self._summaries = summaries
-    self._num_steps = num_steps
-    self._explain = explain
-    self._hold = hold
-    self.is_done = is_done
-
-  def run(self) -> Mapping[str, float]:
-    """Evaluates once; returns the scalars.
-
-    Raises:
-      InUseError: another process does the same evaluation.
-      UserError: something could not be written, or there was nothing to evaluate.
-    """
-    with self._hold(), _explained(self._explain):
-      scalars = self._evaluator.evaluate(tf.constant(self._num_steps))
-    self._summaries.scalars(scalars)
-    self._evaluator.check()
-    self._summaries.check()
-    return scalars
-
-
-def train_and_evaluate(train: TrainLoop, evaluate: EvalLoop, *, total: int, interval: int) -> None:
+def train_and_evaluate(
+  train: TrainLoop, evaluate: evaluation.Evaluation, *, total: int, interval: int
+) -> None:
   """Trains to step `total`; evaluates every `interval` steps and at the end.
 
   Boundaries are multiples of `interval`, so a resumed run evaluates at the steps at which the
@@ -192,7 +149,7 @@ def _saving_before_it_ends(train):
 
 
 def evaluate_continuously(
-  evaluate: EvalLoop, checkpoints: restore.Checkpoints, timeout: float | None
+  evaluate: evaluation.Evaluation, checkpoints: restore.Checkpoints, timeout: float | None
 ) -> int:
   """Evaluates the newest checkpoint, then each newer one that appears.
 
@@ -213,18 +170,6 @@ def evaluate_continuously(
     _evaluate_unless_another_does(evaluate)
     count += 1
   return count
-
-
-@contextlib.contextmanager
-def _explained(explain):
-  """Raises errors of TensorFlow as what `explain` makes of them."""
-  try:
-    yield
-  except (tf.errors.OpError, UnicodeDecodeError) as error:
-    explanation = explain(error)
-    if explanation is error:
-      raise
-    raise explanation from error
 
 
 def _main_losses(logs):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 import io
 import math
 import os
-from typing import Any
+from typing import Any, Protocol
 
 from absl import logging
 import numpy as np
@@ -15,18 +15,34 @@ from deeplab2 import errors
 from deeplab2 import files
 from deeplab2.data import datasets
 from deeplab2.inference import drawing
-from deeplab2.trainer import diagnostics
 from deeplab2.trainer import evaluated as evaluated_lib
 from deeplab2.trainer import evaluator
+from deeplab2.trainer import loss_means
 from deeplab2.trainer import scores
 from deeplab2.trainer import summaries as summaries_lib
 
-_LOSS = 'losses/eval_'
+SKIPPED = 'skipped_records'  # Tag of the number of corrupt records.
 _NOTE = 'evaluated.json'
 
 
+class Metric(Protocol):
+  """Measures the images of one evaluation."""
+
+  def update(self, image: evaluator.EvaluatedImage) -> None:
+    """Adds one image, which has labels."""
+
+  def result(self) -> Any:
+    """Returns what was measured."""
+
+  def state(self) -> Mapping[str, np.ndarray]:
+    """Returns what was measured so far, as `set_state` takes it."""
+
+  def set_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+    """Goes on from what `state` returned."""
+
+
 class Report:
-  """Scores the images of an evaluation, logs the result and writes it to a JSON file."""
+  """The metrics of an evaluation, its log, and its JSON file."""
 
   def __init__(
     self,
@@ -57,24 +73,13 @@ class Report:
     self._detailed_ap = detailed_ap
     self._evaluated = dict(evaluated or {})
     self._training = training
-    self._scores: scores.Scores | None = None
 
-  def begin(self) -> None:
-    """Forgets the evaluation before."""
-    self._scores = scores.Scores(self._info.label_space, with_ap=self._with_ap)
-
-  def add(self, index: int, image: evaluator.EvaluatedImage) -> None:
-    """Adds one image, which has labels."""
-    del index
-    self._scores.add(image)
-
-  def state(self) -> dict[str, np.ndarray]:
-    """Returns what was measured so far, as `set_state` takes it."""
-    return self._scores.state()
-
-  def set_state(self, arrays: Mapping[str, np.ndarray]) -> None:
-    """Goes on from what `state` returned."""
-    self._scores.set_state(arrays)
+  def metrics(self) -> dict[str, Metric]:
+    """Returns what measures one evaluation, by name; `write` takes the results."""
+    return {
+      'losses': loss_means.LossMeans(),
+      'scores': scores.Scores(self._info.label_space, with_ap=self._with_ap),
+    }
 
   def is_written(self) -> bool:
     """Returns whether there are numbers of the same evaluation at the model's step.
@@ -94,16 +99,18 @@ class Report:
   def _identity(self, step):
     return evaluated_lib.identity({'checkpoint': f'ckpt-{step}', **self._evaluated})
 
-  def end(self, measured: Mapping[str, float]) -> Mapping[str, float]:
-    """Logs and writes the result; returns the scalars for TensorBoard.
+  def write(self, results: Mapping[str, Any], num_corrupt: int = 0) -> dict[str, float]:
+    """Logs and writes the results; returns the scalars for TensorBoard.
 
     Args:
-      measured: mean losses and diagnostics of this evaluation by tag, and evaluator.SKIPPED.
+      results: of `metrics`, by name.
+      num_corrupt: number of records that were skipped.
 
     Raises:
       UserError: if the file cannot be written.
     """
-    numbers, step = self._scores.result(), int(self._global_step.numpy())
+    measured, numbers = results['losses'], results['scores']
+    step = int(self._global_step.numpy())
     space, names = self._info.label_space, self._info.class_names
     logging.info('Evaluation of step %d: %s', step, scores.as_table(numbers, space, names))
     bad = [name for name, value in measured.items() if not math.isfinite(value)]
@@ -123,16 +130,16 @@ class Report:
           for name, value in measured.items()
           if name.startswith(prefix)
         }
-        for key, prefix in (('losses', _LOSS), ('diagnostics', diagnostics.PREFIX))
+        for key, prefix in (('losses', loss_means.LOSSES), ('diagnostics', loss_means.DIAGNOSTICS))
       },
     }
-    if evaluator.SKIPPED in measured:
-      content[evaluator.SKIPPED] = int(measured[evaluator.SKIPPED])
+    if num_corrupt:
+      content[SKIPPED] = num_corrupt
     training = self._training()
     if training:
       content['training'] = dict(training)
     files.write_json(_path(self._directory, step, self._identity(step)), content)
-    return scores.as_scalars(numbers, detailed_ap=self._detailed_ap)
+    return {**measured, **scores.as_scalars(numbers, detailed_ap=self._detailed_ap)}
 
 
 class Visualizer:
@@ -163,19 +170,19 @@ class Visualizer:
     self._summaries = summaries
     self._num_images = num_images
 
-  def add(self, index: int, image: evaluator.EvaluatedImage) -> None:
-    """Draws image `index` if it is one of the first.
+  def update(self, image: evaluator.EvaluatedImage) -> None:
+    """Draws an image if it is one of the first.
 
     Raises:
       UserError: if a file cannot be written.
     """
-    if index >= self._num_images:
+    if image.index >= self._num_images:
       return
     space, colors = self._info.label_space, self._info.colors
     panel = drawing.panel(
       image.image, image.maps.panoptic, image.ground_truth, space, self._info.class_names, colors
     )
-    self._summaries.image(f'images/{index:06d}', panel)
+    self._summaries.image(f'images/{image.index:06d}', panel)
     semantic = image.maps.semantic
     drawn = {
       'panel': panel,
@@ -194,7 +201,9 @@ class Visualizer:
         }
       )
     for name, pixels in drawn.items():
-      files.write_whole(os.path.join(self._directory, f'{index:06d}_{name}.png'), _png(pixels))
+      files.write_whole(
+        os.path.join(self._directory, f'{image.index:06d}_{name}.png'), _png(pixels)
+      )
 
 
 def _png(pixels):

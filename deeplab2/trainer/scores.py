@@ -54,7 +54,7 @@ class Scores:
     self._iou = mean_iou.MeanIoU(label_space)
     self._ap = instance_ap.InstanceAP(label_space) if with_ap else None
 
-  def add(self, image: evaluator.EvaluatedImage) -> None:
+  def update(self, image: evaluator.EvaluatedImage) -> None:
     """Adds one image, which has labels."""
     self._num_images += 1
     self._raw.update(image.ground_truth, image.maps.panoptic)

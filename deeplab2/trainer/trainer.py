@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Sequence
 import functools
+import itertools
 import time
 
 from absl import logging
-import numpy as np
-import orbit
 import tensorflow as tf
 import tf_keras
 
 from deeplab2 import errors
 from deeplab2 import randomness
-from deeplab2.trainer import diagnostics
+from deeplab2.trainer import loss_means
 from deeplab2.trainer import optimizer as optimizer_lib
 from deeplab2.trainer import runtime
 from deeplab2.trainer import slots
@@ -21,7 +20,7 @@ TOTAL = 'total_loss'
 GRADIENT_NORM = 'gradient_norm'
 
 
-class Trainer(orbit.StandardTrainer):
+class Trainer:
   """Trains on the batches of a dataset.
 
   A step averages each loss over the global batch, sums the gradients over the replicas, clips the
@@ -54,7 +53,7 @@ class Trainer(orbit.StandardTrainer):
       clip_norm: largest global norm of the summed gradient, or None.
       seed: with the step's number, decides all that model and loss draw; in [0, 2**31).
     """
-    super().__init__(dataset)
+    self._dataset = dataset
     self._strategy = tf.distribute.get_strategy()
     self._model = model
     self._loss = loss
@@ -66,108 +65,115 @@ class Trainer(orbit.StandardTrainer):
     self._variables = [v for group in groups for v in group.variables]
     # Running statistics, which the forward pass changes before the loss is known.
     self._statistics = list(model.non_trainable_variables)
-    self._names = ()  # Of the losses and the gradient norm.
-    self._diagnostics = ()  # Names.
-    self._trained = ()  # For every variable, whether the loss depends on it.
-    self._outcome = None  # Steps, whether finite, sums of the values, values of the last step.
-    self._started = None
+    self._iterator = None
+    self._loop = self._structure = None
     self.beyond_slots = slots.Beyond()
 
-  def create_train_loop_fn(self):
-    """Returns the inner loop: up to `num_steps` steps, fewer if one is not finite."""
-
-    def body(iterator, step, sums):
-      values, finite = self.train_step(iterator)
-      return step + 1, finite, sums + values, values
-
-    # Without autograph, which would translate the source of the whole model first.
-    @functools.partial(tf.function, autograph=False)
-    def loop(iterator, num_steps):
-      # The number of values is known once a step is traced; one zero broadcasts to it.
-      some = tf.TensorShape([None])
-      return tf.while_loop(
-        lambda step, finite, sums, latest: finite & (step < num_steps),
-        lambda step, finite, sums, latest: body(iterator, step, sums),
-        (tf.constant(0), tf.constant(True), tf.zeros([1]), tf.zeros([1])),
-        shape_invariants=(tf.TensorShape([]), tf.TensorShape([]), some, some),
-      )
-
-    def run(iterator, num_steps):
-      if self._outcome is None:
-        # No step yet: builds and optimises the graph, which takes more memory than it then keeps.
-        loop(iterator, tf.constant(0))
-        runtime.release_freed_memory()
-      self._outcome = loop(iterator, num_steps)
-
-    return run
-
-  def train_step(self, iterator):
-    """Does one step; returns (losses, gradient norm, parts of diagnostics; whether finite)."""
-    values, finite = self._strategy.run(self._replica_step, args=(next(iterator),))
-    values, finite = (self._strategy.experimental_local_results(v)[0] for v in (values, finite))
-    self._global_step.assign_add(tf.cast(finite, tf.int64))
-    return values, finite
-
-  def train_loop_begin(self):
-    """Starts the clock."""
-    self._started = time.monotonic()
-
-  def train_loop_end(self):
-    """Returns the logs of the loop: name -> float.
+  def train(self, num_steps: tf.Tensor) -> dict[str, float]:
+    """Does `num_steps` steps on the next batches; returns means over them and rates, by tag.
 
     Raises:
       UserError: naming step and terms, if one was not finite.
     """
-    steps, _, sums, latest = (value.numpy() for value in self._outcome)
-    seconds = time.monotonic() - self._started
+    started = time.monotonic()
+    if self._loop is None:
+      self._iterator = iter(self._dataset)
+      self._loop, self._structure = self._build_loop()
+    steps, sums, latest = (value.numpy() for value in self._loop(self._iterator, num_steps))
+    seconds = time.monotonic() - started
+    sums, latest = (tf.nest.pack_sequence_as(self._structure, list(v)) for v in (sums, latest))
     done = int(self._global_step.numpy())
-    latest = dict(zip(self._names, latest[: len(self._names)], strict=True))
-    bad = {name: value for name, value in latest.items() if not _is_finite(value)}
+    terms = {**latest['losses'], GRADIENT_NORM: latest[GRADIENT_NORM]}
+    bad = {name: value for name, value in terms.items() if not _is_finite(value)}
     if bad:
       raise errors.UserError(
-        f'Step {done + 1}: not finite: {_listed(bad)}; all terms: {_listed(latest)}. Training '
+        f'Step {done + 1}: not finite: {_listed(bad)}; all terms: {_listed(terms)}. Training '
         f'stopped with the variables of step {done}; a lower learning rate, a longer warm-up or '
         'gradient clipping may help.'
       )
-    sums, parts = np.split(sums, [len(self._names)])
-    means = dict(zip(self._names, sums / steps, strict=True))
-    logs = {f'losses/train_{name}': float(means[name]) for name in self._names[:-1]}
-    logs[GRADIENT_NORM] = float(means[GRADIENT_NORM])
-    numerators, denominators = np.split(parts, 2)
-    logs.update(diagnostics.scalars(self._diagnostics, numerators, denominators))
-    self.beyond_slots.add(
-      dict(zip(self._diagnostics, zip(numerators, denominators, strict=True), strict=True)), done
-    )
+    self.beyond_slots.add(sums['diagnostics'], done)
+    logs = {f'losses/train_{name}': float(sum_ / steps) for name, sum_ in sums['losses'].items()}
+    logs[GRADIENT_NORM] = float(sums[GRADIENT_NORM] / steps)
+    logs.update(loss_means.diagnostics(sums['diagnostics']))
     for group, tag in zip(self._groups, ('learning_rate', 'learning_rate_backbone'), strict=False):
       logs[tag] = float(group.rate(tf.constant(done - 1)))
     logs['steps_per_second'] = steps / seconds
     logs['images_per_second'] = steps * self._batch_size / seconds
     return logs
 
+  def _build_loop(self):
+    """Builds the graph of the inner loop.
+
+    Returns:
+      loop: iterator, number of steps -> number of steps done, fewer if one is not finite; sums of
+        what `_step` returns over the steps, and that of the last one, flat.
+      structure: of what is flat.
+    """
+    # Without autograph, which would translate the source of the whole model first.
+    step = tf.function(self._step, autograph=False).get_concrete_function(self._iterator)
+    structure, _ = step.structured_outputs
+    zeros = tf.zeros([len(tf.nest.flatten(structure))])
+
+    @functools.partial(tf.function, autograph=False)
+    def loop(iterator, num_steps):
+      def body(number, _, sums, latest):
+        del latest
+        values, finite = step(iterator)
+        # One tensor to carry, and to fetch, instead of a hundred scalars.
+        values = tf.stack(tf.nest.flatten(values))
+        return number + 1, finite, sums + values, values
+
+      number, _, sums, latest = tf.while_loop(
+        lambda number, finite, sums, latest: finite & (number < num_steps),
+        body,
+        (tf.constant(0), tf.constant(True), zeros, zeros),
+      )
+      return number, sums, latest
+
+    # Builds and optimises the graph, which takes more memory than it then keeps.
+    loop(self._iterator, tf.constant(0))
+    runtime.release_freed_memory()
+    return loop, structure
+
+  def _step(self, iterator):
+    """Does one step.
+
+    Returns:
+      values: of the global batch: losses {name: mean}, diagnostics {name: (sum of numerators, sum
+        of denominators)}, gradient_norm; float32 scalars.
+      finite: whether losses and gradient are, so that variables were updated.
+    """
+    result = self._strategy.run(self._replica_step, args=(next(iterator),))
+    values, finite = tf.nest.map_structure(
+      lambda value: self._strategy.experimental_local_results(value)[0], result
+    )
+    self._global_step.assign_add(tf.cast(finite, tf.int64))
+    return values, finite
+
   def _replica_step(self, sample):
-    """Does one replica's part; returns what `train_step` does, of the global batch."""
+    """Does one replica's part; returns what `_step` does."""
     context = tf.distribute.get_replica_context()
     kept = [tf.identity(v) for v in self._statistics]
     key = tf.random.experimental.stateless_fold_in(
       tf.stack([self._seed, tf.cast(self._global_step, tf.int32)]), context.replica_id_in_sync_group
     )
     with randomness.keyed(key):
-      losses, ratios, gradients = self._gradients(sample)
-    self._names = (*losses, GRADIENT_NORM)
-    self._diagnostics = tuple(ratios)
+      values, gradients = self._gradients(sample)
     gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-    norm = tf.linalg.global_norm(gradients)
-    # Numerators of all diagnostics, then denominators.
-    parts = [tf.reduce_sum(ratio[part]) for part in (0, 1) for ratio in ratios.values()]
-    values = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([*losses.values(), *parts]))
-    values, parts = values[: len(losses)], values[len(losses) :]
-    values = tf.concat([values, norm[tf.newaxis]], axis=0)
-    finite = tf.reduce_all(tf.math.is_finite(values))
-    self._update_or_undo(finite, optimizer_lib.clip(gradients, norm, self._clip_norm), kept)
-    return tf.concat([values, parts], axis=0), finite
+    norm = tf.linalg.global_norm(list(gradients.values()))
+    # One reduction of a vector instead of many of scalars.
+    summed = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack(tf.nest.flatten(values)))
+    values = {
+      **tf.nest.pack_sequence_as(values, tf.unstack(summed)),
+      GRADIENT_NORM: norm,
+    }
+    finite = tf.reduce_all(tf.math.is_finite([*values['losses'].values(), norm]))
+    clipped = optimizer_lib.clip(list(gradients.values()), norm, self._clip_norm)
+    self._update_or_undo(finite, dict(zip(gradients, clipped, strict=True)), kept)
+    return values, finite
 
   def _gradients(self, sample):
-    """Returns this replica's part of the losses {name: scalar}, its ratios, dense gradients."""
+    """Returns this replica's part of losses and diagnostics, and {variable's index: gradient}."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(self._variables)
       losses, ratios = self._loss(self._model(sample.image, training=True), sample.targets)
@@ -177,8 +183,8 @@ class Trainer(orbit.StandardTrainer):
     unused = [v.name for v, g in zip(self._variables, gradients, strict=True) if g is None]
     if unused:
       logging.warning('No loss depends on these variables, which keep their values: %s', unused)
-    self._trained = [g is not None for g in gradients]
-    return losses, ratios, [tf.convert_to_tensor(g) for g in gradients if g is not None]
+    values = {'losses': losses, 'diagnostics': tf.nest.map_structure(tf.reduce_sum, dict(ratios))}
+    return values, {i: tf.convert_to_tensor(g) for i, g in enumerate(gradients) if g is not None}
 
   def _update_or_undo(self, finite, gradients, kept):
     """Updates if `finite`, else puts back the running statistics."""
@@ -202,10 +208,10 @@ class Trainer(orbit.StandardTrainer):
 
   def _update(self, gradients):
     """Applies gradients that are summed over the replicas already."""
-    gradients = iter(gradients)
-    trained = iter(self._trained)
+    index = itertools.count()
     for group in self._groups:
-      pairs = [(next(gradients), v) for v in group.variables if next(trained)]
+      pairs = [(gradients.get(i), v) for v, i in zip(group.variables, index, strict=False)]
+      pairs = [(gradient, v) for gradient, v in pairs if gradient is not None]
       if pairs:
         group.optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
     return tf.constant(True)

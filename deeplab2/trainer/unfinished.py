@@ -21,29 +21,20 @@ TIMES_AS_LONG = 50  # And as many times as the last write took.
 class Unfinished:
   """A file of arrays, `unfinished-<step>-<digest>.npz`, that holds for one identity alone."""
 
-  def __init__(self, path: Callable[[], str], identity: Callable[[], Mapping[str, object]]):
+  def __init__(self, path: str, identity: Mapping[str, object]):
     """Creates the keeper; nothing is read or written yet.
 
     Args:
-      path: returns the file of the evaluation that begins.
-      identity: returns what must be the same for the file to be of use, as JSON: weights,
-        images, options.
+      path: the file of the evaluation.
+      identity: what must be the same for the file to be of use, as JSON: weights, images, options.
     """
-    self._path_of = path
-    self._identity_of = identity
-    self._path = ''
-    self._identity = ''
-    self._next = 0.0
-    self._can_write = True
-    self._is_frozen = False
-
-  def begin(self) -> Mapping[str, np.ndarray] | None:
-    """Starts an evaluation; returns the arrays of the same one that was interrupted, or None."""
-    self._path = self._path_of()
-    self._identity = json.dumps(self._identity_of(), sort_keys=True, default=str)
+    self._path = path
+    self._identity = json.dumps(identity, sort_keys=True, default=str)
     self._next = time.monotonic() + SECONDS_BETWEEN
     self._can_write = True
-    self._is_frozen = False
+
+  def load(self) -> Mapping[str, np.ndarray] | None:
+    """Returns the arrays of the same evaluation that was interrupted, or None."""
     if not tf.io.gfile.exists(self._path):
       return None
     try:
@@ -74,12 +65,6 @@ class Unfinished:
     taken = time.monotonic() - started
     self._next = started + max(SECONDS_BETWEEN, TIMES_AS_LONG * taken)
 
-  def freeze(self) -> None:
-    """Keeps the state as it was saved last, beyond the end of this evaluation."""
-    self._can_write = False
-    self._is_frozen = True
-
-  def end(self) -> None:
-    """Removes the file of a finished evaluation, unless it was frozen."""
-    if not self._is_frozen:
-      files.remove_if_exists(self._path)
+  def remove(self) -> None:
+    """Removes the file of a finished evaluation."""
+    files.remove_if_exists(self._path)

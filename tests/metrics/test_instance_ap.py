@@ -78,16 +78,6 @@ def test_masks_are_the_pixels_of_their_ids(golden):
     assert detection['score'] == pytest.approx(0.5)
 
 
-def test_merging_equals_one_collection(golden):
-  arrays = golden('eval_pq_ap')
-  whole = _metric_of(arrays, 'A')
-  twice = _metric_of(arrays, 'A')
-  twice.merge(whole)
-  assert [t['id'] for t in twice.ground_truths] == list(range(1, 2 * len(whole.ground_truths) + 1))
-  assert {d['image_id'] for d in twice.detections} <= set(range(1, 21))
-  assert twice.result().ap_50 == pytest.approx(whole.result().ap_50, abs=0.02)
-
-
 def test_no_detection_is_zero():
   metric = instance_ap.InstanceAP(_COCO)
   assert metric.result() == (0,) * 12

@@ -12,11 +12,10 @@ def _metric():
 
 
 def test_by_hand():
-  first, second = _metric(), _metric()
-  first.update(np.array([[0, 0, 1, 255]]), np.array([[0, 1, 1, 2]]))
-  second.update(np.array([[0, 1, 1, 1]], np.uint8), np.array([[0, 1, 0, 1]], np.int32))
-  first.merge(second)
-  result = first.result()
+  metric = _metric()
+  metric.update(np.array([[0, 0, 1, 255]]), np.array([[0, 1, 1, 2]]))
+  metric.update(np.array([[0, 1, 1, 1]], np.uint8), np.array([[0, 1, 0, 1]], np.int32))
+  result = metric.result()
   # Class 0: 2 hits, 3 true, 3 predicted. Class 1: 3 hits, 4 true, 4 predicted. 2: on void only.
   np.testing.assert_allclose(result.per_class, [2 / 4, 3 / 5, 0, 0])
   np.testing.assert_array_equal(result.occurs, [True, True, False, False])

@@ -80,19 +80,6 @@ def test_crowd_excuses_other_classes_in_the_reference_protocol_only():
   np.testing.assert_array_equal(reference[3], [0, 0, 0])
 
 
-def test_merging_equals_one_accumulator(sets):
-  space, ground_truths, predictions, _ = sets('C')
-  whole, first, second = (panoptic_quality.PanopticQuality(space) for _ in range(3))
-  for index, (ground_truth, prediction) in enumerate(zip(ground_truths, predictions, strict=True)):
-    whole.update(ground_truth, prediction)
-    (first if index % 2 else second).update(ground_truth, prediction)
-  first.merge(second)
-  np.testing.assert_allclose(first.result().official.iou, whole.result().official.iou, atol=1e-12)
-  assert first.result().reference.all == pytest.approx(whole.result().reference.all)
-  with pytest.raises(ValueError, match='different label spaces'):
-    first.merge(panoptic_quality.PanopticQuality(_COCO))
-
-
 def test_nothing_seen_is_zero_and_says_so():
   result = panoptic_quality.PanopticQuality(_COCO).result()
   assert result.official.all == (0, 0, 0, 0)

@@ -4,6 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,56 +16,66 @@ from deeplab2 import errors
 from deeplab2 import randomness
 from deeplab2.data import geometry
 from deeplab2.inference import segmenter as segmenter_lib
-from deeplab2.trainer import evaluator as evaluator_lib
+from deeplab2.trainer import evaluation
+from deeplab2.trainer import evaluator
+from deeplab2.trainer import loss_means
 from deeplab2.trainer import runtime
 from tests.trainer import fakes
 
 
-class _Counting:
-  """A report that collects the images."""
+class _Collecting:
+  """A report whose metric collects the images."""
 
   def __init__(self):
     self.collected = []
 
-  def begin(self):
+  def metrics(self):
     self.collected.clear()
+    return {'images': self, 'losses': loss_means.LossMeans()}
 
-  def add(self, index, evaluated):
-    self.collected.append((index, evaluated))
+  def update(self, image):
+    self.collected.append(image)
 
-  def end(self, measured):
-    del measured
-    return {'count': float(len(self.collected))}
+  def result(self):
+    return len(self.collected)
+
+  def write(self, results, num_corrupt):
+    del num_corrupt
+    return {'count': float(results['images']), **results['losses']}
 
 
-def _evaluator(dataset, loss=fakes.loss):
-  """Returns (evaluator, model, collected images)."""
+def _evaluation(dataset, loss=fakes.loss, num_steps=-1, **settings):
+  """Returns (evaluation, model, collected images)."""
   model = fakes.TinyModel()
   model(tf.zeros([1, fakes.SIZE, fakes.SIZE, 3]))
   crop = (fakes.SIZE, fakes.SIZE)
-  report = _Counting()
-  created = evaluator_lib.Evaluator(
-    lambda batches: runtime.distribute(dataset.skip(batches), fetch_to_device=False),
-    model=model,
-    loss=loss,
-    segmenter=segmenter_lib.Segmenter(
-      model, fakes.post_process, crop_size=crop, resize=geometry.Resize()
+  report = _Collecting()
+  created = evaluation.Evaluation(
+    evaluator.Evaluator(
+      lambda batches: runtime.distribute(dataset.skip(batches), fetch_to_device=False),
+      model=model,
+      loss=loss,
+      segmenter=segmenter_lib.Segmenter(
+        model, fakes.post_process, crop_size=crop, resize=geometry.Resize()
+      ),
     ),
-    callbacks=[],
-    report=report,
+    unfinished=lambda: mock.Mock(load=lambda: None),
+    summaries=mock.Mock(),
+    num_steps=num_steps,
+    **{'report': report, 'writers': [], **settings},
   )
   return created, model, report.collected
 
 
 @pytest.mark.parametrize('batch', [1, 2])
 def test_every_image_once_at_both_sizes_without_padding_examples(batch):
-  evaluator, model, collected = _evaluator(fakes.eval_dataset(batch))
+  loop, model, collected = _evaluation(fakes.eval_dataset(batch))
   for _ in range(2):  # A second evaluation starts afresh.
-    scalars = evaluator.evaluate(tf.constant(-1))
+    scalars = loop.run()
     assert scalars['count'] == 3
-    assert [index for index, _ in collected] == [0, 1, 2]
+    assert [image.index for image in collected] == [0, 1, 2]
   losses = []
-  for (_, evaluated), (image, crop, raw), size, resized in zip(
+  for evaluated, (image, crop, raw), size, resized in zip(
     collected, fakes.eval_images(), fakes.RAW_SIZES, fakes.RESIZED_SIZES, strict=True
   ):
     prediction = model(image[tf.newaxis], training=False)
@@ -79,12 +92,11 @@ def test_every_image_once_at_both_sizes_without_padding_examples(batch):
     np.testing.assert_array_equal(evaluated.ground_truth, raw)
     np.testing.assert_array_equal(evaluated.crop_ground_truth, crop)
     np.testing.assert_array_equal(evaluated.image, image[: resized[0], : resized[1]])
-    assert evaluated.raw_size == size
     cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(
       labels=crop // 10, logits=prediction.semantic_logits[0]
     )
     losses.append(np.mean(cross_entropy))
-  assert [evaluated.name for _, evaluated in collected] == ['image_0', 'image_1', 'image_2']
+  assert [evaluated.name for evaluated in collected] == ['image_0', 'image_1', 'image_2']
   assert scalars['losses/eval_semantic_loss'] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
@@ -97,16 +109,16 @@ def test_sampled_losses_of_two_evaluations_are_equal_but_batches_differ():
     noise = randomness.uniform([tf.shape(prediction.semantic_logits)[0]])
     return {'total_loss': noise}, {'noise': (noise, tf.ones_like(noise))}
 
-  evaluator, _, _ = _evaluator(fakes.eval_dataset(), loss)
-  for batches in (-1, -1, 1):
-    drawn.append(evaluator.evaluate(tf.constant(batches))['losses/eval_total_loss'])
+  dataset = fakes.eval_dataset()
+  for loop in [_evaluation(dataset, loss)[0]] * 2 + [_evaluation(dataset, loss, num_steps=1)[0]]:
+    drawn.append(loop.run()['losses/eval_total_loss'])
   assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_first_batches_only():
-  evaluator, _, collected = _evaluator(fakes.eval_dataset())
-  evaluator.evaluate(tf.constant(2))
-  assert [evaluated.name for _, evaluated in collected] == ['image_0', 'image_1']
+  loop, _, collected = _evaluation(fakes.eval_dataset(), num_steps=2)
+  loop.run()
+  assert [evaluated.name for evaluated in collected] == ['image_0', 'image_1']
 
 
 def test_corrupt_records_are_counted_and_said(caplog):
@@ -115,10 +127,10 @@ def test_corrupt_records_are_counted_and_said(caplog):
       name=tf.where(sample.name == '', 'some.tfrecord, record 3', sample.name)
     )
   )
-  evaluator, _, collected = _evaluator(dataset)
+  loop, _, collected = _evaluation(dataset)
   for _ in range(2):
     caplog.clear()
-    scalars = evaluator.evaluate(tf.constant(-1))
+    scalars = loop.run()
     assert scalars['skipped_records'] == 1
     assert len(collected) == 3
     assert '1 corrupt records were skipped: the numbers are of the other 3.' in caplog.text
@@ -131,17 +143,70 @@ def test_nothing_but_corrupt_records_is_a_mistake():
       placement=tf.nest.map_structure(tf.zeros_like, sample.placement),
     )
   )
-  evaluator, _, _ = _evaluator(dataset)
+  loop, _, _ = _evaluation(dataset)
   with pytest.raises(errors.UserError, match='no image to evaluate: all 4 records are corrupt'):
-    evaluator.evaluate(tf.constant(-1))
+    loop.run()
 
 
 def test_images_without_labels():
-  evaluator, _, collected = _evaluator(fakes.eval_dataset(labels=False), loss=None)
-  assert set(evaluator.evaluate(tf.constant(-1))) == {'count', 'images_per_second'}
-  assert len(collected) == 3
-  assert collected[0][1].ground_truth is None and collected[0][1].crop_ground_truth is None
-  assert collected[0][1].maps.panoptic.shape == fakes.RAW_SIZES[0]
+  images = []
+  loop, _, _ = _evaluation(
+    fakes.eval_dataset(labels=False), loss=None, report=None, writers=[images.append]
+  )
+  assert set(loop.run()) == {'images_per_second'}
+  assert len(images) == 3
+  assert images[0].ground_truth is None and images[0].crop_ground_truth is None
+  assert images[0].maps.panoptic.shape == fakes.RAW_SIZES[0]
+
+
+def test_a_failing_writer_gets_nothing_more_but_all_is_measured(caplog):
+  written = []
+
+  def fail(image):
+    if image.index == 1:
+      raise errors.UserError('The disk is full.')
+
+  loop, _, collected = _evaluation(fakes.eval_dataset(), writers=[fail, written.append])
+  with pytest.raises(errors.UserError, match='The disk is full'):
+    loop.run()
+  assert [image.index for image in collected] == [0, 1, 2]
+  assert [image.index for image in written] == [0]
+  assert 'the evaluation goes on' in caplog.text
+  loop._summaries.scalars.assert_called_once()
+
+
+def test_images_before_a_record_that_cannot_be_read_are_measured():
+  def refuse(sample):
+    with tf.control_dependencies([tf.debugging.assert_none_equal(sample.name, 'image_2')]):
+      return sample._replace(image=tf.identity(sample.image))
+
+  loop, _, collected = _evaluation(fakes.eval_dataset().map(refuse))
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    loop.run()
+  assert [image.index for image in collected] == [0, 1]
+
+
+def test_devices_are_at_most_two_batches_ahead():
+  computed, wait = [], threading.Event()
+
+  def numbers():
+    for number in range(9):
+      computed.append(number)
+      if number == 2:
+        wait.set()
+      yield number
+
+  items = evaluator._ahead(numbers())
+  assert next(items) == 0
+  assert wait.wait(60)  # Without being asked for.
+  time.sleep(0.1)
+  assert computed == [0, 1, 2]
+  assert next(items) == 1
+  items.close()
+  assert len(computed) <= 4
+  before = len(computed)
+  time.sleep(0.1)
+  assert len(computed) == before  # An evaluation that ends early leaves no thread at work.
 
 
 _REPLICAS = """
@@ -157,13 +222,13 @@ weights = None
 for strategy in (tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']),
                  tf.distribute.OneDeviceStrategy('CPU:0')):
   with strategy.scope():
-    evaluator, model, collected = test_evaluator._evaluator(fakes.eval_dataset(2))
+    loop, model, collected = test_evaluator._evaluation(fakes.eval_dataset(2))
   if weights is None:
     weights = model.get_weights()
   model.set_weights(weights)
-  scalars = evaluator.evaluate(tf.constant(-1))
-  found.append([scalars, [[i, p.name, p.maps.panoptic.tolist(), p.ground_truth.tolist()]
-                          for i, p in collected]])
+  scalars = loop.run()
+  found.append([scalars, [[p.index, p.name, p.maps.panoptic.tolist(), p.ground_truth.tolist()]
+                          for p in collected]])
 print(json.dumps(found))
 """
 

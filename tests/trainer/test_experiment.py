@@ -1,22 +1,84 @@
-"""The modes, with a tiny model and dataset in place of the configured ones."""
+"""The modes, on a tiny real model and six real records."""
 
 import json
 import logging
+import shutil
 
 import numpy as np
+import orbit
 import pytest
 import tensorflow as tf
 
 from deeplab2 import assemble
 from deeplab2 import errors
 from deeplab2.config import load
+from deeplab2.data import datasets
+from deeplab2.data import images
+from deeplab2.data import shapes
+from deeplab2.data import tfrecord
 from deeplab2.trainer import experiment
 from deeplab2.trainer import train
-from tests.trainer import fakes
 from tests.trainer import runs
 
-CONFIG, OVERRIDES, _SOLVER, _run = runs.CONFIG, runs.OVERRIDES, runs.SOLVER, runs.run
-pytestmark = pytest.mark.usefixtures('parts')
+_CONFIG, _SOLVER = runs.CONFIG, runs.SOLVER
+_STEPS = f'{_SOLVER}.training_number_of_steps'
+_OVERRIDES = [
+  *(
+    f'{split}_dataset_options.{name}'
+    for split in ('train', 'eval')
+    for name in ('crop_size=33,33', 'min_resize_value=33', 'max_resize_value=33')
+  ),
+  'train_dataset_options.batch_size=2',
+  'model_options.kmax.decoder_layers=1,0,0',
+  'model_options.kmax.semantic_decoder=false',
+  f'{_STEPS}=3',
+  f'{_SOLVER}.warmup_steps=0',
+  f'{_SOLVER}.backbone_learning_rate_multiplier=0.1',
+  'trainer_options.steps_per_loop=1',
+  'trainer_options.save_summaries_steps=1',
+  'evaluator_options.eval_interval=2',
+  'evaluator_options.continuous_eval_timeout=1',
+]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _records(tmp_path_factory):
+  """Three images for each split."""
+  directory = tmp_path_factory.mktemp('records')
+  space = datasets.get('shapes').label_space
+  for split in ('train', 'val'):
+    with tf.io.TFRecordWriter(str(directory / f'{split}-0.tfrecord')) as writer:
+      for index in range(3):
+        image, label = shapes.generate(0, split, index, space)
+        encoded = images.Encoded(tf.io.encode_png(image).numpy(), 'png', *label.shape)
+        writer.write(tfrecord.encode_example(encoded, f'image_{index}', label))
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setenv('SHAPES_TFRECORDS', str(directory))
+    yield
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, _records):
+  """A run of three steps, evaluated at the second and the last."""
+  directory = tmp_path_factory.mktemp('trained') / 'run'
+  _run('train_and_eval', directory)
+  return directory
+
+
+def _config(*overrides):
+  return load.load(_CONFIG, [*_OVERRIDES, *overrides])
+
+
+def _run(mode, directory, *overrides):
+  train.MODES[mode](_config(*overrides), str(directory))
+
+
+def _started(directory, *overrides):
+  """Returns the checkpoint of a training before its first step."""
+  config = _config(*overrides)
+  model, step = assemble.model(config), orbit.utils.create_global_step()
+  experiment._train_loop(config, str(directory), model, step).save()
+  return tf.train.load_checkpoint(str(directory / 'ckpt-0'))
 
 
 def _metrics(directory):
@@ -25,42 +87,48 @@ def _metrics(directory):
   )
 
 
-def test_train_and_eval_then_finished_then_longer(tmp_path, caplog):
+def test_train_and_eval(trained):
+  assert _metrics(trained) == [2, 3]
+  assert (trained / 'ckpt-3.index').exists() and (trained / 'ckpt-0.index').exists()
+  assert len(list((trained / 'vis').glob('*_panel.png'))) == 3
+  content = json.loads((trained / 'eval' / 'metrics-3.json').read_text())
+  assert content['num_images'] == 3
+  assert {'total_loss', 'pq_style_loss_mask_dice_term', 'semantic_loss'} <= set(content['losses'])
+  assert not any('aux' in name for name in content['losses'])
+  assert 'mask_fp' in content['diagnostics']
+  assert {
+    'diagnostics/mask_fp',
+    'gradient_norm',
+    'losses/train_aux_0mask_id_cross_entropy_loss',
+  } <= (set(content['training']))
+
+
+def test_a_finished_run_is_left_alone(trained, caplog):
+  before = (trained / 'checkpoint').read_text()
   with caplog.at_level(logging.INFO):
-    _run('train_and_eval', tmp_path)
-  assert 'Started from scratch' in caplog.text
-  assert _metrics(tmp_path) == [4, 6]
-  assert (tmp_path / 'ckpt-6.index').exists() and (tmp_path / 'ckpt-0.index').exists()
-  assert len(list((tmp_path / 'vis').glob('*_panel.png'))) == 3
-  content = json.loads((tmp_path / 'eval' / 'metrics-6.json').read_text())
-  assert content['num_images'] == 3 and 'semantic_loss' in content['losses']
-  assert 'logit_of_0' in content['diagnostics']
-  assert {'diagnostics/logit_of_0', 'gradient_norm'} <= set(content['training'])
-  before = (tmp_path / 'checkpoint').read_text()
-  caplog.clear()
-  with caplog.at_level(logging.INFO):
-    _run('train_and_eval', tmp_path)
+    _run('train_and_eval', trained)
   assert 'This run is finished' in caplog.text
-  assert (tmp_path / 'checkpoint').read_text() == before
-  _run('train', tmp_path, f'{_SOLVER}.training_number_of_steps=8')
-  assert (tmp_path / 'ckpt-8.index').exists()
+  assert (trained / 'checkpoint').read_text() == before
 
 
-def test_evaluation_of_the_newest_checkpoint(tmp_path):
-  _run('train', tmp_path)
-  assert not (tmp_path / 'eval').exists()
+def test_evaluation_of_the_newest_checkpoint(trained, tmp_path):
+  run = tmp_path / 'run'
+  shutil.copytree(trained, run, ignore=shutil.ignore_patterns('eval', 'vis'))
   _run(
-    'eval',
-    tmp_path,
+    'continuous_eval',
+    run,
     'evaluator_options.save_raw_predictions=true',
     'evaluator_options.save_predictions=false',
   )
-  assert _metrics(tmp_path) == [6]
-  names = sorted(path.name for path in (tmp_path / 'vis' / 'raw_panoptic').iterdir())
+  assert _metrics(run) == [3]
+  names = sorted(path.name for path in (run / 'vis' / 'raw_panoptic').iterdir())
   assert names == ['image_0.png', 'image_1.png', 'image_2.png']
-  assert not list((tmp_path / 'vis').glob('*.png'))
-  _run('continuous_eval', tmp_path)
-  assert _metrics(tmp_path) == [6]
+  assert not list((run / 'vis').glob('*.png'))
+  again, before = (
+    json.loads((directory / 'eval' / 'metrics-3.json').read_text()) for directory in (run, trained)
+  )
+  assert again['losses'] == pytest.approx(before['losses'], rel=1e-5)
+  assert again['per_class'] == before['per_class']
 
 
 @pytest.mark.parametrize('mode', ['eval', 'continuous_eval'])
@@ -70,61 +138,55 @@ def test_without_a_checkpoint_there_is_nothing_to_evaluate(tmp_path, mode):
   assert str(tmp_path) in str(caught.value)
 
 
-def test_initial_checkpoint_is_trained_from_and_evaluated(tmp_path, caplog):
-  _run('train', tmp_path / 'first')
-  initial = f'model_options.initial_checkpoint={tmp_path / "first"}'
-  _run('eval', tmp_path / 'second', initial)
-  assert _metrics(tmp_path / 'second') == [0]  # The step is not that of the other run.
+def test_initial_checkpoint_is_trained_from_and_evaluated(trained, tmp_path, caplog):
+  initial = f'model_options.initial_checkpoint={trained}'
+  _run('eval', tmp_path, initial)
+  assert _metrics(tmp_path) == [0]  # The step is not that of the other run.
   with caplog.at_level(logging.INFO):
-    _run('train', tmp_path / 'second', initial)
-  assert f'Started from {tmp_path}/first/ckpt-6' in caplog.text
-  first, second = (
-    tf.train.load_checkpoint(str(path))
-    for path in (tmp_path / 'first' / 'ckpt-6', tmp_path / 'second' / 'ckpt-0')
-  )
-  key = 'model/head/kernel/.ATTRIBUTES/VARIABLE_VALUE'
-  np.testing.assert_array_equal(first.get_tensor(key), second.get_tensor(key))
+    second = _started(tmp_path, initial)
+  assert f'Started from {trained}/ckpt-3' in caplog.text
+  first = tf.train.load_checkpoint(str(trained / 'ckpt-3'))
+  keys = _model_keys(first)
+  assert len(keys) > 100
+  for key in keys:
+    np.testing.assert_array_equal(first.get_tensor(key), second.get_tensor(key), err_msg=key)
   assert second.get_tensor('optimizer/iter/.ATTRIBUTES/VARIABLE_VALUE') == 0
 
 
-def test_pretrained_weights_are_those_of_the_backbone_alone(tmp_path, caplog):
-  _run('train', tmp_path / 'first')
-  pretrained = f'model_options.backbone.pretrained_weights={tmp_path / "first"}'
+def test_pretrained_weights_are_those_of_the_backbone_alone(trained, tmp_path, caplog):
   with caplog.at_level(logging.INFO):
-    _run('train', tmp_path / 'second', pretrained)
-  assert f'Backbone from {tmp_path}/first/ckpt-6' in caplog.text
-  first, second = (
-    tf.train.load_checkpoint(str(path))
-    for path in (tmp_path / 'first' / 'ckpt-6', tmp_path / 'second' / 'ckpt-0')
-  )
-  keys = [
-    key
-    for key in first.get_variable_to_shape_map()
-    if key.startswith('model/') and 'SLOT' not in key
-  ]
-  assert any('backbone' in key for key in keys)
+    second = _started(tmp_path, f'model_options.backbone.pretrained_weights={trained}')
+  assert f'Backbone from {trained}/ckpt-3' in caplog.text
+  first = tf.train.load_checkpoint(str(trained / 'ckpt-3'))
+  # What training changes and what it starts from at random, so equal by no chance.
+  keys = [key for key in _model_keys(first) if key.endswith('/kernel' + _VALUE)]
+  assert any('backbone' in key for key in keys) and not all('backbone' in key for key in keys)
   for key in keys:
     same = np.array_equal(first.get_tensor(key), second.get_tensor(key))
     assert same == ('backbone' in key), key
 
 
-def test_wrong_pretrained_weights_are_refused_before_training(tmp_path):
+_VALUE = '/.ATTRIBUTES/VARIABLE_VALUE'
+
+
+def _model_keys(reader):
+  return [
+    key
+    for key in reader.get_variable_to_shape_map()
+    if key.startswith('model/') and 'SLOT' not in key
+  ]
+
+
+@pytest.mark.parametrize('option', ['backbone.pretrained_weights', 'initial_checkpoint'])
+def test_a_wrong_start_is_refused_before_training(tmp_path, option):
   with pytest.raises(errors.UserError, match='nowhere: no such checkpoint'):
-    _run('train', tmp_path / 'run', 'model_options.backbone.pretrained_weights=/nowhere')
-  assert not list(tmp_path.glob('run/ckpt*'))
+    _run('train', tmp_path, f'model_options.{option}=/nowhere')
+  assert not list(tmp_path.glob('ckpt*'))
 
 
-def test_wrong_initial_checkpoint_is_refused(tmp_path):
-  with pytest.raises(errors.UserError, match='nowhere: no such checkpoint'):
-    _run('train', tmp_path, 'model_options.initial_checkpoint=/nowhere')
-
-
-def test_images_without_labels_need_a_purpose(tmp_path, monkeypatch):
-  _run('train', tmp_path)
-  monkeypatch.setattr(
-    assemble, 'eval_dataset', lambda config, skip=0: fakes.eval_dataset(labels=False).skip(skip)
-  )
+def test_images_without_labels_need_a_purpose(trained, tmp_path):
   unlabelled = [
+    f'model_options.initial_checkpoint={trained}',
     'eval_dataset_options.decode_groundtruth_label=false',
     'evaluator_options.save_predictions=false',
   ]
@@ -136,9 +198,9 @@ def test_images_without_labels_need_a_purpose(tmp_path, monkeypatch):
 
 
 def test_optimizer_groups_follow_the_options():
-  model = assemble.model(None)
+  model = assemble.model(_config())
   rate = f'{_SOLVER}.base_learning_rate=0.002'
-  groups = experiment.optimizer_groups(load.load(CONFIG, [*OVERRIDES, rate]), model)
+  groups = experiment.optimizer_groups(_config(rate), model)
   assert list(groups) == ['optimizer', 'backbone_optimizer']
   assert [v.name for v in groups['backbone_optimizer'].variables] == [
     v.name for v in model.backbone.trainable_variables
@@ -148,15 +210,15 @@ def test_optimizer_groups_follow_the_options():
   assert groups['optimizer'].optimizer._weight_decay == pytest.approx(0.05)
   one = experiment.optimizer_groups(
     load.load(
-      CONFIG,
+      _CONFIG,
       [
         rate,
         f'{_SOLVER}.learning_policy=cosine',
         f'{_SOLVER}.warmup_steps=100',
-        f'{_SOLVER}.training_number_of_steps=1500',
+        f'{_STEPS}=1500',
       ],
     ),
-    assemble.model(None),
+    model,
   )
   assert list(one) == ['optimizer']
   # Half way, past the warm-up.

@@ -37,18 +37,21 @@ def _summaries(directory, step=0):
   return summaries.Summaries(str(directory), _step(step))
 
 
-def _report(directory, step=7):
-  report = reports.Report(INFO, str(directory), _step(step), with_ap=True, detailed_ap=False)
-  report.begin()
-  report.add(0, test_scores.image(GROUND_TRUTH, PREDICTION))
-  return report
+def _write(directory, losses=None, *, prediction=PREDICTION, num_corrupt=0):
+  """Writes the report of one image; returns (scalars, content of the file)."""
+  report = reports.Report(INFO, str(directory), _step(7), with_ap=True, detailed_ap=False)
+  image = test_scores.image(GROUND_TRUTH, prediction)
+  metrics = report.metrics()
+  for metric in metrics.values():
+    metric.update(image._replace(losses=losses or {}))
+  scalars = report.write({name: m.result() for name, m in metrics.items()}, num_corrupt)
+  return scalars, json.loads((directory / 'metrics-7.json').read_text())
 
 
 def test_json_is_written_whole_and_afresh(tmp_path, caplog):
-  report = _report(tmp_path / 'eval')
+  losses = {'total_loss': np.float32(2.5), 'bad_loss': np.float32('nan')}
   with caplog.at_level(logging.INFO):
-    scalars = report.end({'losses/eval_total_loss': 2.5, 'losses/eval_bad_loss': float('nan')})
-  content = json.loads((tmp_path / 'eval' / 'metrics-7.json').read_text())
+    scalars, content = _write(tmp_path / 'eval', losses)
   assert {
     'step',
     'PQ',
@@ -66,34 +69,30 @@ def test_json_is_written_whole_and_afresh(tmp_path, caplog):
   assert scalars['evaluation/pq/PQ'] == pytest.approx(1 / 3)
   assert content['losses'] == {'total_loss': 2.5, 'bad_loss': None}
   assert 'Not finite' in caplog.text and 'Evaluation of step 7' in caplog.text
-  report.begin()  # A second evaluation knows nothing of the first.
-  report.add(0, test_scores.image(GROUND_TRUTH, GROUND_TRUTH))
-  report.end({})
-  assert json.loads((tmp_path / 'eval' / 'metrics-7.json').read_text())['PQ'] == 100
+  _, content = _write(tmp_path / 'eval', prediction=GROUND_TRUTH)
+  assert content['PQ'] == 100  # A second evaluation knows nothing of the first.
   assert os.listdir(tmp_path / 'eval') == ['metrics-7.json']
 
 
 def test_skipped_records_are_in_the_json(tmp_path):
-  _report(tmp_path).end({'skipped_records': 3.0})
-  assert json.loads((tmp_path / 'metrics-7.json').read_text())['skipped_records'] == 3
-  _report(tmp_path).end({})
-  assert 'skipped_records' not in json.loads((tmp_path / 'metrics-7.json').read_text())
+  assert _write(tmp_path, num_corrupt=3)[1]['skipped_records'] == 3
+  assert 'skipped_records' not in _write(tmp_path)[1]
 
 
 def test_unwritable_directory_is_named(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.UserError, match='file/eval: the directory cannot be made'):
-    _report(tmp_path / 'file' / 'eval').end({})
+    _write(tmp_path / 'file' / 'eval')
   visualizer = reports.Visualizer(INFO, str(tmp_path / 'file' / 'vis'), _summaries(tmp_path), 1)
   with pytest.raises(errors.UserError, match='file/vis: the directory cannot be made'):
-    visualizer.add(0, test_scores.image(GROUND_TRUTH, PREDICTION))
+    visualizer.update(test_scores.image(GROUND_TRUTH, PREDICTION))
 
 
 def test_first_images_are_painted_and_go_to_tensorboard(tmp_path):
   written = _summaries(tmp_path / 'log', 3)
   visualizer = reports.Visualizer(INFO, str(tmp_path / 'vis'), written, 2)
   for index in range(4):
-    visualizer.add(index, test_scores.image(GROUND_TRUTH, PREDICTION))
+    visualizer.update(test_scores.image(GROUND_TRUTH, PREDICTION, index=index))
   written.flush()
   names = sorted(os.listdir(tmp_path / 'vis'))
   assert len(names) == 2 * 7 and names[7].startswith('000001')
@@ -112,7 +111,7 @@ def test_first_images_are_painted_and_go_to_tensorboard(tmp_path):
 
 def test_images_without_labels_are_painted_too(tmp_path):
   visualizer = reports.Visualizer(INFO, str(tmp_path / 'vis'), _summaries(tmp_path / 'log'), 1)
-  visualizer.add(0, test_scores.image(GROUND_TRUTH, PREDICTION)._replace(ground_truth=None))
+  visualizer.update(test_scores.image(GROUND_TRUTH, PREDICTION)._replace(ground_truth=None))
   assert sorted(name.partition('_')[2] for name in os.listdir(tmp_path / 'vis')) == [
     'image.png',
     'panel.png',

@@ -15,6 +15,7 @@ from deeplab2 import errors
 from deeplab2 import files
 from deeplab2 import locks
 from deeplab2.trainer import reports
+from deeplab2.trainer import scores
 from deeplab2.trainer import unfinished
 from tests import disk
 from tests.disk import limited_files
@@ -75,20 +76,20 @@ def test_a_second_training_is_refused_and_an_evaluation_is_not(trained):
 
 
 def test_a_second_evaluation_of_the_same_is_refused(trained, caplog, monkeypatch):
-  add = reports.Report.add
+  add = scores.Scores.update
 
-  def add_while_another_tries(self, index, image):
-    if index == 1:
-      monkeypatch.setattr(reports.Report, 'add', add)
+  def add_while_another_tries(self, image):
+    if image.index == 1:
+      monkeypatch.setattr(scores.Scores, 'update', add)
       with pytest.raises(errors.UserError, match=f'The evaluation in {trained}/eval is in use'):
         runs.run('eval', trained)
       # Other images, or another way, may be evaluated at the same time.
       runs.run('eval', trained, 'evaluator_options.pixel_confidence_threshold=0.25')
       # A training goes on, and leaves this to the other process.
       runs.run('continuous_eval', trained)
-    add(self, index, image)
+    add(self, image)
 
-  monkeypatch.setattr(reports.Report, 'add', add_while_another_tries)
+  monkeypatch.setattr(scores.Scores, 'update', add_while_another_tries)
   runs.run('eval', trained)
   assert 'This evaluation is left to another process' in caplog.text
   assert [name for name in _names(trained / 'eval') if not name.startswith('metrics-6')] == []
@@ -173,15 +174,15 @@ def often(monkeypatch):
 
 def _interrupted_at(monkeypatch, index, run, error=KeyboardInterrupt):
   """Calls `run`, which image `index` of an evaluation interrupts."""
-  add = reports.Report.add
+  add = scores.Scores.update
 
-  def interrupt(self, at, image):
-    if at == index:
+  def interrupt(self, image):
+    if image.index == index:
       raise error
-    add(self, at, image)
+    add(self, image)
 
   with monkeypatch.context() as patched:
-    patched.setattr(reports.Report, 'add', interrupt)
+    patched.setattr(scores.Scores, 'update', interrupt)
     with pytest.raises(error):
       run()
 
@@ -196,7 +197,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(
   _interrupted_at(monkeypatch, index, lambda: runs.run('eval', trained, *RAW))
   (state,) = (trained / 'eval').glob('unfinished-6-*.npz')
   with np.load(state, allow_pickle=False) as arrays:
-    assert arrays['counts'].tolist() == [index, index, 0]
+    assert arrays['position'].tolist() == [index, index, 0]
   skipped, eval_dataset = [], assemble.eval_dataset
   monkeypatch.setattr(
     assemble,
@@ -219,7 +220,7 @@ def test_state_after_the_last_batch_is_enough(trained, monkeypatch, often):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patched:
-    patched.setattr(reports.Report, 'end', stop)
+    patched.setattr(reports.Report, 'write', stop)
     with pytest.raises(KeyboardInterrupt):
       runs.run('eval', trained)
   runs.run('eval', trained)
@@ -292,13 +293,13 @@ def test_an_evaluation_writes_its_numbers_when_images_and_logs_cannot_be(trained
 def test_a_full_disk_in_an_evaluation_saves_the_training_first(
   tmp_path, limited_files, monkeypatch
 ):
-  add = reports.Report.add
+  add = scores.Scores.update
 
-  def add_and_fill_the_disk(self, index, image):
+  def add_and_fill_the_disk(self, image):
     limited_files(10)
-    add(self, index, image)
+    add(self, image)
 
-  monkeypatch.setattr(reports.Report, 'add', add_and_fill_the_disk)
+  monkeypatch.setattr(scores.Scores, 'update', add_and_fill_the_disk)
   settings = ('trainer_options.save_checkpoints_steps=100', 'evaluator_options.eval_interval=2')
   save = files.write_json
 

@@ -13,7 +13,7 @@ SPACE = structures.LabelSpace(num_classes=4, ignore_label=0, label_divisor=10, t
 NAMES = ('void', 'thing', 'left', 'right')
 
 
-def image(ground_truth, prediction, crop_ground_truth=None, crop_prediction=None):
+def image(ground_truth, prediction, crop_ground_truth=None, crop_prediction=None, index=0):
   """Returns an image of these panoptic maps, with scores of 1."""
 
   def maps(panoptic):
@@ -26,9 +26,9 @@ def image(ground_truth, prediction, crop_ground_truth=None, crop_prediction=None
   crop_ground_truth = ground_truth if crop_ground_truth is None else np.asarray(crop_ground_truth)
   crop_prediction = prediction if crop_prediction is None else np.asarray(crop_prediction)
   return evaluator.EvaluatedImage(
+    index,
     'name',
     np.zeros([*crop_ground_truth.shape, 3], np.float32),
-    ground_truth.shape,
     maps(prediction),
     maps(crop_prediction),
     ground_truth,
@@ -40,7 +40,7 @@ def image(ground_truth, prediction, crop_ground_truth=None, crop_prediction=None
 def numbers():
   """Stuff 20 found with IoU 3/4; stuff 30 missed; one thing found exactly, one made up."""
   scored = scores.Scores(SPACE, with_ap=True)
-  scored.add(
+  scored.update(
     image(
       [[20, 20, 20, 20], [11, 11, 30, 0]],
       [[20, 20, 20, 12], [11, 11, 0, 0]],
@@ -95,7 +95,7 @@ def test_table_lists_groups_and_the_classes_that_occur(numbers):
 def test_crowd_sets_the_two_protocols_apart():
   scored = scores.Scores(SPACE, with_ap=False)
   # Half of the prediction of class 2 lies on crowd of class 1: excused by DeepLab2 alone.
-  scored.add(image([[10, 10, 10, 30]], [[20, 20, 20, 30]]))
+  scored.update(image([[10, 10, 10, 30]], [[20, 20, 20, 30]]))
   content = scores.as_json(scored.result(), SPACE, NAMES)
   assert content['PQ'] == pytest.approx(50)
   assert content['reference']['PQ'] == pytest.approx(100)
@@ -104,7 +104,7 @@ def test_crowd_sets_the_two_protocols_apart():
 
 def test_nothing_to_find_is_said():
   scored = scores.Scores(SPACE, with_ap=True)
-  scored.add(image([[0, 0]], [[0, 0]]))
+  scored.update(image([[0, 0]], [[0, 0]]))
   result = scored.result()
   assert 'No class occurs' in scores.as_table(result, SPACE, NAMES)
   assert scores.as_json(result, SPACE, NAMES)['PQ'] == 0
