@@ -7,13 +7,14 @@ would have drawn. The operations have no state, which XLA and TPUs prefer. Witho
 numbers come from TensorFlow's global one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import contextlib
 import threading
+from typing import Any
 
 import tensorflow as tf
 
-Shape = Sequence[int] | tf.Tensor
+Shape = Any  # Integers, or a tensor of them.
 # Replicas are traced in threads of their own.
 _current = threading.local()
 

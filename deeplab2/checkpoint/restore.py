@@ -224,7 +224,7 @@ class Checkpoints:
       self._parts |= {**_semantic_heads(model), **optimizers}
     self._keep = keep
     self._saves = 0  # TensorFlow's counter of saves, which its own restore looks for.
-    self.last_saved: int | None = None  # The step of the newest checkpoint.
+    self.last_saved = -1  # The step of the newest checkpoint; -1 without one.
 
   def resume(self) -> str | None:
     """Restores the newest checkpoint of the directory; returns its prefix, None without one.

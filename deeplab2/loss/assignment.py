@@ -115,7 +115,8 @@ def _add_row(cost_bmn, row, is_active_b, state):
 
 def _shortest_path(cost_bmn, row, is_active_b, state):
   """Finds the shortest path of reduced costs from `row` to a free column, for each example."""
-  batch, num_rows, num_columns = tf.shape(cost_bmn)[0], *cost_bmn.shape[1:]
+  batch = tf.shape(cost_bmn)[0]
+  _, num_rows, num_columns = cost_bmn.shape
 
   def look(search):
     reduced_bn = (

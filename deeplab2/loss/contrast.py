@@ -60,7 +60,8 @@ def mask_centers(gt: GroundTruth, feature_bpd: tf.Tensor, top_k: float = 1.0) ->
 
 def _mean_of_own_row(feature_bkd, row_bk, num_rows):
   """Returns [B, k, D], the mean feature of all pixels of the same row; any for pixels without."""
-  batch, count, depth = tf.shape(feature_bkd)[0], *feature_bkd.shape[1:]
+  batch = tf.shape(feature_bkd)[0]
+  _, count, depth = feature_bkd.shape
   first_b1 = num_rows * tf.range(batch)[:, tf.newaxis]
   # Negative segments are left out of the sums.
   segment_n = tf.reshape(tf.where(row_bk >= 0, first_b1 + row_bk, -1), [-1])

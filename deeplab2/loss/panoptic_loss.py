@@ -125,9 +125,9 @@ class PanopticLoss:
     for output in outputs:
       add(output.prefix + INSTANCE, self._instance, self._instance_discrimination, output, gt)
     semantic = [('', prediction.semantic_logits, self._semantic, terms.semantic_cross_entropy)]
-    for output in relaxed:
+    if self._remask is not None:
       weighting, term = self._remask.semantic, self._remask.semantic_term
-      semantic.append((output.prefix, output.semantic_logits, weighting, term))
+      semantic += [(o.prefix, o.semantic_logits, weighting, term) for o in relaxed]
     for prefix, logits, weighting, term in semantic:
       arguments = (logits, weighting, term, targets, gt)
       add(prefix + SEMANTIC, weighting, self._semantic_cross_entropy, *arguments)
@@ -217,7 +217,7 @@ class PanopticLoss:
 
   def _instance_discrimination(self, output, gt):
     _, top_k, pixels = self._instance
-    if not pixels.count:
+    if not pixels.num_pixels:
       return contrast.mask_centers(gt, output.feature_bpd, top_k)
     index_bk = sampling.draw(gt, pixels)
     return contrast.sampled_pixels(gt, output.feature_bpd, index_bk, top_k)
@@ -233,7 +233,7 @@ class PanopticLoss:
     )
     weight_bn = tf.where(label_bn == self._space.ignore_label, 0.0, weight_bn)
     pixels = [label_bn, weight_bn, flat(logits)]
-    if weighting.sampling.count:
+    if weighting.sampling.num_pixels:
       if label_bn.shape[1] != gt.row_bp.shape[1]:
         raise ValueError(
           'Pixels of the semantic loss are drawn on the grid of the masks, but semantic logits '

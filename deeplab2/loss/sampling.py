@@ -14,7 +14,7 @@ _NEVER = -99999.0
 class Sampling(NamedTuple):
   """How many pixels are drawn, and how."""
 
-  count: int = 0  # Pixels of each image; 0 for all, without drawing.
+  num_pixels: int = 0  # Pixels of each image; 0 for all, without drawing.
   # The first pixel lies in a given mask with a probability of area ** (1 - temperature):
   # 1 draws from all masks alike, more prefers small masks, less large ones.
   temperature: float = 1.0
@@ -44,4 +44,4 @@ def draw(gt: GroundTruth, sampling: Sampling) -> tf.Tensor:
   """
   scores_bp = logits(gt, sampling.temperature)
   gumbel_bp = -tf.math.log(-tf.math.log(randomness.uniform(tf.shape(scores_bp))))
-  return tf.math.top_k(scores_bp + gumbel_bp, min(sampling.count, scores_bp.shape[1])).indices
+  return tf.math.top_k(scores_bp + gumbel_bp, min(sampling.num_pixels, scores_bp.shape[1])).indices

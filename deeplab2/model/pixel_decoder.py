@@ -101,7 +101,7 @@ class PixelDecoder(tf_keras.layers.Layer):
   def call(self, pyramid: structures.Pyramid, training: bool = False) -> tuple[tf.Tensor, ...]:
     """Returns one feature per stage, from stride 32 to the highest resolution."""
     backbone = (pyramid.stage5, pyramid.stage4, pyramid.stage3, pyramid.stage2, pyramid.stage1)
-    decoded = []
+    decoded: list[tf.Tensor] = []
     for i, blocks in enumerate(self.stages):
       x = self.backbone_norms[i](backbone[i])
       if i:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -22,7 +22,7 @@ _END = object()
 class EvaluatedImage(NamedTuple):
   """One evaluated image on the host; arrays, without batch axis."""
 
-  index: int  # Number of images before it in its evaluation.
+  number: int  # Of images before it in its evaluation.
   name: str
   image: np.ndarray  # [h, w, 3] float32 0..255, resized for the crop, without its padding.
   maps: structures.PanopticMap  # [H0, W0]
@@ -36,7 +36,7 @@ class EvaluatedImage(NamedTuple):
 class Part(NamedTuple):
   """What one replica computes of a batch; arrays."""
 
-  sample: structures.Sample  # Without targets.
+  sample: Any  # structures.Sample of arrays, without targets.
   maps: structures.PanopticMap  # [B, H, W]
   losses: Mapping[str, np.ndarray]  # [B]
   diagnostics: Mapping[str, np.ndarray]  # [2, B]

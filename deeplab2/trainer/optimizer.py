@@ -5,13 +5,13 @@ checkpoint keys are the ones that DeepLab2 writes: `<variable>/.OPTIMIZER_SLOT/<
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tf_keras
 
-_SCHEDULES = tf_keras.optimizers.schedules
-_LEGACY = tf_keras.optimizers.legacy
+_SCHEDULES: Any = tf_keras.optimizers.schedules
+_LEGACY: Any = tf_keras.optimizers.legacy
 
 # The last words of the names of variables that decay: convolution and dense kernels, depthwise
 # and attention kernels. Biases, norms, embeddings and cluster centres do not decay.
@@ -25,7 +25,7 @@ class WarmUp(_SCHEDULES.LearningRateSchedule):
   first update has rate 0.
   """
 
-  def __init__(self, base_rate: float, steps: int, decay: _SCHEDULES.LearningRateSchedule):
+  def __init__(self, base_rate: float, steps: int, decay: Any):
     """Creates the schedule from the rate that is aimed at, and what follows after `steps`."""
     super().__init__()
     self._base_rate = base_rate
@@ -69,7 +69,7 @@ class AdamW(_LEGACY.Adam):
     """Creates the optimizer; `learning_rate` is a number or a schedule."""
     super().__init__(learning_rate, name=name)
     self._weight_decay = weight_decay
-    self._decayed = set()
+    self._decayed: set[Any] = set()
 
   def _create_slots(self, var_list):
     super()._create_slots(var_list)

@@ -176,13 +176,13 @@ class Visualizer:
     Raises:
       UserError: if a file cannot be written.
     """
-    if image.index >= self._num_images:
+    if image.number >= self._num_images:
       return
     space, colors = self._info.label_space, self._info.colors
     panel = drawing.panel(
       image.image, image.maps.panoptic, image.ground_truth, space, self._info.class_names, colors
     )
-    self._summaries.image(f'images/{image.index:06d}', panel)
+    self._summaries.image(f'images/{image.number:06d}', panel)
     semantic = image.maps.semantic
     drawn = {
       'panel': panel,
@@ -202,7 +202,7 @@ class Visualizer:
       )
     for name, pixels in drawn.items():
       files.write_whole(
-        os.path.join(self._directory, f'{image.index:06d}_{name}.png'), _png(pixels)
+        os.path.join(self._directory, f'{image.number:06d}_{name}.png'), _png(pixels)
       )
 
 

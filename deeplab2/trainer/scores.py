@@ -16,7 +16,7 @@ REFERENCE = "DeepLab2's counting (crowd of any class is void), at the images' ow
 CROP = "DeepLab2's counting (crowd of any class is void), at crop size"
 
 # Tags of DeepLab2 for what COCO calls by other names.
-_AP_TAGS = instance_ap.InstanceAPResult(
+_AP_TAGS = (
   'AP_Mask',
   'AP_Mask_@IoU=0.5',
   'AP_Mask_@IoU=0.75',
@@ -56,6 +56,8 @@ class Scores:
 
   def update(self, image: evaluator.EvaluatedImage) -> None:
     """Adds one image, which has labels."""
+    if image.ground_truth is None or image.crop_ground_truth is None:
+      raise ValueError(f'Image {image.name!r} has no labels.')
     self._num_images += 1
     self._raw.update(image.ground_truth, image.maps.panoptic)
     self._crop.update(image.crop_ground_truth, image.crop_maps.panoptic)

@@ -5,7 +5,6 @@ Segments beyond the slots find no slot in the matching, so that nothing is learn
 
 from collections.abc import Mapping, Sequence
 import os
-import re
 
 from absl import logging
 
@@ -67,7 +66,7 @@ def most_segments(paths: Sequence[str]) -> tuple[int, str]:
     names.setdefault(directory, []).append(name)
   for directory, shards in names.items():
     for manifest in files.matching(directory, r'manifest-.+\.json'):
-      split = re.fullmatch(r'manifest-(.+)\.json', manifest)[1]
+      split = manifest.removeprefix('manifest-').removesuffix('.json')
       if any(name.startswith(f'{split}-') for name in shards):
         path = os.path.join(directory, manifest)
         found = max(found, (_most_of(path), path))

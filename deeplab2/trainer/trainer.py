@@ -66,7 +66,8 @@ class Trainer:
     # Running statistics, which the forward pass changes before the loss is known.
     self._statistics = list(model.non_trainable_variables)
     self._iterator = None
-    self._loop = self._structure = None
+    self._loop: Callable | None = None
+    self._structure = None
     self.beyond_slots = slots.Beyond()
 
   def train(self, num_steps: tf.Tensor) -> dict[str, float]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 import io
 import json
 import time
+from typing import Any
 from zipfile import BadZipFile
 
 from absl import logging
@@ -56,7 +57,8 @@ class Unfinished:
     if not self._can_write or started < self._next:
       return
     buffer = io.BytesIO()
-    np.savez(buffer, **{_IDENTITY: np.array(self._identity)}, **arrays())
+    content: dict[str, Any] = {_IDENTITY: np.array(self._identity), **arrays()}
+    np.savez(buffer, **content)
     try:
       files.write_whole(self._path, buffer.getvalue())
     except errors.UserError as error:

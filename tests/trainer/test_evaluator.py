@@ -73,7 +73,7 @@ def test_every_image_once_at_both_sizes_without_padding_examples(batch):
   for _ in range(2):  # A second evaluation starts afresh.
     scalars = loop.run()
     assert scalars['count'] == 3
-    assert [image.index for image in collected] == [0, 1, 2]
+    assert [image.number for image in collected] == [0, 1, 2]
   losses = []
   for evaluated, (image, crop, raw), size, resized in zip(
     collected, fakes.eval_images(), fakes.RAW_SIZES, fakes.RESIZED_SIZES, strict=True
@@ -163,14 +163,14 @@ def test_a_failing_writer_gets_nothing_more_but_all_is_measured(caplog):
   written = []
 
   def fail(image):
-    if image.index == 1:
+    if image.number == 1:
       raise errors.UserError('The disk is full.')
 
   loop, _, collected = _evaluation(fakes.eval_dataset(), writers=[fail, written.append])
   with pytest.raises(errors.UserError, match='The disk is full'):
     loop.run()
-  assert [image.index for image in collected] == [0, 1, 2]
-  assert [image.index for image in written] == [0]
+  assert [image.number for image in collected] == [0, 1, 2]
+  assert [image.number for image in written] == [0]
   assert 'the evaluation goes on' in caplog.text
   loop._summaries.scalars.assert_called_once()
 
@@ -183,7 +183,7 @@ def test_images_before_a_record_that_cannot_be_read_are_measured():
   loop, _, collected = _evaluation(fakes.eval_dataset().map(refuse))
   with pytest.raises(tf.errors.InvalidArgumentError):
     loop.run()
-  assert [image.index for image in collected] == [0, 1]
+  assert [image.number for image in collected] == [0, 1]
 
 
 def test_devices_are_at_most_two_batches_ahead():
@@ -227,7 +227,7 @@ for strategy in (tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']),
     weights = model.get_weights()
   model.set_weights(weights)
   scalars = loop.run()
-  found.append([scalars, [[p.index, p.name, p.maps.panoptic.tolist(), p.ground_truth.tolist()]
+  found.append([scalars, [[p.number, p.name, p.maps.panoptic.tolist(), p.ground_truth.tolist()]
                           for p in collected]])
 print(json.dumps(found))
 """

@@ -79,7 +79,7 @@ def test_a_second_evaluation_of_the_same_is_refused(trained, caplog, monkeypatch
   add = scores.Scores.update
 
   def add_while_another_tries(self, image):
-    if image.index == 1:
+    if image.number == 1:
       monkeypatch.setattr(scores.Scores, 'update', add)
       with pytest.raises(errors.UserError, match=f'The evaluation in {trained}/eval is in use'):
         runs.run('eval', trained)
@@ -177,7 +177,7 @@ def _interrupted_at(monkeypatch, index, run, error=KeyboardInterrupt):
   add = scores.Scores.update
 
   def interrupt(self, image):
-    if image.index == index:
+    if image.number == index:
       raise error
     add(self, image)
 

@@ -277,7 +277,7 @@ class Attention(tf_keras.layers.Layer):
     For a query at (y, x) and a key at (y', x') it is table[y' - y + h - 1, x' - x + w - 1]. With
     queries by column it can be taken row by row of keys, not element by element.
     """
-    side = 2 * self._window - 1
+    side = self.relative_position_embedding.shape[1]
     table = tf.einsum(
       'rs,hst,ct->hcr',
       _interpolation(side, 2 * height - 1),

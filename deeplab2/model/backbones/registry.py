@@ -1,5 +1,8 @@
 """Backbones by name."""
 
+from collections.abc import Callable
+from typing import Any
+
 import tf_keras
 
 from deeplab2.model.backbones import convnext
@@ -8,7 +11,7 @@ from deeplab2.model.backbones import mobilenet_v3
 from deeplab2.model.backbones import resnet
 from deeplab2.model.layers import norm as norm_lib
 
-BACKBONES = {
+BACKBONES: dict[str, Callable[..., tf_keras.layers.Layer]] = {
   **convnext.CONVNEXTS,
   'axial_resnet50': resnet.axial_resnet50,
   **moat.MOATS,
@@ -35,7 +38,7 @@ def create(
   """
   if name not in BACKBONES:
     raise ValueError(f'{name!r} is no backbone; choose from {sorted(BACKBONES)}.')
-  settings = {} if name in _WITHOUT_BATCH_NORM else {'norm': norm}
+  settings: dict[str, Any] = {} if name in _WITHOUT_BATCH_NORM else {'norm': norm}
   if name not in WITHOUT_DROP_PATH:
     settings['drop_path_keep_prob'] = drop_path_keep_prob
   elif drop_path_keep_prob != 1.0:

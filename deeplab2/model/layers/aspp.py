@@ -1,6 +1,7 @@
 """Pyramid poolings of semantic segmentation: features of stride 32 with a larger view."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -37,7 +38,7 @@ class ASPP(tf_keras.layers.Layer):
     super().__init__(**kwargs)
     if len(rates) != 3:
       raise ValueError(f'ASPP takes three atrous rates, not {list(rates)}.')
-    settings = {'norm': norm, 'activation': activations.gelu}
+    settings: dict[str, Any] = {'norm': norm, 'activation': activations.gelu}
     self.conv = conv.ConvNorm(channels, 1, name='conv', **settings)
     self.atrous = [
       conv.ConvNorm(channels, 3, dilation=rate, name=f'atrous{i}', **settings)

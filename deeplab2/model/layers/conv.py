@@ -6,6 +6,7 @@ offset`, so that no feature map is normalised on its own.
 
 from collections.abc import Callable
 import functools
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -186,7 +187,7 @@ class SeparableConvNorm(tf_keras.layers.Layer):
     **kwargs,
   ):
     super().__init__(**kwargs)
-    settings = {'norm': norm, 'activation': activation}
+    settings: dict[str, Any] = {'norm': norm, 'activation': activation}
     self.depthwise = DepthwiseConvNorm(kernel_size, name='depthwise', **settings)
     self.pointwise = ConvNorm(filters, 1, name='pointwise', **settings)
 
