@@ -126,8 +126,8 @@ class PanopticLoss:
       add(output.prefix + INSTANCE, self._instance, self._instance_discrimination, output, gt)
     semantic = [('', prediction.semantic_logits, self._semantic, terms.semantic_cross_entropy)]
     if self._remask is not None:
-      weighting, term = self._remask.semantic, self._remask.semantic_term
-      semantic += [(o.prefix, o.semantic_logits, weighting, term) for o in relaxed]
+      how = self._remask.semantic, self._remask.semantic_term
+      semantic += [(output.prefix, output.semantic_logits, *how) for output in relaxed]
     for prefix, logits, weighting, term in semantic:
       arguments = (logits, weighting, term, targets, gt)
       add(prefix + SEMANTIC, weighting, self._semantic_cross_entropy, *arguments)

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tf_keras
@@ -234,7 +234,7 @@ class Attention(tf_keras.layers.Layer):
     self.key_projection = HeadProjection((channels,), heads, name='key_projection')
     self.value_projection = HeadProjection((channels,), heads, name='value_projection')
     self.output_projection = HeadProjection(heads, (channels,), name='output_projection')
-    self.relative_position_embedding = None
+    self.relative_position_embedding: Any = None
 
   def build(self, input_shape):
     if self._window is not None:
