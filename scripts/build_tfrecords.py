@@ -185,10 +185,17 @@ def build(options: argparse.Namespace) -> None:
   if options.images_dir:
     files.make_directory(options.images_dir, '--images_dir')
   files.make_directory(options.output_dir, '--output_dir')
-  with locks.hold(
-    os.path.join(options.output_dir, f'build-{options.split}.lock'),
-    f'--output_dir={options.output_dir} --split={options.split}',
-  ):
+  with contextlib.ExitStack() as held:
+    held.enter_context(
+      locks.hold(
+        os.path.join(options.output_dir, f'build-{options.split}.lock'),
+        f'--output_dir={options.output_dir} --split={options.split}',
+      )
+    )
+    if options.images_dir:
+      path = os.path.join(options.images_dir, 'build.lock')
+      held.enter_context(locks.hold(path, f'--images_dir={options.images_dir}'))
+      files.remove_half_written(options.images_dir)
     _write(options, found)
 
 
