@@ -392,7 +392,7 @@ def train_dataset(
 
 
 def train_input(config: Config) -> dict[str, Any]:
-  """Returns what training does to an image, as arguments of pipeline.training."""
+  """Returns the augmentation of training images, as arguments of pipeline.training."""
   augmentations = config.value(_TRAIN).augmentations
   return {
     'scale': augment.RandomScale(
@@ -453,7 +453,7 @@ def _policy(config):
 
 
 def _copy_paste(augmentations):
-  """Returns what is pasted from another image, None for nothing."""
+  """Returns the settings of copy-paste, None if it is off."""
   options = augmentations.panoptic_copy_paste
   if not options.panoptic_copy_paste_scale:
     return None

@@ -1,4 +1,4 @@
-"""What the command lines share: flags whose mistakes are one line, and exit codes."""
+"""The base of all command lines: flags whose mistakes are one line, and exit codes."""
 
 import argparse
 from collections.abc import Callable

@@ -163,7 +163,7 @@ def _describe_owner() -> dict[str, Any]:
 
 
 def _boot() -> str | None:
-  """Returns what tells one start of this machine from the next, None where unknown."""
+  """Returns the identifier of this boot of the machine, None where unknown."""
   try:
     with open('/proc/sys/kernel/random/boot_id', encoding='ascii') as file:
       return file.read().strip()

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 
 class LabelSpace(NamedTuple):
-  """How class and panoptic ids are numbered. Plain python values, fixed when a model is built.
+  """The numbering of class and panoptic ids. Plain python values, fixed when a model is built.
 
   A panoptic id is `class_id * label_divisor + instance`: things count instances from 1 per class
   and image; stuff, void and crowd have instance 0. Crowd is a thing class with instance 0.
@@ -53,7 +53,7 @@ class LabelSpace(NamedTuple):
 
 
 class Placement(NamedTuple):
-  """How an evaluation image was fitted into the crop: resized, then padded bottom and right."""
+  """The place of an evaluation image in the crop: resized, then padded at the bottom and right."""
 
   raw_size: tf.Tensor  # [B, 2] int32, (H0, W0) of the image. (0, 0) marks a padding example.
   resized_size: tf.Tensor  # [B, 2] int32, size inside the crop before padding.

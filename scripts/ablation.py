@@ -87,7 +87,7 @@ class Row(NamedTuple):
     return '-'.join(parts)
 
   def overrides(self) -> list[str]:
-    """Returns what sets this variant in a config."""
+    """Returns the overrides that make this variant of a config."""
     result = [
       f'{_LOSSES}.remask.enable={_REMASK[self.method]}'.lower(),
       f'{_LOSSES}.reclass.enable={_RECLASS[self.method]}'.lower(),
@@ -200,7 +200,7 @@ def train_all(runs: Sequence[Run], steps: int, options) -> list[Run]:
 
 
 def _failure(directory, run):
-  """Returns what the end of a run's log says."""
+  """Returns the message at the end of a run's log."""
   log = _log(directory, run)
   try:
     with open(log, encoding='utf-8', errors='replace') as file:

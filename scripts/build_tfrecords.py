@@ -243,7 +243,7 @@ def _write(options, found):
 
 
 def _settings(options):
-  """Returns what shards of one directory must have in common, for the manifest."""
+  """Returns the settings that the shards of one directory must have in common, for the manifest."""
   # A description goes by its name: its path may be written in many ways.
   is_own = options.dataset.endswith('.json')
   return {
@@ -256,7 +256,7 @@ def _settings(options):
 
 
 def _identity(convert) -> str:
-  """Returns what a converter does: its function, and what that was given (classes, seed, ...)."""
+  """Identifies a converter: its function and the arguments of it (classes, seed, ...)."""
   if isinstance(convert, functools.partial):
     return repr((convert.func.__name__, convert.args, convert.keywords))
   return convert.__name__

@@ -82,7 +82,7 @@ def _shown(parent, field):
 
 
 def _sizes(config, path, overrides):
-  """Returns what the model needs, at the evaluation crop or else the training crop."""
+  """Returns the size of the model, at the evaluation crop or else the training crop."""
   crop = next((config.value(field) for field in _CROPS if config.value(field)), None)
   if crop is None:
     raise config.error(_CROPS[0], 'is missing.')

@@ -88,7 +88,7 @@ def torture(options: argparse.Namespace) -> list[results.Result]:
 
 
 def _settings(part, options):
-  """Returns what the results of a part depend on; --kills may be raised later."""
+  """Returns the settings that the results of a part depend on; --kills may be raised later."""
   settings = {'part': part, 'seed': options.seed}
   if part == 'memory':
     settings['steps'] = options.steps

@@ -49,7 +49,7 @@ _NOTHING = re.compile('(?!)')
 
 
 class Report(NamedTuple):
-  """What became of every tensor and variable, by released key."""
+  """The account of every tensor and variable, by released key."""
 
   matched: tuple[str, ...]
   skipped: tuple[str, ...]  # Class heads left as they were initialised, as asked.
@@ -166,7 +166,7 @@ def load_backbone(reader: reading.Reader, backbone: tf.Module) -> Report:
 
 
 def _stored(reader):
-  """Returns what a checkpoint holds by our keys, bookkeeping left out."""
+  """Returns the tensors of a checkpoint by our keys, without TensorFlow's bookkeeping."""
   shapes = _stripped(reader)
   layout = _layout(shapes)
   shapes = {key: shape for key, shape in shapes.items() if not _BOOKKEEPING.match(key)}
@@ -302,7 +302,7 @@ def _check_shapes(prefix, stored, variables, for_classes):
 
 
 def _differences(stored: Iterable[str], wanted: Iterable[str]) -> str:
-  """Returns what a checkpoint lacks and has in addition, '' if neither."""
+  """Returns the missing and the surplus keys of a checkpoint as text, '' if there are none."""
   stored, wanted = set(stored), set(wanted)
   complaints = []
   if wanted - stored:

@@ -56,7 +56,7 @@ def is_repeated(field) -> bool:
 
 
 def meaning(field) -> str:
-  """Returns what a value of `field` (a FieldDescriptor) has to look like."""
+  """Describes the values that `field` (a FieldDescriptor) takes."""
   if field.cpp_type == field.CPPTYPE_ENUM:
     return 'one of ' + ', '.join(value.name for value in field.enum_type.values)
   meanings = {
@@ -70,7 +70,7 @@ def meaning(field) -> str:
 
 
 def suggestion(name: str, descriptor) -> str:
-  """Returns what was probably meant by `name`, which is no field of `descriptor`."""
+  """Suggests the field that was probably meant by `name`, which is no field of `descriptor`."""
   known = [field.name for field in descriptor.fields]
   near = difflib.get_close_matches(name, known, n=1)
   return f'did you mean {near[0]}?' if near else f'{descriptor.name} has {", ".join(known)}.'

@@ -29,7 +29,7 @@ class RandomScale(NamedTuple):
 
 
 class Draw(NamedTuple):
-  """What was drawn for one image. Scalars but for the last."""
+  """The random draws for one image. Scalars, except for the last."""
 
   scale: tf.Tensor  # float32
   top: tf.Tensor  # float32 in [0, 1), from the first possible offset to the last

@@ -316,7 +316,7 @@ def read_label(
 
 
 class Encoding(NamedTuple):
-  """How a label map is written in COCO's panoptic format."""
+  """Encodes label maps in COCO's panoptic format."""
 
   segments_info: list[dict[str, Any]]  # {id, category_id, area, bbox [x, y, w, h], iscrowd} each,
   # category ids in the dataset's original numbering.

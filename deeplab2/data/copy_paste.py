@@ -15,7 +15,7 @@ OPTIONS = ('none', 'all', 'random')  # What is pasted of a category of segments.
 
 
 class CopyPaste(NamedTuple):
-  """What is pasted of the other image."""
+  """Settings of panoptic copy-paste."""
 
   scale: float  # The other image's random scale is as much smaller.
   things: str = 'random'  # Each one of OPTIONS.

@@ -1,4 +1,4 @@
-"""What is to be known about a dataset: how ids are numbered, names, colours, original ids.
+"""Descriptions of datasets: numbering of ids, names, colors, original ids.
 
 Built-in descriptions are the files of `classes/`; a dataset of one's own is a file of the same
 form (`load`):

@@ -92,7 +92,7 @@ def encode_for_record(path: str) -> Encoded:
 
 
 def encode_image(image: Image) -> Encoded:
-  """Returns what a record holds of an image.
+  """Returns an image as it is stored in a record.
 
   Its bytes stay as they are if they hold an upright RGB image with 8 bits a channel. Others are
   encoded anew: JPEG as JPEG, quality 95 without chroma subsampling, all other formats as PNG.

@@ -1,4 +1,4 @@
-"""What checks of annotations and records report, and statistics per class.
+"""Reports of the checks of annotations and records, and statistics per class.
 
 `inspect_annotations` and `inspect_records` look at everything; each image becomes a `Report`, and
 `Statistics` adds them up.
@@ -14,7 +14,7 @@ from deeplab2.data.problems import Problem
 
 
 class Report(NamedTuple):
-  """What is known of one image."""
+  """The problems and counts of one image."""
 
   problems: list[Problem]
   size: tuple[int, int] | None = None  # (height, width); None if there is no label map.

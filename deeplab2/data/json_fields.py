@@ -9,7 +9,7 @@ from deeplab2 import files
 
 
 class Wanted(NamedTuple):
-  """What a value must be."""
+  """The type of a value and its description."""
 
   says: str  # 'an integer'
   holds: Callable[[Any], bool]
@@ -33,7 +33,7 @@ FLAG = Wanted('0 or 1', lambda value: isinstance(value, int) and value in (0, 1)
 
 
 def problem(content: Any, key: str, wanted: Wanted) -> str | None:
-  """Returns what is wrong with the field `key` of what should be an object; None if nothing is."""
+  """Returns the problem of field `key` of an object, or of what should be one; None without."""
   if not isinstance(content, dict) or key not in content:
     return f'field {key!r} is missing; must be {wanted.says}'
   if not wanted.holds(content[key]):

@@ -1,4 +1,4 @@
-"""How an image file is turned (EXIF), and on which of its pixels a mask is drawn.
+"""EXIF orientation of image files, and the pixels (stored or upright) that a mask belongs to.
 
 Cameras store pixels as the sensor lies and note how to turn them: orientation 1 is upright, 2 to 8
 are mirrored or turned, 5 to 8 exchange height and width. Metadata that is damaged says nothing:

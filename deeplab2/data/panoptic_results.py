@@ -39,7 +39,7 @@ _ADVICE = 'Write elsewhere, or give --restart to start over.'
 
 
 class _Line(NamedTuple):
-  """What the index holds of an image."""
+  """A line of the index, about one image."""
 
   stamp: Any  # Of the input: the image is made again if it is another.
   size: tuple[int, int]  # (height, width)
@@ -338,7 +338,7 @@ def index_path(path: str) -> str:
 
 
 def file_stamp(path: str) -> list[int]:
-  """Returns what tells a file from what it was: size in bytes, and time of change in ns.
+  """Returns size in bytes and time of change in ns, by which a changed file is noticed.
 
   Raises:
     UserError: it cannot be looked up.

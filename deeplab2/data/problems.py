@@ -1,4 +1,4 @@
-"""What the checks of annotations, label maps and records find, with one wording for all callers.
+"""Problems that checks of annotations, label maps and records find, worded once for all callers.
 
 Checks yield every `Problem`. Inspection lists them all; converters stop at the first (`refuse`).
 """

@@ -23,7 +23,7 @@ from deeplab2.data import framing
 
 
 class Made(NamedTuple):
-  """What became of a task."""
+  """The outcome of a task."""
 
   record: bytes | None  # None: it is left out.
   name: str = ''
@@ -34,7 +34,7 @@ class Made(NamedTuple):
 
 @dataclasses.dataclass
 class Summary:
-  """What is in a shard, or in all.
+  """The content of a shard, or of all shards.
 
   Attributes:
     records: their number.
@@ -74,7 +74,7 @@ Serialize = Callable[[Sequence[Any]], Iterable[Made]]
 
 
 class Written(NamedTuple):
-  """What is on disk."""
+  """The files on disk."""
 
   files: list[str]
   num_bytes: int
@@ -193,7 +193,7 @@ def _refuse_other_settings(output_dir, split, settings):
 
 
 def _digest(entries):
-  """Returns what tells lists apart: tasks hold paths, and annotations as they were read."""
+  """Returns a digest of a list of tasks, which hold paths, and annotations as they were read."""
   content = hashlib.sha256()
   for entry in entries:
     content.update(repr(entry).encode(errors='surrogateescape'))
@@ -201,7 +201,7 @@ def _digest(entries):
 
 
 def _kept(files, unfinished, split, digests, fingerprint, skip) -> dict[int, Summary]:
-  """Returns what is in the shards that stay, having dropped what else another run has left."""
+  """Returns the content of the shards that stay; removes everything else that another run left."""
   earlier = _read(unfinished)
   kept = {}
   if earlier.get('fingerprint') == fingerprint:

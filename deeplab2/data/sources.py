@@ -54,7 +54,7 @@ NOTES = {
 
 
 class Choices(NamedTuple):
-  """What the user chose for all images of a source."""
+  """The user's choices for all images of a source."""
 
   ignore_crowd: bool  # Whether crowd becomes void.
   mask_orientation: str | None = None  # See orientation.align.
@@ -340,7 +340,7 @@ def _warn_of_other_names(annotations, names, stems, json_path):
 
 
 def _other_format(directory, stem):
-  """Returns what to say of a missing image that is there in a format that is not read."""
+  """Returns a hint if a missing image exists in a format that is not read."""
   for name in sorted(os.listdir(directory)):
     if images.is_left_out(name) and os.path.splitext(name)[0] == stem:
       return f', but {name}, which is not {images.FORMATS}; convert it'

@@ -12,7 +12,7 @@ from deeplab2 import structures
 
 
 class TargetOptions(NamedTuple):
-  """What targets hold."""
+  """Settings of the training targets."""
 
   max_thing_id: int = 128  # T, the most instances that a crop may hold.
   small_instance_threshold: int = 4096  # Instances of fewer pixels in the crop are small...

@@ -28,7 +28,7 @@ _STRIP_ROWS = 256
 
 
 class _Classes(NamedTuple):
-  """What there is to know about the classes of a map."""
+  """Numbering, names and colors of the classes of a map."""
 
   label_space: structures.LabelSpace
   names: Sequence[str]  # By dataset id.

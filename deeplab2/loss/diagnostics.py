@@ -65,7 +65,7 @@ def matched_dice(matched: matching.Matching) -> Ratio:
 
 
 def beyond_slots(gt: ground_truth.GroundTruth, matched: matching.Matching) -> dict[str, Ratio]:
-  """Returns what the mask slots do not suffice for, for each image.
+  """Returns the number of ground-truth masks of each image that got no mask slot.
 
   `unmatched_segments` is the number of ground-truth masks without a slot, and
   `images_beyond_slots` whether there are any.

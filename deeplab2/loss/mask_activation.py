@@ -1,4 +1,4 @@
-"""What turns mask logits into masks in the loss: softmax over slots, or a sigmoid for each slot."""
+"""Activation of mask logits in the loss: softmax over slots, or a sigmoid for each slot."""
 
 from collections.abc import Callable
 from typing import NamedTuple

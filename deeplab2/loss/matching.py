@@ -18,7 +18,7 @@ _EPSILON = 1e-5
 
 
 class Similarity(NamedTuple):
-  """How well rows and slots fit. No gradient."""
+  """The similarity of ground-truth rows and mask slots. No gradient."""
 
   dice_brs: tf.Tensor  # in [0, 1], of the masks
   class_brs: tf.Tensor  # probability that the slot gives the row's class; 0 for invalid rows

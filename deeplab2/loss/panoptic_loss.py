@@ -35,7 +35,7 @@ SEMANTIC = 'semantic_loss'
 
 
 class Scored(NamedTuple):
-  """What the loss says of a batch."""
+  """Losses and diagnostics of a batch."""
 
   losses: dict[str, tf.Tensor]  # Name -> weighted loss, float32 [B].
   diagnostics: dict[str, diagnostics.Ratio]  # Name -> what to watch in addition.
@@ -244,7 +244,7 @@ class PanopticLoss:
     return term(*pixels, weighting.top_k)
 
   def _diagnostics(self, output, gt, matched):
-    """Returns what to watch of one output: name without prefix -> Ratio."""
+    """Returns the diagnostics of one output: name without prefix -> Ratio."""
     mask_logits_bps = self._relaxed_masks(output.mask_logits_bps, output.gate_bps)
     ratios = diagnostics.mask_errors(
       matched, *self._mask_activation.log_masks(tf.stop_gradient(mask_logits_bps))

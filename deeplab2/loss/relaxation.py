@@ -20,7 +20,7 @@ _EPSILON = 1e-5
 
 
 class ReMask(NamedTuple):
-  """How masks of decoder layers are gated by semantic predictions."""
+  """Settings of ReMask: masks of decoder layers are gated by semantic predictions."""
 
   num_layers: int = 4  # The first so many decoder layers are relaxed.
   identity_mapping: bool = True  # m * (1 + gate) instead of m * gate.
@@ -33,7 +33,7 @@ class ReMask(NamedTuple):
 
 
 class ReClass(NamedTuple):
-  """How class targets are softened by what masks cover.
+  """Settings of ReClass: class targets are softened by the classes that a mask covers.
 
   Raises:
     ValueError: by `soft_target`, if `eta` is not in [0, 1].
@@ -93,7 +93,7 @@ def overlap(
   class_order: Sequence[int],
   settings: ReClass,
 ) -> tf.Tensor:
-  """Returns what each slot's predicted mask covers of each class (sec. 3.3), float32 [B, N, K].
+  """Returns the overlap [B, N, K] of each slot's predicted mask and each class (sec. 3.3).
 
   A fraction in [0, 1] of the class's true pixels, crowd included, or of the mask's labelled pixels.
   0 for classes that the image has not. No gradient.

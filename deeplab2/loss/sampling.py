@@ -12,7 +12,7 @@ _NEVER = -99999.0
 
 
 class Sampling(NamedTuple):
-  """How many pixels are drawn, and how."""
+  """Number and distribution of the pixels that are drawn."""
 
   num_pixels: int = 0  # Pixels of each image; 0 for all, without drawing.
   # The first pixel lies in a given mask with a probability of area ** (1 - temperature):

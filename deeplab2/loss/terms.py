@@ -17,7 +17,7 @@ _SMOOTH = 1.0
 
 
 class Weighting(NamedTuple):
-  """How a term counts in the loss. Terms that do not look at pixels ignore the last two."""
+  """Weight and pixels of a term. Terms that do not look at pixels ignore the last two."""
 
   weight: float = 1.0  # 0 reports zeros and computes nothing.
   top_k: float = 1.0  # Fraction of the hardest pixels that count.

@@ -18,7 +18,7 @@ NUM_HEADS = 8
 
 
 class LayerMasks(NamedTuple):
-  """What one decoder layer predicts, short of its class logits."""
+  """The prediction of one decoder layer, without its class logits."""
 
   mask_logits: tf.Tensor  # [B, h, w, N]
   pixel_feature: tf.Tensor  # [B, h, w, D]

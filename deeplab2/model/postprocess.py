@@ -21,7 +21,7 @@ _BITS = 24
 
 
 class MaskwiseOptions(NamedTuple):
-  """What decides whether, and in which order, masks are pasted. Ratios in [0, 1]."""
+  """Thresholds and weights by which masks are ranked and pasted. Ratios in [0, 1]."""
 
   thing_confidence: float = 0.7  # A mask of a thing needs at least this class confidence,
   stuff_confidence: float = 0.7  # one of stuff this.
@@ -38,7 +38,7 @@ class _Classes(NamedTuple):
 
 
 class _Postprocess:
-  """What both merging rules share: the batch, the class head, area limits, panoptic ids."""
+  """The part that both merging rules have in common: class head, area limits, panoptic ids."""
 
   def __init__(
     self,
@@ -182,7 +182,7 @@ class MaskwisePostprocess(_Postprocess):
     return tf.argsort(scores, direction='DESCENDING', stable=True)
 
   def _pixels(self, logits_hwn, slots_m):
-    """Returns what the pasting needs of every pixel.
+    """Returns the inputs of pasting for every pixel.
 
     Args:
       logits_hwn: mask logits on the grid.

@@ -1,4 +1,4 @@
-"""What an evaluation is of: the images, how they are segmented, and the checkpoint."""
+"""Identifies an evaluation: its images, how they are segmented, and the checkpoint."""
 
 from collections.abc import Mapping
 import concurrent.futures
@@ -36,7 +36,7 @@ _STATS_AT_A_TIME = 16  # Remote files take some 50 ms each.
 
 
 def describe(config: Config) -> dict[str, Any]:
-  """Returns what is evaluated, checkpoint and number of images aside, as JSON can hold it.
+  """Returns the evaluated set and options for JSON, without checkpoint and number of images.
 
   `set` is a digest of it by which two evaluations are known to be of the same. Files count by name
   and size, so that a set may be moved.
@@ -87,7 +87,7 @@ def digest(content: Any) -> str:
 
 
 def identity(content: Mapping[str, Any]) -> tuple:
-  """Returns what two evaluations of one step must share to be the same: set and checkpoint."""
+  """Returns the part by which two evaluations of one step are compared: set and checkpoint."""
   return content.get('set'), content.get('checkpoint')
 
 

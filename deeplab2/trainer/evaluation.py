@@ -17,7 +17,7 @@ from deeplab2.trainer import unfinished as unfinished_lib
 
 
 class Position(NamedTuple):
-  """How far an evaluation is."""
+  """The progress of an evaluation."""
 
   batches: int = 0
   images: int = 0

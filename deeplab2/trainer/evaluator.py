@@ -34,7 +34,7 @@ class EvaluatedImage(NamedTuple):
 
 
 class Part(NamedTuple):
-  """What one replica computes of a batch; arrays."""
+  """The results of one replica for its part of a batch; arrays."""
 
   sample: Any  # structures.Sample of arrays, without targets.
   maps: structures.PanopticMap  # [B, H, W]
@@ -48,7 +48,7 @@ class Part(NamedTuple):
 
   @property
   def num_corrupt(self) -> int:
-    """How many padding examples stand for a corrupt record."""
+    """The number of padding examples that stand for a corrupt record."""
     return int(np.sum((self.sample.name != b'') & ~self.is_image))
 
   def images(self, first: int) -> Iterator[EvaluatedImage]:
@@ -134,7 +134,7 @@ class Evaluator:
     return self._strategy.experimental_local_results(value)[replica].numpy()
 
   def _run_replicas(self, images, targets, batch):
-    """Returns what `_replica_step` does on every replica."""
+    """Runs `_replica_step` on every replica and returns the results."""
     return self._strategy.run(self._replica_step, args=(images, targets, batch))
 
   def _replica_step(self, images, targets, batch):

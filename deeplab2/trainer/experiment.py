@@ -310,7 +310,7 @@ def _eval_loop(config, directory, model, global_step, source=None, training=dict
 
 
 def _identity(config, model, evaluated):
-  """Returns what tells this evaluation, and the state on its way, from all others."""
+  """Returns the identity of this evaluation and of its unfinished state."""
   return {
     'format': 2,  # Of the arrays.
     'evaluated': evaluated,
@@ -320,7 +320,7 @@ def _identity(config, model, evaluated):
 
 
 def _writers(config, directory, info, evaluated, summaries):
-  """Returns what writes something of every evaluated image."""
+  """Returns the writers that get every evaluated image."""
   options = config.options.evaluator_options
   draws = options.save_predictions and options.num_vis_samples
   if not draws and not options.save_raw_predictions:

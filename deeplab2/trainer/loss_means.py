@@ -41,7 +41,7 @@ class LossMeans:
     return {**means, **diagnostics(self._ratios)}
 
   def state(self) -> dict[str, np.ndarray]:
-    """Returns what `set_state` takes."""
+    """Returns the state that `set_state` takes."""
     return {
       'count': np.array(self._count),
       **{f'losses/{name}': np.asarray(total) for name, total in self._losses.items()},

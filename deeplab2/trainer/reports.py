@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: log, JSON, drawn images, raw maps."""
+"""The output of an evaluation: log, JSON, drawn images, raw maps."""
 
 from collections.abc import Callable, Mapping
 import io
@@ -32,10 +32,10 @@ class Metric(Protocol):
     """Adds one image, which has labels."""
 
   def result(self) -> Any:
-    """Returns what was measured."""
+    """Returns the result."""
 
   def state(self) -> Mapping[str, np.ndarray]:
-    """Returns what was measured so far, as `set_state` takes it."""
+    """Returns the state that `set_state` takes."""
 
   def set_state(self, arrays: Mapping[str, np.ndarray]) -> None:
     """Goes on from what `state` returned."""
@@ -75,7 +75,7 @@ class Report:
     self._training = training
 
   def metrics(self) -> dict[str, Metric]:
-    """Returns what measures one evaluation, by name; `write` takes the results."""
+    """Returns the metrics of one evaluation, by name; `write` takes their results."""
     return {
       'losses': loss_means.LossMeans(),
       'scores': scores.Scores(self._info.label_space, with_ap=self._with_ap),
@@ -228,7 +228,7 @@ def _path(directory, step, identity):
 
 
 def read_all(run: str) -> dict[int, dict]:
-  """Returns what `Report` wrote for the evaluations of a run's directory by step, in its order.
+  """Returns the metrics files that `Report` wrote in a run's directory by step, in its order.
 
   Where several sets of images (or ways to segment them) were evaluated, it is that of the most
   steps, the last of these in the order of their digests. Evaluations that do not say what they are

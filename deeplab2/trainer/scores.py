@@ -33,7 +33,7 @@ _AP_TAGS = (
 
 
 class Numbers(NamedTuple):
-  """What an evaluation found."""
+  """The metrics of an evaluation."""
 
   num_images: int
   raw: panoptic_quality.PanopticQualityResult  # At the images' own size.
@@ -71,7 +71,7 @@ class Scores:
       )
 
   def state(self) -> dict[str, np.ndarray]:
-    """Returns what `set_state` takes."""
+    """Returns the state that `set_state` takes."""
     return {
       'num_images': np.array(self._num_images),
       **{name: metric.state() for name, metric in self._metrics().items()},
@@ -99,7 +99,7 @@ class Scores:
 
 
 def as_json(numbers: Numbers, label_space: structures.LabelSpace, class_names) -> dict[str, Any]:
-  """Returns what goes into a JSON file. Ratios are in percent, counts are sums over images."""
+  """Returns the content of the JSON file. Ratios are in percent, counts are sums over images."""
   official = numbers.raw.official
   content = {
     'num_images': numbers.num_images,

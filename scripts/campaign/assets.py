@@ -1,4 +1,4 @@
-"""What the campaign works on: tiny data, a tiny configuration, a checkpoint, an exported model.
+"""The inputs of the campaign: tiny data, a tiny configuration, a checkpoint, an exported model.
 
 Everything is made by the project's own code from synthetic images. Below the directory:
 

@@ -1,4 +1,4 @@
-"""What a right result is: of each command line, after it has ended with exit code 0 or 2."""
+"""Checks the results of each command line after it has ended with exit code 0 or 2."""
 
 import contextlib
 import hashlib

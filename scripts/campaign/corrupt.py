@@ -307,7 +307,7 @@ def _normal_seconds(reader, assets, work):
 
 
 def _job(case, assets, directory, seed, seconds):
-  """Returns what runs a case in `directory`."""
+  """Returns the command or function that runs a case in `directory`."""
 
   def prepare():
     shutil.rmtree(directory, ignore_errors=True)
@@ -372,7 +372,7 @@ def _judged(case, job, finished) -> Result:
 
 
 def _outcome_of_exit(case, finished):
-  """Returns what an exit code with an output amounts to."""
+  """Classifies an exit code with its output."""
   lines = finished.output.rstrip().splitlines()
   if 'Traceback (most recent call last)' in finished.output:
     return 'traceback'

@@ -51,7 +51,7 @@ def with_features(**changes) -> mutations.Spoil:
 
 
 def _png(spoil):
-  """Returns what `spoil` makes of a good PNG, whatever image was there."""
+  """Returns the bytes that `spoil` makes of a good PNG, whatever image was there."""
 
   def change(data, rng):
     return spoil(images.saved_as('PNG')(data, rng), rng)

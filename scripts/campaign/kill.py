@@ -143,7 +143,7 @@ COMMANDS = (
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-  """Returns what is missing, surplus or different, one line each."""
+  """Returns the differences (missing, surplus, different), one line each."""
   lines = [f'missing: {key}' for key in sorted(wanted.keys() - found.keys())]
   lines += [f'surplus: {key}' for key in sorted(found.keys() - wanted.keys())]
   for key in sorted(wanted.keys() & found.keys()):

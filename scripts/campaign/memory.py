@@ -1,4 +1,4 @@
-"""Whether memory grows: thousands of steps, and thousands of images of changing size."""
+"""Watches memory over thousands of steps, and thousands of images of changing size."""
 
 from collections.abc import Iterator
 import os

@@ -53,14 +53,14 @@ class Command(NamedTuple):
 
 
 class Limits(NamedTuple):
-  """What a process may take."""
+  """The limits of a process."""
 
   seconds: float
   megabytes: float
 
 
 class Finished(NamedTuple):
-  """What became of a process."""
+  """The outcome of a process."""
 
   code: int | None  # Exit code; None if it was killed by a signal.
   ended_by: str  # 'exit', 'traceback', 'wrong' (a bad result), 'signal N', 'hang', 'memory', ...

@@ -89,7 +89,7 @@ def table(results: Iterable[Result]) -> str:
 
 
 def failures(results: Iterable[Result]) -> str:
-  """Returns what failed, each with the command that reproduces it."""
+  """Returns the failures as text, each with the command that reproduces it."""
   parts = []
   for result in results:
     if result.failed:

@@ -10,7 +10,7 @@ from deeplab2.model.layers import shapes
 
 
 class NormSettings(NamedTuple):
-  """How every batch norm of a model behaves."""
+  """Settings of every batch norm of a model."""
 
   synchronized: bool = True  # Statistics over the batch of all replicas, not of each alone.
   momentum: float = 0.99  # Weight of the old value when the moving statistics are updated.
