@@ -1,7 +1,6 @@
 """One training step, and the inner loop that repeats it on the device."""
 
 from collections.abc import Callable, Sequence
-import functools
 import itertools
 import time
 
@@ -67,7 +66,6 @@ class Trainer:
     self._statistics = list(model.non_trainable_variables)
     self._iterator = None
     self._loop: Callable | None = None
-    self._structure = None
     self.beyond_slots = slots.Beyond()
 
   def train(self, num_steps: tf.Tensor) -> dict[str, float]:
@@ -79,10 +77,15 @@ class Trainer:
     started = time.monotonic()
     if self._loop is None:
       self._iterator = iter(self._dataset)
-      self._loop, self._structure = self._build_loop()
-    steps, sums, latest = (value.numpy() for value in self._loop(self._iterator, num_steps))
+      # Without autograph, which would translate the source of the whole model first.
+      self._loop = tf.function(self._steps, autograph=False)
+      # Builds and optimises the graph, which takes more memory than it then keeps.
+      self._loop(self._iterator, tf.constant(0))
+      runtime.release_freed_memory()
+    steps, sums, latest = tf.nest.map_structure(
+      lambda value: value.numpy(), self._loop(self._iterator, num_steps)
+    )
     seconds = time.monotonic() - started
-    sums, latest = (tf.nest.pack_sequence_as(self._structure, list(v)) for v in (sums, latest))
     done = int(self._global_step.numpy())
     terms = {**latest['losses'], GRADIENT_NORM: latest[GRADIENT_NORM]}
     bad = {name: value for name, value in terms.items() if not _is_finite(value)}
@@ -102,39 +105,36 @@ class Trainer:
     logs['images_per_second'] = steps * self._batch_size / seconds
     return logs
 
-  def _build_loop(self):
-    """Builds the graph of the inner loop.
+  def _steps(self, iterator, num_steps):
+    """Does up to `num_steps` steps, fewer if one is not finite.
 
     Returns:
-      loop: iterator, number of steps -> number of steps done, fewer if one is not finite; sums of
-        what `_step` returns over the steps, and that of the last one, flat.
-      structure: of what is flat.
+      The number of steps, the sums over them of what `_step` returns, and that of the last one.
     """
-    # Without autograph, which would translate the source of the whole model first.
-    step = tf.function(self._step, autograph=False).get_concrete_function(self._iterator)
-    structure, _ = step.structured_outputs
-    zeros = tf.zeros([len(tf.nest.flatten(structure))])
+    values = {}
 
-    @functools.partial(tf.function, autograph=False)
-    def loop(iterator, num_steps):
-      def body(number, _, sums, latest):
-        del latest
-        values, finite = step(iterator)
-        # One tensor to carry, and to fetch, instead of a hundred scalars.
-        values = tf.stack(tf.nest.flatten(values))
-        return number + 1, finite, sums + values, values
+    def body(number, finite, sums, latest):
+      nonlocal values
+      del latest
+      values, finite = self._step(iterator)
+      # One tensor to carry and to fetch instead of a hundred scalars.
+      flat = tf.stack(tf.nest.flatten(values))
+      return number + 1, finite, sums + flat, flat
 
-      number, _, sums, latest = tf.while_loop(
-        lambda number, finite, sums, latest: finite & (number < num_steps),
-        body,
-        (tf.constant(0), tf.constant(True), zeros, zeros),
+    # The number of values is known once a step is traced; one zero broadcasts to it.
+    some = tf.TensorShape([None])
+    number, _, sums, latest = tf.while_loop(
+      lambda number, finite, sums, latest: finite & (number < num_steps),
+      body,
+      (tf.constant(0), tf.constant(True), tf.zeros([1]), tf.zeros([1])),
+      shape_invariants=(tf.TensorShape([]), tf.TensorShape([]), some, some),
+    )
+    names = len(tf.nest.flatten(values))
+    with tf.device('/cpu:0'):
+      return number, *(
+        tf.nest.pack_sequence_as(values, tf.unstack(tf.broadcast_to(flat, [names])))
+        for flat in (sums, latest)
       )
-      return number, sums, latest
-
-    # Builds and optimises the graph, which takes more memory than it then keeps.
-    loop(self._iterator, tf.constant(0))
-    runtime.release_freed_memory()
-    return loop, structure
 
   def _step(self, iterator):
     """Does one step.
