@@ -41,7 +41,7 @@ def test_a_cut_record_does_not_count(tmp_path, cut):
 def test_the_checksum_is_that_of_tensorflow(tmp_path, size):
   with open(_write(tmp_path / 'a', [b'x' * size]), 'rb') as file:
     header = file.read(12)
-  assert struct.unpack('<QI', header) == (size, framing._masked_crc(header[:8]))
+  assert struct.unpack('<QI', header) == (size, framing.masked_crc(header[:8]))
 
 
 def test_what_is_no_tfrecord_file_is_left_to_the_reader(tmp_path):

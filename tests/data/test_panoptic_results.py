@@ -1,6 +1,5 @@
 """Results that grow: what is there at any moment, after a stop, and in a place of other results."""
 
-import functools
 import json
 import os
 import pathlib
@@ -333,6 +332,12 @@ with panoptic_results.open_results(
 """
 
 
+def _heed_signals():
+  """Undoes what `nohup` and shells do to commands in the background: ignore these signals."""
+  for number in (signal.SIGHUP, signal.SIGINT):
+    signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
   'number',
   [
@@ -348,8 +353,7 @@ def test_signals(tmp_path, number):
     text=True,
     stdout=subprocess.PIPE,
     stderr=subprocess.DEVNULL,
-    # Under `nohup` it would be ignored.
-    preexec_fn=functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),
+    preexec_fn=_heed_signals,
   )
   for _ in range(20):
     last = process.stdout.readline()
