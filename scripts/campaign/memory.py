@@ -119,6 +119,8 @@ def _done(task, work, log):
     except FileNotFoundError:
       return 0
     return sum(name.endswith('.png') for name in names)
+  if not log.exists():  # The process has not begun to write.
+    return 0
   found = task.progress.findall(log.read_text(errors='replace'))
   return int(found[-1]) if found else 0
 
