@@ -166,7 +166,7 @@ def _upright_size(path):
   try:
     opened = PIL.Image.open(path)
   except PIL.UnidentifiedImageError:  # Broken metadata: Pillow gives up, TensorFlow need not.
-    opened = PIL.Image.open(path.parents[3] / 'assets' / 'own' / 'images' / path.name)
+    opened = PIL.Image.open(path.parents[4] / 'assets' / 'own' / 'images' / path.name)
   with opened as image:
     try:
       return PIL.ImageOps.exif_transpose(image).size
