@@ -20,8 +20,6 @@ import sys
 if not __package__:
   # Run by its path, Python would look for packages next to this file.
   sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-# When it is imported, TensorFlow reports its build, and where there is no GPU, an error for that.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2' if os.path.exists('/dev/nvidia0') else '3')
 
 # pylint: disable=wrong-import-position
 from deeplab2 import command_line  # noqa: E402
