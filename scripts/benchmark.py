@@ -199,7 +199,7 @@ def input_stages(config, records: str, images: int = 40) -> dict[str, float]:
 def benchmark_train(config, options) -> dict:
   """Measures a training step: forward, all losses, backward, update."""
   step = synthetic_trainer(config)
-  return measure(lambda: step.train(tf.constant(1)), options.repeats)
+  return measure(lambda: step.train(1), options.repeats)
 
 
 def benchmark_remax(config, options) -> dict:
@@ -209,11 +209,11 @@ def benchmark_remax(config, options) -> dict:
     losses = config.options.trainer_options.loss_options
     losses.remask.enable = losses.reclass.enable = enable
     times[name] = [synthetic_trainer(config), []]
-    times[name][0].train(tf.constant(2))  # The first steps are slower.
+    times[name][0].train(2)  # The first steps are slower.
   for _ in range(options.repeats):
     for step, durations in times.values():
       started = time.perf_counter(), time.process_time()
-      step.train(tf.constant(1))
+      step.train(1)
       durations.append((time.perf_counter() - started[0], time.process_time() - started[1]))
   result = {}
   medians = {name: 1e3 * np.median(durations, axis=0) for name, (_, durations) in times.items()}

@@ -70,7 +70,7 @@ def _step(config):
   """Does one training step; returns the logs. Eagerly, which spares building the graph."""
   tf.config.run_functions_eagerly(True)
   try:
-    return _script('benchmark').synthetic_trainer(config).train(tf.constant(1))
+    return _script('benchmark').synthetic_trainer(config).train(1)
   finally:
     tf.config.run_functions_eagerly(False)
 

@@ -181,6 +181,7 @@ def _train_loop(config, directory, model, global_step):
     batch_size=config.options.train_dataset_options.batch_size,
     clip_norm=solver.clip_gradient_norm if solver.use_gradient_clipping else None,
     seed=runtime.seed_of_steps(),
+    loop_on_device=runtime.has_tpu(),
   )
   return loop.TrainLoop(
     trainer,

@@ -40,7 +40,7 @@ class TrainLoop:
       trainer: does the steps.
       checkpoints: of the run; logs go into `train` below its directory.
       global_step: of the trainer.
-      steps_per_loop: steps on the device between two looks at the host.
+      steps_per_loop: steps between two looks at their results; on a TPU, one call.
       save_steps: least number of steps between two checkpoints.
       summary_steps: least number of steps between two entries of TensorBoard.
       explained: raises errors of the input as ones that name the file.
@@ -76,7 +76,7 @@ class TrainLoop:
     try:
       while self.step < until:
         with self._explained():
-          self.logs = self._trainer.train(tf.constant(min(self._steps_per_loop, until - self.step)))
+          self.logs = self._trainer.train(min(self._steps_per_loop, until - self.step))
         shown.update(self.step, _main_losses(self.logs))
         self._write(last=self.step == total)
         if self.step >= self._checkpoints.last_saved + self._save_steps or self.step == total:

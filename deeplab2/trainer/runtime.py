@@ -55,6 +55,11 @@ def _tpu_strategy(master):
     raise errors.UserError(f'--master={master!r}: no such TPU can be reached: {reason}') from error
 
 
+def has_tpu() -> bool:
+  """Returns whether the current strategy runs on a TPU."""
+  return isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
+
+
 def distribute(dataset: tf.data.Dataset, *, fetch_to_device: bool):
   """Splits the batches of `dataset` over the replicas of the current strategy.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import itertools
+import operator
 import time
 
 from absl import logging
@@ -38,6 +39,7 @@ class Trainer:
     batch_size: int,
     clip_norm: float | None = None,
     seed: int = 0,
+    loop_on_device: bool = False,
   ):
     """Creates a trainer inside the strategy's scope.
 
@@ -51,6 +53,8 @@ class Trainer:
       batch_size: images per step over all replicas.
       clip_norm: largest global norm of the summed gradient, or None.
       seed: with the step's number, decides all that model and loss draw; in [0, 2**31).
+      loop_on_device: whether the steps of one `train` are a single call, as TPUs want it; its graph
+        takes longer to build.
     """
     self._dataset = dataset
     self._strategy = tf.distribute.get_strategy()
@@ -65,26 +69,27 @@ class Trainer:
     # Running statistics, which the forward pass changes before the loss is known.
     self._statistics = list(model.non_trainable_variables)
     self._iterator = None
-    self._loop: Callable | None = None
+    self._loop_on_device = loop_on_device
+    self._is_built = False
+    # Without autograph, which would translate the source of the whole model first.
+    self._call = tf.function(self._loop if loop_on_device else self._one, autograph=False)
     self.beyond_slots = slots.Beyond()
 
-  def train(self, num_steps: tf.Tensor) -> dict[str, float]:
+  def train(self, num_steps: int) -> dict[str, float]:
     """Does `num_steps` steps on the next batches; returns means over them and rates, by tag.
 
     Raises:
       UserError: naming step and terms, if one was not finite.
     """
     started = time.monotonic()
-    if self._loop is None:
+    if self._iterator is None:
       self._iterator = iter(self._dataset)
-      # Without autograph, which would translate the source of the whole model first.
-      self._loop = tf.function(self._steps, autograph=False)
-      # Builds and optimises the graph, which takes more memory than it then keeps.
-      self._loop(self._iterator, tf.constant(0))
+    run = self._steps_on_device if self._loop_on_device else self._steps_from_host
+    steps, sums, latest = run(num_steps)
+    if not self._is_built:
+      # Building the graph and optimising it took more memory than it keeps.
       runtime.release_freed_memory()
-    steps, sums, latest = tf.nest.map_structure(
-      lambda value: value.numpy(), self._loop(self._iterator, num_steps)
-    )
+      self._is_built = True
     seconds = time.monotonic() - started
     done = int(self._global_step.numpy())
     terms = {**latest['losses'], GRADIENT_NORM: latest[GRADIENT_NORM]}
@@ -96,8 +101,8 @@ class Trainer:
         'gradient clipping may help.'
       )
     self.beyond_slots.add(sums['diagnostics'], done)
-    logs = {f'losses/train_{name}': float(sum_ / steps) for name, sum_ in sums['losses'].items()}
-    logs[GRADIENT_NORM] = float(sums[GRADIENT_NORM] / steps)
+    logs = {f'losses/train_{name}': float(sum_) / steps for name, sum_ in sums['losses'].items()}
+    logs[GRADIENT_NORM] = float(sums[GRADIENT_NORM]) / steps
     logs.update(loss_means.diagnostics(sums['diagnostics']))
     for group, tag in zip(self._groups, ('learning_rate', 'learning_rate_backbone'), strict=False):
       logs[tag] = float(group.rate(tf.constant(done - 1)))
@@ -105,19 +110,53 @@ class Trainer:
     logs['images_per_second'] = steps * self._batch_size / seconds
     return logs
 
-  def _steps(self, iterator, num_steps):
-    """Does up to `num_steps` steps, fewer if one is not finite.
+  def _steps_from_host(self, num_steps):
+    """Does up to `num_steps` steps, each by a call, fewer if one is not finite.
 
     Returns:
       The number of steps, the sums over them of what `_step` returns, and that of the last one.
     """
+    number, sums, latest = 0, None, None
+    for values, finite in self._results(num_steps):
+      latest = tf.nest.map_structure(lambda value: value.numpy(), values)
+      sums = latest if sums is None else tf.nest.map_structure(operator.add, sums, latest)
+      number += 1
+      if not finite:
+        break
+    return number, sums, latest
+
+  def _results(self, num_steps):
+    """Yields what `_step` returns; the next step has begun by then, so that no device waits.
+
+    It changes no variable if the one before was not finite.
+    """
+    before, finite = None, tf.constant(True)
+    for _ in range(num_steps):
+      result = self._call(self._iterator, finite)
+      _, finite = result
+      if before is not None:
+        yield before
+      before = result
+    yield before
+
+  def _steps_on_device(self, num_steps):
+    """Does what `_steps_from_host` does, by one call."""
+    results = self._call(self._iterator, tf.constant(num_steps))
+    return tf.nest.map_structure(lambda value: value.numpy(), results)
+
+  def _one(self, iterator, active):
+    """Does one step if `active`; returns what `_step` does."""
+    values, finite = self._step(iterator, active)
+    return _on_host(tf.stack(tf.nest.flatten(values)), values), finite
+
+  def _loop(self, iterator, num_steps):
+    """Does up to `num_steps` steps; returns what `_steps_from_host` does."""
     values = {}
 
     def body(number, finite, sums, latest):
       nonlocal values
       del latest
-      values, finite = self._step(iterator)
-      # One tensor to carry and to fetch instead of a hundred scalars.
+      values, finite = self._step(iterator, finite)
       flat = tf.stack(tf.nest.flatten(values))
       return number + 1, finite, sums + flat, flat
 
@@ -129,29 +168,25 @@ class Trainer:
       (tf.constant(0), tf.constant(True), tf.zeros([1]), tf.zeros([1])),
       shape_invariants=(tf.TensorShape([]), tf.TensorShape([]), some, some),
     )
-    names = len(tf.nest.flatten(values))
-    with tf.device('/cpu:0'):
-      return number, *(
-        tf.nest.pack_sequence_as(values, tf.unstack(tf.broadcast_to(flat, [names])))
-        for flat in (sums, latest)
-      )
+    size = [len(tf.nest.flatten(values))]
+    return number, *(_on_host(tf.broadcast_to(flat, size), values) for flat in (sums, latest))
 
-  def _step(self, iterator):
-    """Does one step.
+  def _step(self, iterator, active):
+    """Does one step if `active`.
 
     Returns:
       values: of the global batch: losses {name: mean}, diagnostics {name: (sum of numerators, sum
         of denominators)}, gradient_norm; float32 scalars.
       finite: whether losses and gradient are, so that variables were updated.
     """
-    result = self._strategy.run(self._replica_step, args=(next(iterator),))
+    result = self._strategy.run(self._replica_step, args=(next(iterator), active))
     values, finite = tf.nest.map_structure(
       lambda value: self._strategy.experimental_local_results(value)[0], result
     )
     self._global_step.assign_add(tf.cast(finite, tf.int64))
     return values, finite
 
-  def _replica_step(self, sample):
+  def _replica_step(self, sample, active):
     """Does one replica's part; returns what `_step` does."""
     context = tf.distribute.get_replica_context()
     kept = [tf.identity(v) for v in self._statistics]
@@ -168,7 +203,7 @@ class Trainer:
       **tf.nest.pack_sequence_as(values, tf.unstack(summed)),
       GRADIENT_NORM: norm,
     }
-    finite = tf.reduce_all(tf.math.is_finite([*values['losses'].values(), norm]))
+    finite = active & tf.reduce_all(tf.math.is_finite([*values['losses'].values(), norm]))
     clipped = optimizer_lib.clip(list(gradients.values()), norm, self._clip_norm)
     self._update_or_undo(finite, dict(zip(gradients, clipped, strict=True)), kept)
     return values, finite
@@ -221,6 +256,12 @@ class Trainer:
     for variable, value in zip(self._statistics, kept, strict=True):
       variable.assign(value)
     return tf.constant(False)
+
+
+def _on_host(flat, structure):
+  """Returns the elements of a vector as scalars in a structure; it is fetched as a whole."""
+  with tf.device('/cpu:0'):
+    return tf.nest.pack_sequence_as(structure, tf.unstack(flat))
 
 
 def _is_finite(value):

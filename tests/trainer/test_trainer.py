@@ -12,6 +12,8 @@ import tensorflow as tf
 from deeplab2 import errors
 from tests.trainer import fakes
 
+each_loop = pytest.mark.parametrize('loop_on_device', [False, True], ids=['calls', 'loop'])
+
 
 def _values(model):
   return [v.numpy() for v in model.variables]
@@ -29,7 +31,7 @@ def test_a_step_is_the_optimizer_s_step_on_the_mean_loss():
   twin.set_weights(model.get_weights())
   groups = fakes.groups(twin)
 
-  logs = trainer.train(tf.constant(1))
+  logs = trainer.train(1)
 
   sample = fakes.sample(0)
   with tf.GradientTape() as tape:
@@ -58,27 +60,30 @@ def test_a_step_is_the_optimizer_s_step_on_the_mean_loss():
   assert logs['images_per_second'] == pytest.approx(4 * logs['steps_per_second'])
 
 
-def test_logs_are_means_over_the_loop_and_rates_those_of_its_last_step():
-  trainer, model, _ = fakes.trainer(fakes.dataset())
+@each_loop
+def test_logs_are_means_over_the_loop_and_rates_those_of_its_last_step(loop_on_device):
+  trainer, model, _ = fakes.trainer(fakes.dataset(), loop_on_device=loop_on_device)
   once, _, _ = fakes.trainer(fakes.dataset())
   once._model.set_weights(model.get_weights())
-  singles = [once.train(tf.constant(1)) for _ in range(3)]
-  logs = trainer.train(tf.constant(3))
+  singles = [once.train(1) for _ in range(3)]
+  logs = trainer.train(3)
   for name in ('losses/train_total_loss', 'gradient_norm'):
     assert logs[name] == pytest.approx(np.mean([s[name] for s in singles]), rel=1e-5)
   # poly with power 0.9 over 100 steps, of the third update.
   assert logs['learning_rate'] == pytest.approx(0.01 * (1 - 2 / 100) ** 0.9, rel=1e-5)
-  assert trainer.train(tf.constant(1))['losses/train_total_loss'] < logs['losses/train_total_loss']
+  assert trainer.train(1)['losses/train_total_loss'] < logs['losses/train_total_loss']
 
 
+@each_loop
 @pytest.mark.parametrize('weight', [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_stops_before_its_update(weight):
-  bad, model, step = fakes.trainer(fakes.dataset([1.0, 1.0, weight, 1.0]))
+def test_a_loss_that_is_not_finite_stops_before_its_update(weight, loop_on_device):
+  batches = fakes.dataset([1.0, 1.0, weight, 1.0])
+  bad, model, step = fakes.trainer(batches, loop_on_device=loop_on_device)
   good, twin, _ = fakes.trainer(fakes.dataset([1.0, 1.0]))
   twin.set_weights(model.get_weights())
-  good.train(tf.constant(2))
+  good.train(2)
   with pytest.raises(errors.UserError) as caught:
-    bad.train(tf.constant(4))
+    bad.train(4)
   message = str(caught.value)
   assert 'Step 3' in message
   assert 'not finite: total_loss' in message and 'semantic_loss' in message
@@ -89,6 +94,22 @@ def test_a_loss_that_is_not_finite_stops_before_its_update(weight):
     _assert_equal(ours.optimizer.get_weights(), theirs.optimizer.get_weights())
 
 
+def test_steps_by_calls_and_in_a_loop_on_the_device_are_the_same_bits():
+  batches = fakes.dataset([1.0, 0.5, 2.0])
+  calls, model, _ = fakes.trainer(batches)
+  loop, twin, step = fakes.trainer(batches, loop_on_device=True)
+  twin.set_weights(model.get_weights())
+  logs, others = calls.train(5), loop.train(5)
+  assert step.numpy() == 5
+  _assert_equal(_values(model), _values(twin))
+  for one, other in zip(calls._groups, loop._groups, strict=True):
+    _assert_equal(one.optimizer.get_weights(), other.optimizer.get_weights())
+  speeds = {'steps_per_second', 'images_per_second'}
+  assert {tag: logs[tag] for tag in logs.keys() - speeds} == {
+    tag: others[tag] for tag in others.keys() - speeds
+  }
+
+
 def test_images_that_are_not_finite_leave_running_statistics_alone():
   batch = fakes.sample(0)
   batch = batch._replace(image=batch.image * np.nan)
@@ -96,7 +117,7 @@ def test_images_that_are_not_finite_leave_running_statistics_alone():
   trainer, model, _ = fakes.trainer(dataset)
   before = _values(model)
   with pytest.raises(errors.UserError, match='Step 1: not finite'):
-    trainer.train(tf.constant(5))
+    trainer.train(5)
   _assert_equal(_values(model), before)
 
 
@@ -111,7 +132,7 @@ def test_a_gradient_that_is_not_finite_stops_too():
   trainer._loss = square_root_of_zero
   before = _values(model)
   with pytest.raises(errors.UserError, match='Step 1: not finite: gradient_norm'):
-    trainer.train(tf.constant(2))
+    trainer.train(2)
   _assert_equal(_values(model), before)
 
 
@@ -125,7 +146,7 @@ def test_a_variable_without_gradient_keeps_its_value(caplog):
   trainer._loss = loss_of_zeroth_class
   head = [v.numpy() for v in model.head.variables]
   backbone = [v.numpy() for v in model.backbone.trainable_variables]
-  trainer.train(tf.constant(2))
+  trainer.train(2)
   _assert_equal([v.numpy() for v in model.head.variables], head)
   assert not np.array_equal(model.backbone.trainable_variables[0], backbone[0])
   assert 'kernel' in caplog.text
@@ -145,10 +166,10 @@ batches = fakes.dataset(weights)
 with tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']).scope():
   trainer, model, step = fakes.trainer(batches, **settings)
 start = [v.numpy() for v in model.variables]
-logs = trainer.train(tf.constant(2))
+logs = trainer.train(2)
 replicas = [[np.asarray(copy) for copy in v.values] for v in model.trainable_variables]
 try:
-  trainer.train(tf.constant(2))
+  trainer.train(2)
   stopped = ''
 except Exception as error:
   stopped = f'{type(error).__name__}: {error}'
@@ -156,7 +177,7 @@ after = [[np.asarray(copy) for copy in v.values] for v in model.trainable_variab
 
 single, twin, _ = fakes.trainer(batches, **settings)
 twin.set_weights(start)
-twin_logs = single.train(tf.constant(2))
+twin_logs = single.train(2)
 print(json.dumps({
     'equal': all(np.array_equal(*copies) for copies in replicas),
     'kept': all(np.array_equal(a, b) for x, y in zip(replicas, after) for a, b in zip(x, y)),
@@ -171,7 +192,13 @@ print(json.dumps({
 
 
 @pytest.mark.parametrize(
-  'settings', [{'name': 'adamw'}, {'name': 'sgd'}, {'name': 'sgd', 'clip_norm': 0.05}]
+  'settings',
+  [
+    {'name': 'adamw'},
+    {'name': 'sgd'},
+    {'name': 'sgd', 'clip_norm': 0.05},
+    {'name': 'sgd', 'loop_on_device': True},
+  ],
 )
 def test_two_replicas_stay_equal_and_agree_with_one(settings):
   """Decay on every replica, clipping of the sum: else the copies, or one and two, would differ."""
