@@ -12,9 +12,10 @@ from deeplab2 import files
 class Parser(argparse.ArgumentParser):
   """Reports mistakes in the flags like all other mistakes of the user."""
 
-  def __init__(self, description: str):
-    """Creates a parser that shows `description` as it is written."""
+  def __init__(self, description: str, prog: str | None = None):
+    """Creates a parser that shows `description` as it is written, for `prog` if not sys.argv[0]."""
     super().__init__(
+      prog=prog,
       description=description,
       allow_abbrev=False,
       formatter_class=argparse.RawDescriptionHelpFormatter,

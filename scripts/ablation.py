@@ -54,6 +54,7 @@ _CHOICES = {
   'gates': ('sigmoid', 'softmax'),
   'normalizations': ('class', 'mask'),
 }
+_NUMBERS = {'clips': float, 'seeds': int}
 # Column of the table -> the number in the last evaluation's JSON file.
 _COLUMNS = {
   'PQ': ('PQ',),
@@ -127,40 +128,31 @@ def rows(
   normalizations: Sequence[str],
 ) -> list[Row]:
   """Returns every distinct variant, those of one mask loss and clipping together."""
-  found: dict[Row, None] = {}
-  for mask_loss, clip, gate, normalization, method in itertools.product(
-    mask_losses, clips, gates, normalizations, methods
-  ):
-    row = Row(
-      method,
-      mask_loss,
-      clip,
+  found = (
+    Row(
+      *(method, mask_loss, clip),
       gate if _REMASK[method] else None,
       normalization if _RECLASS[method] else None,
     )
-    found.setdefault(row)
-  return list(found)
+    for mask_loss, clip, gate, normalization, method in itertools.product(
+      mask_losses, clips, gates, normalizations, methods
+    )
+  )
+  return list(dict.fromkeys(found))
 
 
 def train(run: Run, options, num_threads: int) -> bool:
   """Trains one run in a process of its own; returns whether it was successful."""
+  overrides = [*options.set, *run.row.overrides(), f'experiment_name={run.name}']
+  overrides.append(f'train_dataset_options.seed={run.seed}')
   command = [
-    sys.executable,
-    '-m',
-    'deeplab2.trainer.train',
-    '--mode=train_and_eval',
+    *(sys.executable, '-m', 'deeplab2.trainer.train', '--mode=train_and_eval'),
     f'--config_file={options.config_file}',
     f'--model_dir={options.output_dir}/runs',
     f'--gin_param=set_up.seed = {run.seed}',
     f'--gin_param=set_up.num_threads = {num_threads}',
+    *(f'--set={override}' for override in overrides),
   ]
-  for override in (
-    *options.set,
-    *run.row.overrides(),
-    f'experiment_name={run.name}',
-    f'train_dataset_options.seed={run.seed}',
-  ):
-    command += ['--set', override]
   with open(_log(options.output_dir, run), 'w', encoding='utf-8') as log:
     return subprocess.run(command, stdout=log, stderr=log, check=False).returncode == 0
 
@@ -190,7 +182,10 @@ def train_all(runs: Sequence[Run], steps: int, options) -> list[Run]:
         tqdm.tqdm.write(
           f'{run.name}: PQ {last.get("PQ", float("nan")):.2f}; {bar}', file=sys.stderr
         )
-        _report_so_far(runs, options.output_dir, steps)
+        try:
+          write_report(results(runs, options.output_dir, steps), options.output_dir)
+        except errors.UserError as error:  # No reason to stop training.
+          logging.warning('%s', error)
     except BaseException:
       # Leaving the pool would start all that still waits.
       pool.shutdown(wait=False, cancel_futures=True)
@@ -208,14 +203,6 @@ def _failure(directory, run):
   except OSError as error:
     last = f'The log cannot be read ({error.strerror}).'
   return f'{run.name} FAILED, see {log}:\n{last}'
-
-
-def _report_so_far(runs, directory, steps):
-  """Writes what is finished; that it cannot be written is no reason to stop training."""
-  try:
-    write_report(results(runs, directory, steps), directory)
-  except errors.UserError as error:
-    logging.warning('%s', error)
 
 
 def _evaluations(directory, run):
@@ -242,11 +229,7 @@ def results(runs: Sequence[Run], directory: str, steps: int) -> list[dict]:
         'step': steps,
         'final': {name: _number(evaluations[steps], path) for name, path in _COLUMNS.items()},
         'curves': {
-          name: [
-            [step, _number(content, _COLUMNS[name])]
-            for step, content in evaluations.items()
-            if step
-          ]
+          name: [[at, _number(entry, _COLUMNS[name])] for at, entry in evaluations.items() if at]
           for name in _CURVES
         },
       }
@@ -256,10 +239,7 @@ def results(runs: Sequence[Run], directory: str, steps: int) -> list[dict]:
 
 def table(found: Sequence[dict]) -> str:
   """Returns a table in Markdown: mean and sample standard deviation over seeds of every row."""
-  lines = [
-    '| ' + ' | '.join(['row', 'seeds', *_COLUMNS]) + ' |',
-    '|---' * (len(_COLUMNS) + 2) + '|',
-  ]
+  lines = [f'| row | seeds | {" | ".join(_COLUMNS)} |', f'{"|---" * (len(_COLUMNS) + 2)}|']
   for name in dict.fromkeys(result['row'] for result in found):
     finals = [result['final'] for result in found if result['row'] == name]
     cells = [name, str(len(finals))]
@@ -275,12 +255,9 @@ def table(found: Sequence[dict]) -> str:
 def _spread(values):
   if not values:
     return 'not measured'
-  mean = (
-    f'{statistics.mean(values):.3g}'
-    if statistics.mean(values) < 10
-    else (f'{statistics.mean(values):.1f}')
-  )
-  return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.2g}'
+  mean = statistics.mean(values)
+  shown = f'{mean:.3g}' if mean < 10 else f'{mean:.1f}'
+  return shown if len(values) == 1 else f'{shown} ± {statistics.stdev(values):.2g}'
 
 
 def plot(found: Sequence[dict], path: str) -> None:
@@ -289,29 +266,15 @@ def plot(found: Sequence[dict], path: str) -> None:
   names = list(dict.fromkeys(result['row'] for result in found))
   for axes, curve in zip(panels, _CURVES, strict=True):
     for index, name in enumerate(names):
-      values: dict[int, list[float]] = {}
-      for result in found:
-        for step, value in result['curves'][curve] if result['row'] == name else ():
-          if value is not None:
-            values.setdefault(step, []).append(value)
-      steps = sorted(values)
+      curves = [result['curves'][curve] for result in found if result['row'] == name]
+      points = [(step, value) for step, value in sum(curves, []) if value is not None]
+      steps = sorted({step for step, _ in points})
+      values = [[value for at, value in points if at == step] for step in steps]
       color = pyplot.get_cmap('tab20')(2 * index % 20 + index // 10)
-      axes.plot(
-        steps,
-        [statistics.mean(values[step]) for step in steps],
-        color=color,
-        marker='o',
-        markersize=3,
-        linestyle='--' if '-sigmoid' in name else '-',
-        label=name,
-      )
-      axes.fill_between(
-        steps,
-        [min(values[step]) for step in steps],
-        [max(values[step]) for step in steps],
-        color=color,
-        alpha=0.12,
-      )
+      style = {'marker': 'o', 'markersize': 3, 'linestyle': '--' if '-sigmoid' in name else '-'}
+      axes.plot(steps, list(map(statistics.mean, values)), color=color, label=name, **style)
+      low, high = list(map(min, values)), list(map(max, values))
+      axes.fill_between(steps, low, high, color=color, alpha=0.12)
     axes.set(
       xlabel='step',
       title=f'{curve} of evaluation' + (' [%]' if curve == 'PQ' else ''),
@@ -375,29 +338,23 @@ def _check_settings(options):
     )
 
 
-def _listed(options, flag):
-  """Returns the values of a flag.
-
-  Raises:
-    UserError: naming a value that is none of its choices.
-  """
+def _values(options, flag):
+  """Returns the values of a flag, choices or numbers; UserError naming one that is not right."""
   values = getattr(options, flag).split(',')
   for value in values:
-    if value not in _CHOICES.get(flag, values):
+    if flag in _CHOICES and value not in _CHOICES[flag]:
       raise errors.UserError(f'--{flag}: {value!r} is none of {", ".join(_CHOICES[flag])}.')
+    is_none = flag == 'clips' and value == 'none'
+    if flag in _NUMBERS and not is_none and not _is_number(value, _NUMBERS[flag]):
+      raise errors.UserError(f'--{flag}: {value!r} is no number from 0 on.')
   return values
 
 
-def _numbers(options, flag, number_type):
-  """Returns the values of a flag as texts of numbers, `none` allowed for clips."""
-  values = getattr(options, flag).split(',')
-  for value in values:
-    try:
-      if not (flag == 'clips' and value == 'none') and number_type(value) < 0:
-        raise ValueError
-    except ValueError:
-      raise errors.UserError(f'--{flag}: {value!r} is no number from 0 on.') from None
-  return values
+def _is_number(text, number_type):
+  try:
+    return not number_type(text) < 0
+  except ValueError:
+    return False
 
 
 def main(arguments) -> int:
@@ -419,20 +376,16 @@ def main(arguments) -> int:
     options = parser.parse_args(arguments)
     if options.jobs < 1:
       raise errors.UserError(f'--jobs={options.jobs}: must be 1 or more.')
-    grid = rows(
-      *(_listed(options, flag) for flag in ('methods', 'mask_losses')),
-      _numbers(options, 'clips', float),
-      *(_listed(options, flag) for flag in ('gates', 'normalizations')),
-    )
-    seeds = dict.fromkeys(int(seed) for seed in _numbers(options, 'seeds', int))
+    flags = ('methods', 'mask_losses', 'clips', 'gates', 'normalizations')
+    grid = rows(*(_values(options, flag) for flag in flags))
+    seeds = dict.fromkeys(map(int, _values(options, 'seeds')))
     runs = [Run(row, seed) for seed in seeds for row in grid]
     for row in grid:
       config = load.load(options.config_file, [*options.set, *row.overrides()])
     steps = config.value(f'{_SOLVER}.training_number_of_steps')
     files.make_directory(os.path.join(options.output_dir, 'logs'), '--output_dir')
-    with locks.hold(
-      os.path.join(options.output_dir, 'ablation.lock'), f'The ablation in {options.output_dir}'
-    ):
+    lock = os.path.join(options.output_dir, 'ablation.lock')
+    with locks.hold(lock, f'The ablation in {options.output_dir}'):
       _check_settings(options)
       failed = [] if options.report_only else train_all(runs, steps, options)
       report(runs, options.output_dir, steps)

@@ -1,18 +1,12 @@
 """Measures one part of the system; the last line printed is one JSON object.
 
-  python scripts/benchmark.py input    --config_file=CONFIG --records='FILES*' [--set a.b=c ...]
-  python scripts/benchmark.py train    --config_file=CONFIG [--set a.b=c ...]
-  python scripts/benchmark.py remax    --config_file=CONFIG [--set a.b=c ...]
-  python scripts/benchmark.py infer    --config_file=CONFIG [--set a.b=c ...]
-  python scripts/benchmark.py compiled --config_file=CONFIG [--set a.b=c ...]
-  python scripts/benchmark.py eval     --config_file=CONFIG [--set a.b=c ...]
-  python scripts/benchmark.py matching --config_file=CONFIG [--set a.b=c ...]
+  python scripts/benchmark.py PART --config_file=CONFIG [--records='FILES*'] [--set a.b=c ...]
 
-`input` measures an image through the training pipeline, and its stages one by one; `train` a whole
-step (forward, losses, backward, update) on a made batch; `remax` such steps without and with ReMask
-and ReClass by turns, in one process, and their ratios; `infer` the network, the post-processing and
-both together on one made image; `compiled` the network compiled by XLA (`jit_compile=True`);
-`eval` one update of panoptic quality; `matching` one assignment.
+`input` measures an image of --records through the training pipeline, and its stages one by one;
+`train` a whole step (forward, losses, backward, update) on a made batch; `remax` such steps without
+and with ReMask and ReClass by turns, in one process, and their ratios; `infer` the network, the
+post-processing and both together on one made image; `compiled` the network compiled by XLA
+(`jit_compile=True`); `eval` one update of panoptic quality; `matching` one assignment.
 
 `cpu_ms` is the process time of all threads and hardly depends on what else the machine does;
 `wall_ms` does. `first_call_s` holds tracing and the first run. `peak_mb` is the peak resident
@@ -50,12 +44,7 @@ def measure(run, repeats: int) -> dict:
   started = time.perf_counter()
   run()
   first_call = time.perf_counter() - started
-  wall, cpu = [], []
-  for _ in range(repeats):
-    wall_started, cpu_started = time.perf_counter(), time.process_time()
-    run()
-    wall.append(1e3 * (time.perf_counter() - wall_started))
-    cpu.append(1e3 * (time.process_time() - cpu_started))
+  wall, cpu = zip(*(_times_ms(run) for _ in range(repeats)), strict=True)
   return {
     'wall_ms_median': round(statistics.median(wall), 3),
     'wall_ms_min': round(min(wall), 3),
@@ -63,6 +52,13 @@ def measure(run, repeats: int) -> dict:
     'peak_mb': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     'first_call_s': round(first_call, 2),
   }
+
+
+def _times_ms(run, *arguments) -> tuple[float, float]:
+  """Calls `run`; returns wall time and process time in ms."""
+  wall, cpu = time.perf_counter(), time.process_time()
+  run(*arguments)
+  return 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)
 
 
 def synthetic_labels(
@@ -107,12 +103,12 @@ def benchmark_input(config, options) -> dict:
   """Measures one image through the training pipeline, pipeline threads included."""
   if not options.records:
     raise errors.UserError('--records is missing: the TFRecord files to read.')
-  del config.options.train_dataset_options.file_pattern[:]
-  config.options.train_dataset_options.file_pattern.append(options.records)
+  dataset_options = config.options.train_dataset_options
+  dataset_options.file_pattern[:] = [options.records]
   batches = iter(assemble.train_dataset(config))
-  size = config.options.train_dataset_options.batch_size
-  result = measure(lambda: [next(batches) for _ in range(-(-20 // size))], options.repeats)
-  images = size * -(-20 // size)
+  num_batches = -(-20 // dataset_options.batch_size)
+  result = measure(lambda: [next(batches) for _ in range(num_batches)], options.repeats)
+  images = dataset_options.batch_size * num_batches
   for name in ('wall_ms_median', 'wall_ms_min', 'cpu_ms_median'):
     result[name] = round(result[name] / images, 3)
   return result | {'stages_cpu_ms': input_stages(config, options.records)}
@@ -125,8 +121,7 @@ def input_stages(config, records: str, images: int = 40) -> dict[str, float]:
   to no stage, and calls one by one cost more than inside the pipeline: the sum is not the whole.
   """
   settings = assemble.train_input(config)
-  space, crop_size = settings['label_space'], settings['crop_size']
-  policy, paste = settings['policy'], settings['paste']
+  space, policy, paste = settings['label_space'], settings['policy'], settings['paste']
   files = pipeline.find_files([records])
   stored = list(tf.data.TFRecordDataset(files).repeat().take(images + 1))
   spent: dict[str, float] = {}
@@ -154,7 +149,7 @@ def input_stages(config, records: str, images: int = 40) -> dict[str, float]:
         label[..., 0],
         augment.draw(seed, scale),
         policy=policy,
-        crop_size=crop_size,
+        crop_size=settings['crop_size'],
         resize=settings['resize'],
         void_id=void_id,
       )
@@ -204,21 +199,20 @@ def benchmark_train(config, options) -> dict:
 
 def benchmark_remax(config, options) -> dict:
   """Measures training steps without and with ReMask and ReClass by turns."""
-  times = {}
+  losses = config.options.trainer_options.loss_options
+  steps = {}
   for name, enable in (('plain', False), ('remax', True)):
-    losses = config.options.trainer_options.loss_options
     losses.remask.enable = losses.reclass.enable = enable
-    times[name] = [synthetic_trainer(config), []]
-    times[name][0].train(2)  # The first steps are slower.
+    steps[name] = synthetic_trainer(config)
+    steps[name].train(2)  # The first steps are slower.
+  times = {name: [] for name in steps}
   for _ in range(options.repeats):
-    for step, durations in times.values():
-      started = time.perf_counter(), time.process_time()
-      step.train(1)
-      durations.append((time.perf_counter() - started[0], time.process_time() - started[1]))
+    for name, step in steps.items():
+      times[name].append(_times_ms(step.train, 1))
   result = {}
-  medians = {name: 1e3 * np.median(durations, axis=0) for name, (_, durations) in times.items()}
+  medians = {name: np.median(durations, axis=0).tolist() for name, durations in times.items()}
   for index, statistic in enumerate(('wall_ms_median', 'cpu_ms_median')):
-    result[statistic] = {name: round(float(value[index]), 1) for name, value in medians.items()}
+    result[statistic] = {name: round(value[index], 1) for name, value in medians.items()}
     result[statistic]['ratio'] = round(result[statistic]['remax'] / result[statistic]['plain'], 3)
   return result
 
@@ -241,8 +235,7 @@ def benchmark_infer(config, options) -> dict:
   """Measures the network; `postprocessing` and `both` hold the other two parts."""
   model = assemble.model(config)
   merge = assemble.post_processing(config)
-  (height, width), _ = assemble.eval_fit(config)
-  image = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, height, width, 3)), tf.float32)
+  image = synthetic_image(config)
   network = tf.function(model.infer)
   both = tf.function(lambda x: merge(*model.infer(x)[:2]))
   logits = synthetic_logits(network(image), confident=30)
@@ -250,22 +243,25 @@ def benchmark_infer(config, options) -> dict:
   # `both` goes first, so that its first call holds all tracing.
   together = measure(lambda: both(image).panoptic.numpy(), options.repeats)
   result = measure(lambda: network(image).mask_logits.numpy(), options.repeats)
-  return result | {
-    'postprocessing': measure(lambda: merging().panoptic.numpy(), options.repeats),
-    'both': together,
-  }
+  postprocessing = measure(lambda: merging().panoptic.numpy(), options.repeats)
+  return result | {'postprocessing': postprocessing, 'both': together}
 
 
 def benchmark_compiled(config, options) -> dict:
   """Measures the network compiled by XLA, and how far its class logits are from the plain ones."""
   model = assemble.model(config)
-  (height, width), _ = assemble.eval_fit(config)
-  image = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, height, width, 3)), tf.float32)
+  image = synthetic_image(config)
   network = tf.function(model.infer, jit_compile=True)
   result = measure(lambda: network(image).mask_logits.numpy(), options.repeats)
   plain = tf.function(model.infer)(image).class_logits.numpy()
   difference = np.abs(network(image).class_logits.numpy() - plain).max()
   return result | {'class_logits_difference': float(difference), 'of_std': float(plain.std())}
+
+
+def synthetic_image(config) -> tf.Tensor:
+  """Returns noise [1, H, W, 3] of the config's evaluation size, float32 from 0 to 255."""
+  (height, width), _ = assemble.eval_fit(config)
+  return tf.constant(np.random.default_rng(0).uniform(0, 255, (1, height, width, 3)), tf.float32)
 
 
 def synthetic_logits(prediction, confident: int):
@@ -296,9 +292,8 @@ def benchmark_eval(config, options) -> dict:
 def benchmark_matching(config, options) -> dict:
   """Measures one assignment of a batch with 20 valid rows an image."""
   size = config.options.train_dataset_options.batch_size
-  rows = config.options.train_dataset_options.max_thing_id + len(
-    assemble.dataset_info(config).label_space.stuff_ids
-  )
+  stuff_ids = assemble.dataset_info(config).label_space.stuff_ids
+  rows = config.options.train_dataset_options.max_thing_id + len(stuff_ids)
   slots = config.options.model_options.kmax.num_mask_slots
   generator = np.random.default_rng(0)
   cost = tf.constant(-(generator.uniform(size=(size, rows, slots)) ** 2), tf.float32)
@@ -323,7 +318,7 @@ def main(arguments) -> int:
   parser = command_line.Parser(__doc__)
   parser.add_argument('part', choices=PARTS)
   parser.add_argument('--config_file', required=True)
-  parser.add_argument('--set', action='append', default=[], metavar='a.b.c=value')
+  parser.add_overrides()
   parser.add_argument('--records', help='input: TFRecord files to read, a pattern.')
   parser.add_argument(
     '--kernels',
@@ -338,11 +333,8 @@ def main(arguments) -> int:
     config = load.load(options.config_file, options.set)
     with kernels.use(options.kernels):
       result = PARTS[options.part](config, options)
-    print(
-      json.dumps(
-        {'part': options.part, 'config': options.config_file, 'set': options.set, **result}
-      )
-    )
+    named = {'part': options.part, 'config': options.config_file, 'set': options.set}
+    print(json.dumps({**named, **result}))
 
   return command_line.run(run)
 

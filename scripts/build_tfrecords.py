@@ -46,57 +46,44 @@ from deeplab2.data import tfrecord
 _IMAGES_PER_SHARD = 500
 
 
-def _root(options):
-  return sources.existing_directory(options.root, '--root')
-
-
-# By name, what lists the images of the split that the flags ask for.
-SOURCES = {
-  'ade20k': lambda options: sources.ade20k(_root(options), options.split, _choices(options)),
-  'cityscapes': lambda options: sources.cityscapes(
-    _root(options), options.split, _choices(options)
-  ),
-  'cityscapes_semantic': lambda options: sources.cityscapes_semantic(
-    _root(options), options.split, _choices(options)
-  ),
-  'coco': lambda options: sources.coco(_root(options), options.split, _choices(options)),
-  'shapes': lambda options: sources.synthetic(
-    options.split, _choices(options), num_images=options.num_images, seed=options.seed
-  ),
+# By name, what lists the images of a split below a root.
+_PUBLIC = {
+  'ade20k': sources.ade20k,
+  'cityscapes': sources.cityscapes,
+  'cityscapes_semantic': sources.cityscapes_semantic,
+  'coco': sources.coco,
 }
-
-
-def _choices(options):
-  return sources.Choices(options.ignore_crowd, options.mask_orientation, options.on_error == 'skip')
+_NAMES = (*_PUBLIC, 'shapes')
 
 
 def source(options: argparse.Namespace) -> sources.Source:
   """Lists the images that the flags ask for; UserError for what is missing or does not fit."""
   is_own = options.dataset.endswith('.json')
-  of_own = {
-    '--images': options.images,
-    '--annotations': options.annotations,
-    '--masks': options.masks,
-  }
-  for flag, value in of_own.items():
+  for flag in ('images', 'annotations', 'masks'):
+    value = getattr(options, flag)
     if value is not None and not is_own:
       raise errors.UserError(
-        f'{flag}={value}: only for a dataset of your own; --dataset='
+        f'--{flag}={value}: only for a dataset of your own; --dataset='
         f'{options.dataset} knows where its files are.'
       )
   if options.root is not None and (is_own or options.dataset == 'shapes'):
     raise errors.UserError(
       f'--root={options.root}: --dataset={options.dataset} has none; leave --root out.'
     )
+  skip = options.on_error == 'skip'
+  choices = sources.Choices(options.ignore_crowd, options.mask_orientation, skip)
+  if options.dataset == 'shapes':
+    return sources.synthetic(
+      options.split, choices, num_images=options.num_images, seed=options.seed
+    )
   if not is_own:
-    return SOURCES[options.dataset](options)
+    root = sources.existing_directory(options.root, '--root')
+    return _PUBLIC[options.dataset](root, options.split, choices)
   info = datasets.get(options.dataset)
   directory = sources.existing_directory(options.images, '--images')
   if options.split != 'test' and not options.annotations:
     raise errors.UserError('--annotations is missing: the panoptic JSON of the images.')
-  return sources.own(
-    directory, options.annotations, info, _choices(options), png_directory=options.masks
-  )
+  return sources.own(directory, options.annotations, info, choices, png_directory=options.masks)
 
 
 def _serialize(convert, label_format, images_dir, skip, task) -> shards.Made:
@@ -122,7 +109,7 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
   add_path(
     '--dataset',
     required=True,
-    help=f'{", ".join(sorted(SOURCES))}, or the path of a JSON file that describes your own.',
+    help=f'{", ".join(_NAMES)}, or the path of a JSON file that describes your own.',
   )
   add_path('--root', help='Directory of a public dataset.')
   add_path('--images', help='Your own: directory of the images.')
@@ -162,17 +149,12 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     'show them, or as they are stored. Default: by the size of the mask, where that tells.',
   )
   add('--num_workers', type=positive, help='Processes. Default: one a core.')
-  for old, new in (
-    ('--pictures', '--images'),
-    ('--num_pictures', '--num_images'),
-    ('--pictures_dir', '--images_dir'),
-  ):
-    parser.add_old_name(old, new)
+  for name in ('pictures', 'num_pictures', 'pictures_dir'):
+    parser.add_old_name(f'--{name}', f'--{name.replace("pictures", "images")}')
   options = parser.parse_args(arguments)
-  if options.dataset not in SOURCES and not options.dataset.endswith('.json'):
+  if options.dataset not in _NAMES and not options.dataset.endswith('.json'):
     raise errors.UserError(
-      f'--dataset={options.dataset}: is none of {", ".join(sorted(SOURCES))}, '
-      'and no path of a JSON file.'
+      f'--dataset={options.dataset}: is none of {", ".join(_NAMES)}, and no path of a JSON file.'
     )
   default = 'false' if options.split == 'val' else 'true'
   options.ignore_crowd = (options.treat_crowd_as_ignore or default) == 'true'
@@ -186,12 +168,9 @@ def build(options: argparse.Namespace) -> None:
     files.make_directory(options.images_dir, '--images_dir')
   files.make_directory(options.output_dir, '--output_dir')
   with contextlib.ExitStack() as held:
-    held.enter_context(
-      locks.hold(
-        os.path.join(options.output_dir, f'build-{options.split}.lock'),
-        f'--output_dir={options.output_dir} --split={options.split}',
-      )
-    )
+    path = os.path.join(options.output_dir, f'build-{options.split}.lock')
+    what = f'--output_dir={options.output_dir} --split={options.split}'
+    held.enter_context(locks.hold(path, what))
     if options.images_dir:
       path = os.path.join(options.images_dir, 'build.lock')
       held.enter_context(locks.hold(path, f'--images_dir={options.images_dir}'))
@@ -223,7 +202,8 @@ def _write(options, found):
     options.split,
     options.num_shards or -(-total // _IMAGES_PER_SHARD),
     _settings(options),
-    identity=_identity(found.convert),
+    # The converter and its arguments: classes, choices, seed.
+    identity=repr((found.convert.func.__name__, found.convert.args, found.convert.keywords)),
     versions=[_version(task) for task in found.tasks],
     skip=options.on_error == 'skip',
   )
@@ -255,22 +235,15 @@ def _settings(options):
   }
 
 
-def _identity(convert) -> str:
-  """Identifies a converter: its function and the arguments of it (classes, seed, ...)."""
-  if isinstance(convert, functools.partial):
-    return repr((convert.func.__name__, convert.args, convert.keywords))
-  return convert.__name__
-
-
 def _version(task) -> list:
   """Returns sizes and times of a task's files, None for one that is not there."""
-  versions = []
+  versions: list[tuple[int, int] | None] = []
   for path in (getattr(task, 'image', ''), getattr(task, 'label', '')):
     try:
-      status = os.stat(path) if path else None
-    except OSError:  # Whoever reads it will say so.
-      status = None
-    versions.append(status and (status.st_size, status.st_mtime_ns))
+      status = os.stat(path)
+      versions.append((status.st_size, status.st_mtime_ns))
+    except OSError:  # There is none, or whoever reads it will say so.
+      versions.append(None)
   return versions
 
 

@@ -89,12 +89,10 @@ def _sizes(config, path, overrides):
   given = f'{_CROPS[0]}={",".join(map(str, crop))}'
   size = model_size.of_config(load.load(path, [*overrides, given]))
   height, width = size['crop']
-  lines = [
+  return [
     f'  model: {_numbers(size)} at {height}x{width}; training alone has '
-    f'{size["training_only_parameters"] / 1e6:.2f} M parameters more'
-  ]
-  return lines + [
-    f'    {title}: {_numbers(size["by_part"][part])}' for part, title in _PARTS.items()
+    f'{size["training_only_parameters"] / 1e6:.2f} M parameters more',
+    *(f'    {title}: {_numbers(size["by_part"][part])}' for part, title in _PARTS.items()),
   ]
 
 

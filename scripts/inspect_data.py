@@ -40,11 +40,10 @@ from deeplab2.data import pipeline
 from deeplab2.data import reading
 from deeplab2.inference import contact_sheet
 
-_OPTIONS = {'train': 'train_dataset_options', 'eval': 'eval_dataset_options'}
 
-
-def check_annotations(options: argparse.Namespace) -> inspection.Statistics:
+def _inspect_annotations(options: argparse.Namespace) -> inspection.Statistics:
   """Checks a COCO panoptic set; UserError if it cannot be read at all."""
+  _prepare_outputs([options.annotations, options.dataset], options.json)
   info = datasets.get(options.dataset)
   if options.train_ids:
     info = info._replace(dataset_ids={n: n for n in range(info.label_space.num_classes)})
@@ -60,36 +59,21 @@ def check_annotations(options: argparse.Namespace) -> inspection.Statistics:
     functools.partial(inspect_annotations.check, info=info), tasks, num_workers
   )
   reports = parallel.with_progress(reports, len(tasks), 'annotations')
-  return _added_up(itertools.chain([inspection.Report(problems)], reports), info, options.ignore)
+  return _added_up(itertools.chain([inspection.Report(problems)], reports), info, options)
 
 
-def check_records(options: argparse.Namespace, config) -> inspection.Statistics:
-  """Checks the records of a split of a config; UserError if there are none."""
-  field = _OPTIONS[options.split]
-  info = assemble.dataset_info(config)
-  divisor = info.label_space.label_divisor
-  pastes = options.split == 'train' and config.value(
-    f'{field}.augmentations.panoptic_copy_paste.panoptic_copy_paste_scale'
-  )
-  reports = inspect_records.check_files(
-    pipeline.find_files(config.require(f'{field}.file_pattern')),
-    info.label_space,
-    max_instances=config.value(f'{field}.max_thing_id'),
-    max_instance_id=(divisor // 2 if pastes else divisor) - 1,
-  )
-  return _added_up(reports, info, options.ignore)
-
-
-def _added_up(reports, info, ignored) -> inspection.Statistics:
-  """Adds up reports and prints the problems as they come, but for categories that are `ignored`."""
+def _added_up(reports, info, options) -> inspection.Statistics:
+  """Adds up reports, but for problems that are ignored; prints problems, then the statistics."""
   statistics = inspection.Statistics(info)
   for report in reports:
-    report = report._replace(
-      problems=[problem for problem in report.problems if problem.category not in ignored]
-    )
-    statistics.add(report)
-    for problem in report.problems:
+    problems = [problem for problem in report.problems if problem.category not in options.ignore]
+    statistics.add(report._replace(problems=problems))
+    for problem in problems:
       tqdm.tqdm.write(str(problem))
+  print(statistics.table())
+  if options.json:
+    files.write_json(options.json, statistics.as_json())
+    print(f'Wrote {options.json}.')
   return statistics
 
 
@@ -105,7 +89,7 @@ def pairs(config, split: str, count: int, seed: int):
   Raises:
     UserError: naming file and record, if one of them cannot be used.
   """
-  field = _OPTIONS[split]
+  field = f'{split}_dataset_options'
   options = config.value(field)
   options.batch_size = 1
   for option in ('on_corrupt', 'data_service'):
@@ -130,43 +114,43 @@ def pairs(config, split: str, count: int, seed: int):
     raise pipeline.explain(error, patterns) from error
 
 
-def _inspect_annotations(options):
-  _prepare_outputs([options.annotations, options.dataset], options.json)
-  _finish(check_annotations(options), options.json)
-
-
 def _prepare_outputs(inputs, *paths):
   """Makes the directories of files that are written at the end, before the work starts."""
-  for path in paths:
-    if path and os.path.isdir(path):
+  for path in filter(None, paths):
+    if os.path.isdir(path):
       raise errors.UserError(f'{path}: is a directory; must be a file.')
-    if (
-      path
-      and os.path.exists(path)
-      and any(os.path.exists(read) and os.path.samefile(path, read) for read in inputs)
-    ):
+    there = [read for read in inputs if os.path.exists(read) and os.path.exists(path)]
+    if any(os.path.samefile(path, read) for read in there):
       raise errors.UserError(f'{path}: is read; the result would overwrite it.')
-    if path and os.path.dirname(path):
+    if os.path.dirname(path):
       files.make_directory(os.path.dirname(path))
 
 
-def _inspect_records(options):
+def _inspect_records(options: argparse.Namespace) -> inspection.Statistics:
+  """Checks the records of a split of a config; UserError if there are none."""
   config = load.load(options.config_file, options.set)
-  field = _OPTIONS[options.split]
+  field = f'{options.split}_dataset_options'
   if options.split == 'eval' and not config.value(f'{field}.decode_groundtruth_label'):
     raise config.error(f'{field}.decode_groundtruth_label', 'there are no labels to inspect.')
   if options.contact_sheet and not options.contact_sheet.lower().endswith('.png'):
     raise errors.UserError(f'--contact_sheet={options.contact_sheet}: must end in .png.')
   _prepare_outputs([options.config_file], options.json, options.contact_sheet)
-  statistics = check_records(options, config)
-  _report(statistics, options.json)
+  info = assemble.dataset_info(config)
+  divisor = info.label_space.label_divisor
+  pastes = options.split == 'train' and config.value(
+    f'{field}.augmentations.panoptic_copy_paste.panoptic_copy_paste_scale'
+  )
+  reports = inspect_records.check_files(
+    pipeline.find_files(config.require(f'{field}.file_pattern')),
+    info.label_space,
+    max_instances=config.value(f'{field}.max_thing_id'),
+    max_instance_id=(divisor // 2 if pastes else divisor) - 1,
+  )
+  statistics = _added_up(reports, info, options)
   if options.contact_sheet and statistics.images:
     try:
-      drawn = contact_sheet.draw(
-        pairs(config, options.split, options.num_images, options.seed),
-        assemble.dataset_info(config),
-        options.tile,
-      )
+      shown = pairs(config, options.split, options.num_images, options.seed)
+      drawn = contact_sheet.draw(shown, info, options.tile)
     except errors.UserError as error:
       if not statistics.problems:
         raise
@@ -174,44 +158,16 @@ def _inspect_records(options):
     else:
       files.write_whole(options.contact_sheet, lambda path: drawn.save(path, 'PNG'))
       print(f'Wrote {options.contact_sheet}.')
-  _judge(statistics)
-
-
-def _finish(statistics, path):
-  _report(statistics, path)
-  _judge(statistics)
-
-
-def _report(statistics, path):
-  """Prints the statistics, and writes them to the JSON file `path` if there is one."""
-  print(statistics.table())
-  if path:
-    files.write_json(path, statistics.as_json())
-    print(f'Wrote {path}.')
-
-
-def _judge(statistics):
-  """Raises UserError if there are problems."""
-  if not statistics.problems:
-    print('No problems.')
-    return
-  categories = ', '.join(
-    f'{category} {count}' for category, count in sorted(statistics.problems.items())
-  )
-  raise errors.UserError(f'{sum(statistics.problems.values())} problems: {categories}.')
+  return statistics
 
 
 def parse_options(arguments: list[str]) -> argparse.Namespace:
   """Reads the flags; UserError for a mistake."""
-
-  def sub_parser(prog, **_):
-    parser = command_line.Parser(__doc__)
-    parser.prog = prog
-    return parser
-
   positive = command_line.integer_from(1)
   parser = command_line.Parser(__doc__)
-  modes = parser.add_subparsers(dest='mode', required=True, parser_class=sub_parser)
+  modes = parser.add_subparsers(
+    dest='mode', required=True, parser_class=functools.partial(command_line.Parser, __doc__)
+  )
   one = modes.add_parser('annotations')
   one.set_defaults(inspect=_inspect_annotations)
   one.add_path(
@@ -237,7 +193,7 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
   two = modes.add_parser('records')
   two.set_defaults(inspect=_inspect_records)
   two.add_path('--config_file', required=True)
-  two.add_argument('--split', required=True, choices=sorted(_OPTIONS))
+  two.add_argument('--split', required=True, choices=('eval', 'train'))
   two.add_overrides()
   two.add_path('--contact_sheet', help='PNG file to draw images into.')
   two.add_argument('--num_images', type=positive, default=6, help='How many to draw.')
@@ -260,9 +216,8 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
       action='append',
       default=[],
       metavar='CATEGORY',
-      help='Problems of this category are none. ADE20K lists stuff as it was '
-      'before things covered it: '
-      "--ignore=area --ignore='stuff not drawn'.",
+      help='Problems of this category are none. ADE20K lists stuff as it was before things '
+      "covered it: --ignore=area --ignore='stuff not drawn'.",
     )
   one.add_old_name('--pictures', '--images')
   two.add_old_name('--num_pictures', '--num_images')
@@ -275,7 +230,11 @@ def main(arguments: list[str]) -> int:
 
   def run():
     options = parse_options(arguments)
-    options.inspect(options)
+    found = options.inspect(options).problems
+    if found:
+      categories = ', '.join(f'{category} {count}' for category, count in sorted(found.items()))
+      raise errors.UserError(f'{sum(found.values())} problems: {categories}.')
+    print('No problems.')
 
   return command_line.run(run)
 

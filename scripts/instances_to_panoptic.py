@@ -13,7 +13,7 @@ my/panoptic.json is valid at any moment. Stopped at whatever point, the same com
 the images that are missing or whose annotations have changed since.
 """
 
-import collections
+import argparse
 import hashlib
 import json
 import os
@@ -34,43 +34,38 @@ from deeplab2.data import stretched
 _MOST_PIXELS = 178_956_970
 
 
-def convert(
-  path: str, content: dict, info: datasets.DatasetInfo, output: str, *, skip: bool, restart: bool
-) -> None:
+def convert(options: argparse.Namespace, content: dict, info: datasets.DatasetInfo) -> None:
   """Writes the panoptic JSON and PNGs, and says what became of the instances.
 
   Args:
-    path: of the instances, for messages.
+    options: the parsed flags.
     content: of the instances.
     info: the dataset.
-    output: the panoptic JSON.
-    skip: leave out annotations that are wrong.
-    restart: start over.
 
   Raises:
     UserError: naming the file, the image and the annotation that is wrong.
   """
-  images = _images(path, content)
+  path, skip = options.annotations, options.on_error == 'skip'
+  images = _images_by_stem(path, content)
   by_image, strays = _annotations_by_image(path, content, images, skip)
-  entries = {_stem(image): image for image in images.values()}
   classes = hashlib.sha256(datasets.to_json(info).encode()).hexdigest()[:16]
   with panoptic_results.open_results(
-    output, info, of={'classes': classes}, images=entries, restart=restart
+    options.output, info, of={'classes': classes}, images=images, restart=options.restart
   ) as results:
     all_notes = []
-    for image in parallel.with_progress(images.values(), len(images), 'converting'):
-      annotations = by_image.get(image['id'], [])
+    for stem, image in parallel.with_progress(images.items(), len(images), 'converting'):
+      annotations = by_image[image['id']]
       stamp = hashlib.sha256(json.dumps([image, annotations]).encode()).hexdigest()
-      notes = results.notes(_stem(image), stamp)
+      notes = results.notes(stem, stamp)
       if notes is None or (notes['left_out'] and not skip):
         size = (image['height'], image['width'])
         where = f'{path}, image {image["id"]}'
         drawn = coco_instances.label_of_instances(annotations, size, info, where, skip=skip)
         notes = {'left_out': drawn.left_out, 'empty': drawn.empty, 'covered': drawn.covered}
-        results.add(_stem(image), stretched.unstretched(drawn.label), stamp, notes=notes)
+        results.add(stem, stretched.unstretched(drawn.label), stamp, notes=notes)
       all_notes.append(notes)
   _report(strays, all_notes, len(content['annotations']))
-  print(f'Wrote {len(images)} images to {output}.')
+  print(f'Wrote {len(images)} images to {options.output}.')
 
 
 def _report(strays, all_notes, count):
@@ -83,66 +78,50 @@ def _report(strays, all_notes, count):
   for key, what in (('empty', 'have no pixel'), ('covered', 'are covered by others completely')):
     vanished = [at for notes in all_notes for at in notes[key]]
     if vanished:
-      print(
-        f'{len(vanished)} of {count} instances {what} and are not in the result, first: '
-        f'{vanished[0]}.',
-        file=sys.stderr,
-      )
+      said = f'{len(vanished)} of {count} instances {what} and are not in the result'
+      print(f'{said}, first: {vanished[0]}.', file=sys.stderr)
 
 
-def _images(path, content):
-  """Returns the images by id; UserError if one is wrong, or two would become one."""
-  images = coco_panoptic.read_images(content, path, sized=True)
-  stems: dict[str, int | str] = {}
-  for image_id, image in images.items():
+def _images_by_stem(path, content):
+  """Returns the images by the names of their PNGs; UserError if one is wrong, or two become one."""
+  images: dict[str, dict] = {}
+  for image_id, image in coco_panoptic.read_images(content, path, sized=True).items():
     where = f'{path}, image {image_id}'
     name = os.path.basename(image['file_name'])
     size = (image['height'], image['width'])
-    if not _can_name_a_file(name):
+    if not name or '\0' in name or name != name.encode(errors='replace').decode():
       raise errors.UserError(f'{where}: file_name is {name!r}, which cannot name a file.')
     if min(size) < 1 or size[0] * size[1] > _MOST_PIXELS:
       raise errors.UserError(
         f'{where}: height and width are {size}; must be positive numbers, at '
         f'most {_MOST_PIXELS} pixels.'
       )
-    stem = _stem(image)
-    if stems.setdefault(stem, image_id) != image_id:
+    stem = os.path.splitext(name)[0]
+    if images.setdefault(stem, image) is not image:
       raise errors.UserError(
         f'{where}: the file name {image["file_name"]} and that of image '
-        f'{stems[stem]} would become one, as {stem}.png.'
+        f'{images[stem]["id"]} would become one, as {stem}.png.'
       )
   return images
 
 
-def _can_name_a_file(name):
-  return name and '\0' not in name and name == name.encode(errors='replace').decode()
-
-
 def _annotations_by_image(path, content, images, skip):
   """Returns the annotations by image id, and what is wrong with those that are of no image."""
-  by_image, strays = collections.defaultdict(list), []
+  by_image, strays = {image['id']: [] for image in images.values()}, []
   for number, annotation in enumerate(content['annotations']):
+    where = f'{path}, annotations[{number}]'
     try:
-      image_id = json_fields.take(
-        annotation, 'image_id', f'{path}, annotations[{number}]', json_fields.ID
-      )
-      if image_id not in images:
+      image_id = json_fields.take(annotation, 'image_id', where, json_fields.ID)
+      if image_id not in by_image:
         raise errors.UserError(
-          f'{path}, annotations[{number}]: is of image {image_id}, which is '
-          "not in the list 'images'."
+          f"{where}: is of image {image_id}, which is not in the list 'images'."
         )
+      by_image[image_id].append(annotation)
     except errors.UserError as error:
       if not skip:
         raise
       strays.append(str(error))
-      continue
-    by_image[image_id].append(annotation)
   return by_image, strays
-
-
-def _stem(image):
-  """Returns the name of an image's PNG without its ending."""
-  return os.path.splitext(os.path.basename(image['file_name']))[0]
 
 
 def _dataset(options, content):
@@ -206,14 +185,7 @@ def main(arguments) -> int:
       _check_output(options, content)
     info = _dataset(options, content)
     if not options.describe_only:
-      convert(
-        options.annotations,
-        content,
-        info,
-        options.output,
-        skip=options.on_error == 'skip',
-        restart=options.restart,
-      )
+      convert(options, content, info)
 
   return command_line.run(run)
 

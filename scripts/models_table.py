@@ -32,6 +32,7 @@ _SPAWN = multiprocessing.get_context('spawn')
 _OFF = [
   'trainer_options.loss_options.remask.enable=false',
   'trainer_options.loss_options.reclass.enable=false',
+  'model_options.backbone.drop_path_keep_prob=1.0',
 ]
 
 # (dataset, backbone) -> PQ of the val set by the official script. COCO at 1281 and Cityscapes:
@@ -75,14 +76,7 @@ relative positions too: `_no_pe` before the last part of the name.
 def row(title: str, name: str) -> str:
   """Returns the line of one backbone on one data set."""
   path, crops = _DATASETS[title]
-  config = load.load(
-    path,
-    [
-      *_OFF,
-      f'model_options.backbone.name=kmax_{name}',
-      'model_options.backbone.drop_path_keep_prob=1.0',
-    ],
-  )
+  config = load.load(path, [*_OFF, f'model_options.backbone.name=kmax_{name}'])
   model = assemble.model(config)
   graphs = [model_size.inference_graph(model, crop) for crop in crops]
   cells = [

@@ -72,12 +72,9 @@ def torture(options: argparse.Namespace) -> list[results.Result]:
       try:
         for result in _run(part, work, journal, options):
           journal.add(result)
-          print(
-            f'{result.seconds:6.1f} s {result.peak_mb:5.0f} MB {result.outcome}: '
-            f'{result.group}: {result.name}'
-            f'{f" ({result.details})" if part == "memory" else ""}',
-            flush=True,
-          )
+          costs = f'{result.seconds:6.1f} s {result.peak_mb:5.0f} MB'
+          details = f' ({result.details})' if part == 'memory' else ''
+          print(f'{costs} {result.outcome}: {result.group}: {result.name}{details}', flush=True)
       except RuntimeError as error:
         print(error, file=sys.stderr)
         raise errors.UserError(
@@ -101,10 +98,11 @@ def _settings(part, options):
 def _run(part, work, journal, options):
   """Yields the results that are missing."""
 
-  def is_wanted(name):
-    return not options.only or any(text in name for text in options.only)
-
   done = {} if options.only else journal.results
+
+  def is_wanted(name):
+    return name not in done and any(text in name for text in options.only or [''])
+
   place, made = work / part, work / 'assets'
   if part == 'kill':
     chosen = [one for one in kill.COMMANDS if is_wanted(one.name)]
@@ -112,11 +110,7 @@ def _run(part, work, journal, options):
     return kill.run_all(chosen, options.kills, made, place, options.seed, done)
   if part == 'memory':
     return memory.run_all(assets.make(made), place, options.steps, done)
-  chosen = [
-    case
-    for case in corrupt.cases(options.cases, options.seed)
-    if is_wanted(case.name) and case.name not in done
-  ]
+  chosen = [case for case in corrupt.cases(options.cases, options.seed) if is_wanted(case.name)]
   assets.make(made, corrupt.needed(chosen))
   return corrupt.run(chosen, made, place, options.seed, options.jobs)
 
@@ -135,12 +129,10 @@ def main(arguments: list[str]) -> int:
         print(f'{result.name}: {result.details}')
     if options.json:
       files.write_json(options.json, {'results': [result._asdict() for result in found]})
-    failed = results.failures(found)
+    failed = sum(result.failed for result in found)
     if failed:
-      print(failed)
-      raise errors.UserError(
-        f'{sum(result.failed for result in found)} of {len(found)} cases failed.'
-      )
+      print(results.failures(found))
+      raise errors.UserError(f'{failed} of {len(found)} cases failed.')
 
   return command_line.run(run)
 

@@ -25,7 +25,7 @@ def _run_lengths(counts: Any, *size: Any) -> mutations.Spoil:
   """Returns a mutation to a mask of run lengths, of its image's size unless one is given."""
 
   def spoil(data, rng):
-    [image, *_] = json.loads(data)['images']
+    image = json.loads(data)['images'][0]
     wanted = list(size) or [image['height'], image['width']]
     return _segmentation({'counts': counts, 'size': wanted})(data, rng)
 

@@ -25,7 +25,7 @@ from deeplab2.data import panoptic_results
 from deeplab2.data import shapes
 from deeplab2.data import stretched
 
-PARTS = ('own', 'records', 'model')
+PARTS = ('own', 'records', 'model')  # Each is made with those before it.
 NUM_OWN = 3
 NUM_MANY = 90
 
@@ -62,17 +62,17 @@ evaluator_options.maskwise_postprocessing.transformer_class_confidence_threshold
 evaluator_options.maskwise_postprocessing.transformer_class_confidence_threshold_stuff=0.1
 evaluator_options.num_vis_samples=2"""
 _RECORDS = (
-  'build_tfrecords --dataset=shapes --split={split} --num_images={count} --num_shards=2 '
-  '--output_dir={here}/records --num_workers=1'
+  'build_tfrecords --dataset=shapes --num_shards=2 --output_dir={here}/records --num_workers=1 '
 )
-_RUN = (
-  'deeplab2.trainer.train --config_file={here}/tiny.textproto --mode=train_and_eval '
-  '--model_dir={here}/runs --num_gpus=0 --gin_param="set_up.seed = 1"'
-)
-_EXPORT = (
-  'deeplab2.inference.export --config_file={here}/tiny.textproto '
-  '--checkpoint_path={here}/runs/tiny --export_path={here}/exported'
-)
+_MADE_BY = {
+  'records': (_RECORDS + '--split=train --num_images=8', _RECORDS + '--split=val --num_images=4'),
+  'model': (
+    'deeplab2.trainer.train --config_file={here}/tiny.textproto --mode=train_and_eval '
+    '--model_dir={here}/runs --num_gpus=0 --gin_param="set_up.seed = 1"',
+    'deeplab2.inference.export --config_file={here}/tiny.textproto '
+    '--checkpoint_path={here}/runs/tiny --export_path={here}/exported',
+  ),
+}
 
 
 def make(directory: pathlib.Path, needed: Collection[str] = PARTS) -> pathlib.Path:
@@ -85,20 +85,16 @@ def make(directory: pathlib.Path, needed: Collection[str] = PARTS) -> pathlib.Pa
   Raises:
     RuntimeError: one of the command lines fails on these inputs, with its output.
   """
-  _once(directory / 'own_is_complete', _make_own)
-  if 'records' in needed or 'model' in needed:
-    _once(directory / 'records_are_complete', _make_records)
-  if 'model' in needed:
-    _once(directory / 'model_is_complete', _make_model)
+  directory.mkdir(parents=True, exist_ok=True)
+  for part in PARTS[: max([0, *map(PARTS.index, needed)]) + 1]:
+    mark = directory / f'{part}_is_complete'
+    if not mark.exists():
+      if part == 'own':
+        _make_own(directory)
+      for line in _MADE_BY.get(part, ()):
+        call(line, directory)
+      mark.touch()
   return directory
-
-
-def _once(mark, function):
-  """Calls function(directory) unless an earlier campaign has done it to the end."""
-  if not mark.exists():
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    function(mark.parent)
-    mark.touch()
 
 
 def _make_own(directory):
@@ -113,24 +109,13 @@ def _make_own(directory):
   write_own(directory / 'own_many', NUM_MANY)
 
 
-def _make_records(directory):
-  for split, count in (('train', 8), ('val', 4)):
-    call(_RECORDS, directory, split=split, count=count)
-
-
-def _make_model(directory):
-  call(_RUN, directory)
-  call(_EXPORT, directory)
-
-
 def call(line: str, directory: pathlib.Path, **places: object) -> None:
   """Runs a command that must succeed, with `directory` in the place of {here}.
 
   Raises:
     RuntimeError: it fails, with its output.
   """
-  command = Command.of(line).within(here=directory, **places)
-  directory.mkdir(parents=True, exist_ok=True)
+  command = Command.of(line, here=directory, **places)
   ended = processes.watch(command, directory / 'output.txt')
   if ended.code != 0:
     raise RuntimeError(f'{command}: {ended.ended_by} {ended.code}:\n{ended.output}')
@@ -151,26 +136,21 @@ def write_own(directory: pathlib.Path, count: int) -> None:
     size = {'height': label.shape[0], 'width': label.shape[1]}
     entries[stem], labels[stem] = {'id': stem, 'file_name': name, **size}, label
   path = directory / 'panoptic.json'
+  things = [info.original_ids[index] for index in info.label_space.thing_ids]
   instances: list[dict] = []
   with panoptic_results.open_results(str(path), info, of={}, images=entries) as results:
     for stem, label in labels.items():
-      segments = results.add(stem, stretched.unstretched(label), None)
-      instances += _instances(stem, segments, info)
-  instances = [{'id': number, **entry} for number, entry in enumerate(instances, 1)]
+      for segment in results.add(stem, stretched.unstretched(label), None):
+        if segment['category_id'] in things:
+          instances.append(_instance(len(instances) + 1, stem, segment))
   content = {**json.loads(path.read_text(encoding='utf-8')), 'annotations': instances}
   (directory / 'instances.json').write_text(json.dumps(content), encoding='utf-8')
 
 
-def _instances(image_id, segments, info):
-  """Yields COCO instances: the box of every thing as a polygon."""
-  things = [info.original_ids[index] for index in info.label_space.thing_ids]
-  for segment in segments:
-    x, y, width, height = segment['bbox']
-    if segment['category_id'] in things:
-      yield {
-        **{key: segment[key] for key in ('category_id', 'bbox')},
-        'image_id': image_id,
-        'area': width * height,
-        'iscrowd': 0,
-        'segmentation': [[x, y, x + width, y, x + width, y + height, x, y + height]],
-      }
+def _instance(number, image_id, segment):
+  """Returns a COCO instance: the box of a segment as a polygon."""
+  x, y, width, height = segment['bbox']
+  polygon = [x, y, x + width, y, x + width, y + height, x, y + height]
+  named = {'id': number, 'category_id': segment['category_id'], 'bbox': segment['bbox']}
+  of_box = {'area': width * height, 'iscrowd': 0, 'segmentation': [polygon]}
+  return {**named, 'image_id': image_id, **of_box}

@@ -15,9 +15,6 @@ from deeplab2.data import datasets
 from deeplab2.data import framing
 from deeplab2.data import tfrecord
 
-_NOTE = 'before.txt'
-_OWN_FILES = (_NOTE, 'output.txt', 'prepare.txt')
-
 
 def digests(directory: pathlib.Path) -> dict[str, str]:
   """Returns a digest of every file below `directory` by its path."""
@@ -26,20 +23,6 @@ def digests(directory: pathlib.Path) -> dict[str, str]:
     for path in sorted(directory.rglob('*'))
     if path.is_file()
   }
-
-
-def note_files(directory: pathlib.Path) -> None:
-  """Writes down what is there, for `changed_files`."""
-  (directory / _NOTE).write_text(json.dumps(digests(directory)))
-
-
-def changed_files(directory: pathlib.Path) -> list[str]:
-  """Returns the files that are gone or changed since `note_files`."""
-  before = json.loads((directory / _NOTE).read_text())
-  now = digests(directory)
-  return [
-    name for name, digest in before.items() if now.get(name) != digest and name not in _OWN_FILES
-  ]
 
 
 def built(directory: pathlib.Path, code: int, output: str) -> None:
@@ -60,7 +43,6 @@ def built(directory: pathlib.Path, code: int, output: str) -> None:
 
 def inspected(directory: pathlib.Path, code: int, output: str) -> None:
   """The statistics are JSON; if there is something wrong, it is more than the last line."""
-  del code
   path = directory / 'out' / 'inspected.json'
   if path.exists():
     json.loads(path.read_text(encoding='utf-8'))
@@ -69,23 +51,17 @@ def inspected(directory: pathlib.Path, code: int, output: str) -> None:
 
 def converted_instances(directory: pathlib.Path, code: int, output: str) -> None:
   """The panoptic JSON and its PNGs agree, also those of the images before a refusal."""
-  del output
   path = directory / 'out' / 'made.json'
   if code and not path.exists():
     return
   info = datasets.load(str(directory / 'own' / 'dataset.json'))
   for annotation in coco_panoptic.read_annotations(str(path), info).values():
-    coco_panoptic.read_label(
-      str(path.with_suffix('') / annotation.file_name),
-      annotation,
-      info,
-      treat_crowd_as_ignore=False,
-    )
+    png = str(path.with_suffix('') / annotation.file_name)
+    coco_panoptic.read_label(png, annotation, info, treat_crowd_as_ignore=False)
 
 
 def evaluated(directory: pathlib.Path, code: int, output: str) -> None:
   """There are metrics, which are numbers."""
-  del output
   if not code:
     found = sorted((directory / 'runs' / 'tiny' / 'eval').glob('metrics-*.json'))
     assert found, 'no metrics'
@@ -100,7 +76,7 @@ def trained(directory: pathlib.Path, code: int, output: str) -> None:
     assert 'from scratch' not in output, 'the run was not resumed'
 
 
-def _digests_of_tensors(prefix, part):
+def _tensors(prefix, part):
   """Returns digests of the tensors of a checkpoint whose keys contain `part`."""
   reader = tf.train.load_checkpoint(str(prefix))
   return {
@@ -116,30 +92,27 @@ def _assert_saved(found, directory):
   for step in (0, 2, 4):
     with contextlib.suppress(tf.errors.OpError):
       path = directory.parents[1] / 'assets' / 'runs' / 'tiny' / f'ckpt-{step}'
-      saved |= _digests_of_tensors(path, 'model/')
+      saved |= _tensors(path, 'model/')
   assert found <= saved, 'values are not those of the checkpoint'
 
 
 def exported(directory: pathlib.Path, code: int, output: str) -> None:
   """The exported values are those of a checkpoint that was saved."""
-  del output
   path = directory / 'out' / 'exported'
   if code:
     assert not (path / 'saved_model.pb').exists(), 'refused, but there is a SavedModel'
   else:
-    variables = path / 'variables' / 'variables'
-    _assert_saved(_digests_of_tensors(variables, 'read_variables'), directory)
+    _assert_saved(_tensors(path / 'variables' / 'variables', 'read_variables'), directory)
 
 
 def converted(directory: pathlib.Path, code: int, output: str) -> None:
   """The converted values are those of a checkpoint that was saved."""
-  del output
   found = list((directory / 'out' / 'converted').glob('*.index'))
   if code:
     assert not found, 'refused, but there is a checkpoint'
   else:
     [index] = found
-    _assert_saved(_digests_of_tensors(index.with_suffix(''), 'model/'), directory)
+    _assert_saved(_tensors(index.with_suffix(''), 'model/'), directory)
 
 
 def predicted(directory: pathlib.Path, code: int, output: str) -> None:
@@ -154,8 +127,7 @@ def predicted(directory: pathlib.Path, code: int, output: str) -> None:
     png = out / 'panoptic' / f'{image.stem}.png'
     if image.name in listed:
       with PIL.Image.open(png) as prediction:
-        size = prediction.size
-      assert size == _upright_size(image), f'{png} has size {size}'
+        assert prediction.size == _upright_size(image), f'{png} has size {prediction.size}'
     else:
       assert image.name in output, f'{image.name} is lost without a word'
   assert len(listed) >= len(images) - 1, 'images that are fine were left out'
@@ -176,6 +148,5 @@ def _upright_size(path):
 
 def plotted(directory: pathlib.Path, code: int, output: str) -> None:
   """The curves that are there are drawn: of a run, either metrics or logs are always fine."""
-  del code, output
   with PIL.Image.open(directory / 'out' / 'curves.png') as image:
     image.load()

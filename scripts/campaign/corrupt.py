@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 from typing import NamedTuple
 import zlib
@@ -28,16 +29,21 @@ from campaign.results import Result
 
 _SECONDS = 60.0  # Beyond what the same command takes with good inputs.
 _MEGABYTES = 4096.0
+_BEFORE = 'before.txt'  # Digests of all files of a case before the command.
 
 
 class Reader(NamedTuple):
   """A command line that reads a file."""
 
   name: str
-  inputs: tuple[str, ...]  # Of the assets, copied to the case's directory.
   line: str  # `{here}` is the case's directory; it writes to `{here}/out`.
   # Called as (directory, exit code, output); AssertionError for a result that is not right.
   check: Callable[[pathlib.Path, int, str], None] = lambda directory, code, output: None
+
+  @property
+  def inputs(self) -> set[str]:
+    """Those of the assets that it names, which are copied to the case's directory."""
+    return set(re.findall(r'{here}/(own|records|runs|exported|tiny\.textproto)', self.line))
 
 
 class Case(NamedTuple):
@@ -65,97 +71,77 @@ _RECORDS = (
   '"--set=train_dataset_options.file_pattern={here}/records/train-*" '
   '"--set=eval_dataset_options.file_pattern={here}/records/val-*"'
 )
-_TRAIN = 'deeplab2.trainer.train --config_file={here}/tiny.textproto --num_gpus=0'
+_CONFIG = '--config_file={here}/tiny.textproto'
+_TRAIN = f'deeplab2.trainer.train {_CONFIG} --num_gpus=0'
 _OWN = '--dataset={here}/own/dataset.json --annotations={here}/own/'
 _PANOPTIC = f'{_OWN}panoptic.json --images={{here}}/own/images --num_workers=1'
-_WITH_RECORDS = ('records', 'tiny.textproto')
-_RUN = ('runs', 'tiny.textproto')
 
 BUILD = Reader(
   'build_tfrecords',
-  ('own',),
   f'build_tfrecords {_PANOPTIC} --split=train --output_dir={{here}}/out',
   checks.built,
 )
 INSPECT = Reader(
   'inspect_data annotations',
-  ('own',),
   f'inspect_data annotations {_PANOPTIC} --json={{here}}/out/inspected.json',
   checks.inspected,
 )
 CONVERT_INSTANCES = Reader(
   'instances_to_panoptic',
-  ('own',),
   f'instances_to_panoptic {_OWN}instances.json --output={{here}}/out/made.json',
   checks.converted_instances,
 )
 DESCRIBE = Reader(
   'instances_to_panoptic --describe_only',
-  ('own',),
   'instances_to_panoptic --annotations={here}/own/instances.json '
   '--dataset={here}/out/described.json --describe_only',
 )
-CHECK_CONFIG = Reader(
-  'check_config', ('tiny.textproto',), 'check_config {here}/tiny.textproto --no_sizes'
-)
+CHECK_CONFIG = Reader('check_config', 'check_config {here}/tiny.textproto --no_sizes')
 INSPECT_RECORDS = Reader(
   'inspect_data records',
-  _WITH_RECORDS,
-  f'inspect_data records --config_file={{here}}/tiny.textproto --split=train {_RECORDS} '
-  '--json={here}/out/inspected.json',
+  f'inspect_data records {_CONFIG} --split=train {_RECORDS} --json={{here}}/out/inspected.json',
   checks.inspected,
 )
 PLOT = Reader(
-  'plot_run',
-  ('runs',),
-  'plot_run --run={here}/runs/tiny --output={here}/out/curves.png',
-  checks.plotted,
+  'plot_run', 'plot_run --run={here}/runs/tiny --output={here}/out/curves.png', checks.plotted
 )
 PREDICT = Reader(
   'predict',
-  ('own/images', 'exported'),
   'deeplab2.inference.predict --model={here}/exported --input={here}/own/images '
   '--output_dir={here}/out',
   checks.predicted,
 )
 CONVERT = Reader(
   'checkpoint.convert',
-  _RUN,
-  'deeplab2.checkpoint.convert --config_file={here}/tiny.textproto '
-  '--checkpoint={here}/runs/tiny --output_dir={here}/out/converted',
+  f'deeplab2.checkpoint.convert {_CONFIG} --checkpoint={{here}}/runs/tiny '
+  '--output_dir={here}/out/converted',
   checks.converted,
 )
 EXPORT = Reader(
   'export',
-  _RUN,
-  'deeplab2.inference.export --config_file={here}/tiny.textproto '
-  '--checkpoint_path={here}/runs/tiny --export_path={here}/out/exported',
+  f'deeplab2.inference.export {_CONFIG} --checkpoint_path={{here}}/runs/tiny '
+  '--export_path={here}/out/exported',
   checks.exported,
 )
-CHECK_SIZES = Reader(
-  'check_config with sizes', ('tiny.textproto',), 'check_config {here}/tiny.textproto'
-)
+CHECK_SIZES = Reader('check_config with sizes', 'check_config {here}/tiny.textproto')
 RESUME = Reader(
   'train, resumed',
-  _RUN,
   f'{_TRAIN} --mode=train --model_dir={{here}}/runs '
   '--set=trainer_options.solver_options.training_number_of_steps=6',
   checks.trained,
 )
 INITIAL = Reader(
   'train from initial_checkpoint',
-  _RUN,
   f'{_TRAIN} --mode=train --model_dir={{here}}/out '
   '--set=model_options.initial_checkpoint={here}/runs/tiny/ckpt-4',
 )
 EVALUATE = Reader(
   'train --mode=eval',
-  (*_WITH_RECORDS, 'runs'),
   f'{_TRAIN} --mode=eval --model_dir={{here}}/runs {_RECORDS} '
   '--set=evaluator_options.save_raw_predictions=true',
   checks.evaluated,
 )
-TRAIN = Reader('train', _WITH_RECORDS, f'{_TRAIN} --mode=train --model_dir={{here}}/out {_RECORDS}')
+TRAIN = Reader('train', f'{_TRAIN} --mode=train --model_dir={{here}}/out {_RECORDS}')
 # The fast ones first.
 READERS = (
   *(BUILD, INSPECT, CONVERT_INSTANCES, DESCRIBE, CHECK_CONFIG, INSPECT_RECORDS, PLOT, PREDICT),
@@ -176,72 +162,55 @@ class _Target(NamedTuple):
 
 
 _ANY = (*mutations.ANY_FILE, *mutations.PLACES)
+_CHECKPOINT_NAMES = {
+  'a name of nothing': b'model_checkpoint_path: "ckpt-99"\n',
+  'a name elsewhere': b'model_checkpoint_path: "../../../../../../etc/passwd"\n',
+  'a name of a million letters': b'model_checkpoint_path: "%s"\n' % (b'x' * 10**6),
+  'names, a million': b'all_model_checkpoint_paths: "ckpt-4"\n' * 10**6,
+}
 _CHECKPOINT_FILES = (
   *_ANY,
-  *mutations.named(
-    {
-      f'a name {what}': mutations.becomes(b'model_checkpoint_path: "%s"\n' % name)
-      for what, name in (
-        ('of nothing', b'ckpt-99'),
-        ('elsewhere', b'../../../../../../etc/passwd'),
-        ('of a million letters', b'x' * 10**6),
-      )
-    }
-  ),
-  Mutation(
-    'names, a million', mutations.becomes(b'all_model_checkpoint_paths: "ckpt-4"\n' * 10**6)
-  ),
+  *mutations.named({what: mutations.becomes(text) for what, text in _CHECKPOINT_NAMES.items()}),
 )
 _DATA = ('runs/tiny/ckpt-4.index', 'runs/tiny/ckpt-4.data-00000-of-00001')
 _VALUES = ('exported/variables/variables.index', 'exported/variables/variables.data-00000-of-00001')
 _TRAIN_RECORDS = ('records/train-00000-of-00002.tfrecord',)
-_ALL_RECORDS = (*mutations.RECORD_FILES, *examples.EXAMPLES)
+_VAL_RECORDS = ('records/val-00000-of-00002.tfrecord',)
+_INSTANCES = ('own/instances.json',)
+_TEXTPROTO = ('tiny.textproto',)
 _JSONS = (mutations.JSONS, mutations.JSON_RANDOM)
 _FRAMES = (mutations.RECORD_FILES, mutations.RECORD_FILES_RANDOM)
 _EXAMPLES = (examples.EXAMPLES, examples.EXAMPLES_RANDOM)
+_ALL_OF_RECORDS = ((*mutations.RECORD_FILES, *examples.EXAMPLES), examples.EXAMPLES_RANDOM)
+_PNGS = (images.PNGS, images.PNGS_RANDOM)
 _MODEL = (_ANY, mutations.RANDOM, (PREDICT,))
 _CHECKPOINT = (_CHECKPOINT_FILES, mutations.RANDOM, (EXPORT, RESUME, EVALUATE))
-_TEXTPROTO = ('tiny.textproto',)
-_TARGETS = tuple(
-  _Target(*parts)
-  for parts in (
-    ('records', 6, _TRAIN_RECORDS, *_FRAMES, (INSPECT_RECORDS,)),
-    ('records', 13, _TRAIN_RECORDS, *_EXAMPLES, (INSPECT_RECORDS,)),
-    (
-      'records',
-      2,
-      ('records/val-00000-of-00002.tfrecord',),
-      _ALL_RECORDS,
-      examples.EXAMPLES_RANDOM,
-      (EVALUATE,),
-    ),
-    ('records', 2, _TRAIN_RECORDS, _ALL_RECORDS, examples.EXAMPLES_RANDOM, (TRAIN,)),
-    ('images', 10, ('own/images/image1.png',), images.PNGS, images.PNGS_RANDOM, (BUILD, PREDICT)),
-    ('images', 8, ('own/images/image2.jpg',), images.JPEGS, images.PNGS_RANDOM, (PREDICT, BUILD)),
-    ('images', 3, ('own/panoptic/image1.png',), images.PNGS, images.PNGS_RANDOM, (BUILD, INSPECT)),
-    ('JSON', 8, ('own/panoptic.json',), *_JSONS, (BUILD, INSPECT)),
-    ('JSON', 3, ('own/instances.json',), *_JSONS, (CONVERT_INSTANCES, DESCRIBE)),
-    (
-      'JSON',
-      6,
-      ('own/instances.json',),
-      annotations.INSTANCES,
-      mutations.JSON_RANDOM,
-      (CONVERT_INSTANCES,),
-    ),
-    ('JSON', 5, ('own/dataset.json',), *_JSONS, (BUILD, INSPECT, CONVERT_INSTANCES)),
-    ('JSON', 2, ('runs/tiny/eval/metrics-4.json',), *_JSONS, (PLOT,), 'any'),
-    ('textproto', 9, _TEXTPROTO, mutations.TEXTPROTOS, mutations.TEXTPROTO_RANDOM, (CHECK_CONFIG,)),
-    ('textproto', 2, _TEXTPROTO, (), mutations.TEXTPROTO_RANDOM, (CHECK_SIZES,)),
-    ('checkpoints', 5, _DATA, _ANY, mutations.RANDOM, (EXPORT, RESUME, CONVERT)),
-    ('checkpoints', 3, ('runs/tiny/checkpoint',), *_CHECKPOINT),
-    ('checkpoints', 1, _DATA, (), mutations.RANDOM, (INITIAL, EVALUATE)),
-    ('logs', 2, ('runs/tiny/train/events',), *_FRAMES, (PLOT,), 'any'),
-    ('SavedModels', 4, ('exported/saved_model.pb',), *_MODEL),
-    ('SavedModels', 3, _VALUES, *_MODEL),
-    ('SavedModels', 1, ('exported/fingerprint.pb',), *_MODEL),
-    ('SavedModels', 2, ('exported/assets.extra/dataset.json',), *_JSONS, (PREDICT,)),
-  )
+_CONVERSIONS = (annotations.INSTANCES, mutations.JSON_RANDOM, (CONVERT_INSTANCES,))
+_TARGETS = (
+  _Target('records', 6, _TRAIN_RECORDS, *_FRAMES, (INSPECT_RECORDS,)),
+  _Target('records', 13, _TRAIN_RECORDS, *_EXAMPLES, (INSPECT_RECORDS,)),
+  _Target('records', 2, _VAL_RECORDS, *_ALL_OF_RECORDS, (EVALUATE,)),
+  _Target('records', 2, _TRAIN_RECORDS, *_ALL_OF_RECORDS, (TRAIN,)),
+  _Target('images', 10, ('own/images/image1.png',), *_PNGS, (BUILD, PREDICT)),
+  _Target('images', 8, ('own/images/image2.jpg',), images.JPEGS, _PNGS[1], (PREDICT, BUILD)),
+  _Target('images', 3, ('own/panoptic/image1.png',), *_PNGS, (BUILD, INSPECT)),
+  _Target('JSON', 8, ('own/panoptic.json',), *_JSONS, (BUILD, INSPECT)),
+  _Target('JSON', 3, _INSTANCES, *_JSONS, (CONVERT_INSTANCES, DESCRIBE)),
+  _Target('JSON', 6, _INSTANCES, *_CONVERSIONS),
+  _Target('JSON', 5, ('own/dataset.json',), *_JSONS, (BUILD, INSPECT, CONVERT_INSTANCES)),
+  _Target('JSON', 2, ('runs/tiny/eval/metrics-4.json',), *_JSONS, (PLOT,), 'any'),
+  _Target(
+    'textproto', 9, _TEXTPROTO, mutations.TEXTPROTOS, mutations.TEXTPROTO_RANDOM, (CHECK_CONFIG,)
+  ),
+  _Target('textproto', 2, _TEXTPROTO, (), mutations.TEXTPROTO_RANDOM, (CHECK_SIZES,)),
+  _Target('checkpoints', 5, _DATA, _ANY, mutations.RANDOM, (EXPORT, RESUME, CONVERT)),
+  _Target('checkpoints', 3, ('runs/tiny/checkpoint',), *_CHECKPOINT),
+  _Target('checkpoints', 1, _DATA, (), mutations.RANDOM, (INITIAL, EVALUATE)),
+  _Target('logs', 2, ('runs/tiny/train/events',), *_FRAMES, (PLOT,), 'any'),
+  _Target('SavedModels', 4, ('exported/saved_model.pb',), *_MODEL),
+  _Target('SavedModels', 3, _VALUES, *_MODEL),
+  _Target('SavedModels', 1, ('exported/fingerprint.pb',), *_MODEL),
+  _Target('SavedModels', 2, ('exported/assets.extra/dataset.json',), *_JSONS, (PREDICT,)),
 )
 
 
@@ -274,15 +243,13 @@ def run(
     RuntimeError: one of the commands fails on inputs that are not spoiled.
   """
   for reader in READERS:
-    mine = {case.name: case for case in chosen if case.reader == reader}
+    mine = [case for case in chosen if case.reader == reader]
     if not mine:
       continue
     seconds = _normal_seconds(reader, assets, work) + _SECONDS
-    jobs = (
-      _job(case, assets, work / f'{case.number:03d}', seed, seconds) for case in mine.values()
-    )
+    jobs = {_job(case, assets, work / f'{case.number:03d}', seed, seconds): case for case in mine}
     for job, finished in processes.run_forked(jobs, at_a_time):
-      result = _judged(mine[job.name], job, finished)
+      result = _judged(jobs[job], job, finished)
       if not result.failed:
         shutil.rmtree(job.directory)
       yield result
@@ -309,60 +276,38 @@ def _normal_seconds(reader, assets, work):
 def _job(case, assets, directory, seed, seconds):
   """Returns the command or function that runs a case in `directory`."""
 
+  def not_read(place, names):
+    return set(names) - case.reader.inputs if pathlib.Path(place) == assets else ()
+
   def prepare():
-    shutil.rmtree(directory, ignore_errors=True)
-    (directory / 'out').mkdir(parents=True)
-    for name in case.reader.inputs:
-      _copy(assets / name, directory / name)
+    shutil.rmtree(directory)
+    shutil.copytree(assets, directory, ignore=not_read)
+    (directory / 'out').mkdir()
     if case.file:
-      path = _existing(directory / case.file)
+      # `events` stands for the one file whose name goes on after it.
+      path = min(directory.glob(f'{case.file}*'))
       # Of the seed and the name, so that a case is the same when it is run alone.
       rng = random.Random(zlib.crc32(f'{seed} {case.name}'.encode()))
       mutations.spoil_file(path, case.mutation, rng)
-    checks.note_files(directory)
+    (directory / _BEFORE).write_text(json.dumps(checks.digests(directory)))
 
   def check(code, output):
     here = pathlib.Path.cwd()
-    entries = {'out', 'output.txt', 'prepare.txt', 'before.txt'}
-    entries |= {pathlib.PurePath(name).parts[0] for name in case.reader.inputs}
-    written = set(os.listdir(here)) - entries
+    written = set(os.listdir(here)) - {'out', 'output.txt', _BEFORE, *case.reader.inputs}
     assert not written, f'{sorted(written)} was written outside the output directory'
     if code == 2:
-      changed = checks.changed_files(here)
+      before, now = json.loads((here / _BEFORE).read_text()), checks.digests(here)
+      changed = [name for name, digest in before.items() if now.get(name) != digest]
       assert not changed, f'refused, but {changed} are not as they were'
     case.reader.check(here, code, output)
 
-  return processes.Job(
-    case.name,
-    Command.of(case.reader.line).within(here=directory),
-    directory,
-    processes.Limits(seconds, _MEGABYTES),
-    prepare,
-    check,
-  )
-
-
-def _copy(source, target):
-  target.parent.mkdir(parents=True, exist_ok=True)
-  if source.is_dir():
-    shutil.copytree(source, target)
-  else:
-    shutil.copy(source, target)
-
-
-def _existing(path):
-  """Returns `path`, or where that is no file, the one file whose name goes on after it."""
-  if path.exists():
-    return path
-  [found] = path.parent.glob(f'{path.name}*')
-  return found
+  command = Command.of(case.reader.line, here=directory)
+  return processes.Job(command, directory, seconds, _MEGABYTES, prepare, check)
 
 
 def _judged(case, job, finished) -> Result:
   """Returns the result of a case."""
-  outcome = finished.ended_by
-  if outcome == 'exit':
-    outcome = _outcome_of_exit(case, finished)
+  outcome = _outcome_of_exit(case, finished) if finished.ended_by == 'exit' else finished.ended_by
   failed = outcome not in ('refused', 'right result')
   details = finished.output[-2000:] if failed else ''
   costs = (finished.seconds, finished.peak_mb)

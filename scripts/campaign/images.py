@@ -14,9 +14,8 @@ _BOMB = 300 * 2**20  # Bytes that a bomb unpacks to.
 
 def chunk(name: bytes, content: bytes) -> bytes:
   """Returns a chunk of a PNG with the right checksum."""
-  return (
-    struct.pack('>I', len(content)) + name + content + struct.pack('>I', zlib.crc32(name + content))
-  )
+  checksum = zlib.crc32(name + content)
+  return struct.pack('>I4s', len(content), name) + content + struct.pack('>I', checksum)
 
 
 def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
@@ -24,8 +23,8 @@ def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
   found = []
   position = len(_SIGNATURE)
   while position < len(data):
-    [length] = struct.unpack_from('>I', data, position)
-    found.append((data[position + 4 : position + 8], data[position + 8 : position + 8 + length]))
+    length, name = struct.unpack_from('>I4s', data, position)
+    found.append((name, data[position + 8 : position + 8 + length]))
     position += 12 + length
   return found
 
@@ -34,45 +33,38 @@ def _joined(parts):
   return _SIGNATURE + b''.join(chunk(*part) for part in parts)
 
 
+def _changed(change) -> mutations.Spoil:
+  """Returns a mutation of chunks: change(first, *others) returns what they become."""
+  return lambda data, rng: _joined(change(*chunks(data)))
+
+
 def header(**fields) -> mutations.Spoil:
   """Returns a mutation of fields of a PNG's header: width, height, depth, color, packing, ..."""
 
-  def spoil(data, rng):
+  def change(first, *others):
     names = ('width', 'height', 'depth', 'color', 'compression', 'filter', 'interlace')
-    first, *others = chunks(data)
     values = dict(zip(names, struct.unpack('>IIBBBBB', first[1]), strict=True)) | fields
-    return _joined([(first[0], struct.pack('>IIBBBBB', *values.values())), *others])
+    return [(first[0], struct.pack('>IIBBBBB', *values.values())), *others]
 
-  return spoil
+  return _changed(change)
 
 
 def with_chunk(name: bytes, content: bytes) -> mutations.Spoil:
   """Returns a mutation that puts one more chunk behind the header."""
-
-  def spoil(data, rng):
-    first, *others = chunks(data)
-    return _joined([first, (name, content), *others])
-
-  return spoil
+  return _changed(lambda first, *others: [first, (name, content), *others])
 
 
-def _with_wrong_checksum(name):
-  def spoil(data, rng):
-    first, *others = chunks(data)
-    bad = bytearray(chunk(name, b'Comment\0text'))
-    bad[-1] ^= 1
-    return _SIGNATURE + chunk(*first) + bytes(bad) + b''.join(chunk(*part) for part in others)
-
-  return spoil
+def _with_wrong_checksum(data, rng):
+  text = (b'tEXt', b'Comment\0text')
+  good = chunk(*text)
+  return with_chunk(*text)(data, rng).replace(good, good[:-1] + bytes([good[-1] ^ 1]))
 
 
-def _zeros(count):
+def zeros(count: int) -> bytes:
   """Returns `count` zero bytes, compressed without holding them all."""
-  packer, parts = zlib.compressobj(9), []
-  for _ in range(count // 2**20):
-    parts.append(packer.compress(bytes(2**20)))
-  parts.append(packer.compress(bytes(count % 2**20)))
-  return b''.join([*parts, packer.flush()])
+  packer = zlib.compressobj(9)
+  blocks = [packer.compress(bytes(min(2**20, count - at))) for at in range(0, count, 2**20)]
+  return b''.join([*blocks, packer.flush()])
 
 
 def png_of_zeros(width: int, height: int, depth: int = 8, color: int = 2) -> mutations.Spoil:
@@ -82,22 +74,17 @@ def png_of_zeros(width: int, height: int, depth: int = 8, color: int = 2) -> mut
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
     line = (width * channels * depth + 7) // 8 + 1
     head = struct.pack('>IIBBBBB', width, height, depth, color, 0, 0, 0)
-    return _joined([(b'IHDR', head), (b'IDAT', _zeros(line * height)), (b'IEND', b'')])
+    return _joined([(b'IHDR', head), (b'IDAT', zeros(line * height)), (b'IEND', b'')])
 
   return spoil
 
 
 def _without(name):
-  return lambda data, rng: _joined([part for part in chunks(data) if part[0] != name])
+  return _changed(lambda *parts: [part for part in parts if part[0] != name])
 
 
-def _too_much_data(data, rng):
-  return _joined(
-    [
-      (name, _zeros(_BOMB)) if name == b'IDAT' else (name, content)
-      for name, content in chunks(data)
-    ]
-  )
+def _too_much_data(first, *others):
+  return [first, *((name, zeros(_BOMB) if name == b'IDAT' else old) for name, old in others)]
 
 
 def saved_as(image_format: str, mode: str = 'RGB', **settings) -> mutations.Spoil:
@@ -107,8 +94,10 @@ def saved_as(image_format: str, mode: str = 'RGB', **settings) -> mutations.Spoi
     image = PIL.Image.open(io.BytesIO(data)).convert('RGB')
     if mode == 'I;16':
       image = image.convert('L').point(lambda value: value * 257, 'I').convert('I;16')
+    else:
+      image = image.convert(mode)
     buffer = io.BytesIO()
-    (image if mode == 'I;16' else image.convert(mode)).save(buffer, image_format, **settings)
+    image.save(buffer, image_format, **settings)
     return buffer.getvalue()
 
   return spoil
@@ -143,9 +132,9 @@ _PNG_METADATA = {
   **{f'EXIF {what}': (b'eXIf', content) for what, content in _EXIFS.items()},
   'ICC profile of noise': (b'iCCP', b'name\0\0' + _ICC_OF_NOISE),
   'ICC profile without a name': (b'iCCP', b'x' * 200),
-  'ICC profile that is a bomb': (b'iCCP', b'name\0\0' + _zeros(_BOMB)),
+  'ICC profile that is a bomb': (b'iCCP', b'name\0\0' + zeros(_BOMB)),
   'compressed text of noise': (b'zTXt', b'key\0\0noise noise'),
-  'compressed text that is a bomb': (b'zTXt', b'key\0\0' + _zeros(_BOMB)),
+  'compressed text that is a bomb': (b'zTXt', b'key\0\0' + zeros(_BOMB)),
   'text that is not Latin': (b'iTXt', b'key\0\1\0\xff\0\xff\0' + b'\xff' * 9),
   'text of 5 MB': (b'tEXt', b'key\0' + b'x' * (5 * 2**20)),
   'a resolution of zeros': (b'pHYs', bytes(9)),
@@ -168,47 +157,43 @@ _HEADERS: tuple[dict[str, int], ...] = (
   {'filter': 1},
   {'compression': 255},
 )
+_PNGS_REFUSED = {
+  **{
+    f'header: {", ".join(f"{key} {value}" for key, value in fields.items())}': header(**fields)
+    for fields in _HEADERS
+  },
+  'no header': _without(b'IHDR'),
+  'no data': _without(b'IDAT'),
+  'a chunk of 2**31 bytes': lambda data, rng: data[:33] + b'\x7f\xff\xff\xffIDAT' + data[41:],
+}
+_PNGS_OF_KINDS = {
+  'an unknown critical chunk': with_chunk(b'PRVT', b'x' * 99),
+  'text with a wrong checksum': _with_wrong_checksum,
+  'transparency of wrong length': with_chunk(b'tRNS', b'x' * 5),
+  **{f'really {what}': saved_as(what) for what in 'WEBP BMP TIFF GIF PPM ICO'.split()},
+  **{f'mode {mode}': saved_as('PNG', mode) for mode in ('L', 'LA', 'RGBA', 'P', '1')},
+  '16 bits': saved_as('PNG', 'I;16'),
+  'animated PNG': _animated('PNG'),
+  'animated GIF': _animated('GIF'),
+  'an MPO': _animated('MPO'),
+  **{f'PNG with orientation {n}': _turned(n, 'PNG') for n in (0, 3, 6, 9)},
+}
+_PNGS_OF_SIZES = {
+  'header: depth 16': header(depth=16),
+  'header: color 6': header(color=6),
+  'no end': _without(b'IEND'),
+  'more data than pixels: a bomb': _changed(_too_much_data),
+  'a black image of 1 x 50,000,000': png_of_zeros(50_000_000, 1, color=0),
+  'a black image of 11,000 x 11,000': png_of_zeros(11000, 11000),
+  'a black image of 30,000 x 30,000, 1 bit': png_of_zeros(30000, 30000, 1, 0),
+  'an image of 1 x 1': png_of_zeros(1, 1),
+}
 PNGS = (
   *mutations.named({what: with_chunk(*parts) for what, parts in _PNG_METADATA.items()}, 'accepted'),
-  *mutations.named(
-    {
-      'an unknown critical chunk': with_chunk(b'PRVT', b'x' * 99),
-      'text with a wrong checksum': _with_wrong_checksum(b'tEXt'),
-      'transparency of wrong length': with_chunk(b'tRNS', b'x' * 5),
-      **{f'really {what}': saved_as(what) for what in 'WEBP BMP TIFF GIF PPM ICO'.split()},
-      **{f'mode {mode}': saved_as('PNG', mode) for mode in ('L', 'LA', 'RGBA', 'P', '1')},
-      '16 bits': saved_as('PNG', 'I;16'),
-      'animated PNG': _animated('PNG'),
-      'animated GIF': _animated('GIF'),
-      'an MPO': _animated('MPO'),
-      **{f'PNG with orientation {n}': _turned(n, 'PNG') for n in (0, 3, 6, 9)},
-    }
-  ),
+  *mutations.named(_PNGS_OF_KINDS),
   *mutations.PLACES,
-  *mutations.named(
-    {
-      **{
-        f'header: {", ".join(f"{key} {value}" for key, value in fields.items())}': header(**fields)
-        for fields in _HEADERS
-      },
-      'no header': _without(b'IHDR'),
-      'no data': _without(b'IDAT'),
-      'a chunk of 2**31 bytes': (lambda data, rng: data[:33] + b'\x7f\xff\xff\xffIDAT' + data[41:]),
-    },
-    'refused',
-  ),
-  *mutations.named(
-    {
-      'header: depth 16': header(depth=16),
-      'header: color 6': header(color=6),
-      'no end': _without(b'IEND'),
-      'more data than pixels: a bomb': _too_much_data,
-      'a black image of 1 x 50,000,000': png_of_zeros(50_000_000, 1, color=0),
-      'a black image of 11,000 x 11,000': png_of_zeros(11000, 11000),
-      'a black image of 30,000 x 30,000, 1 bit': png_of_zeros(30000, 30000, 1, 0),
-      'an image of 1 x 1': png_of_zeros(1, 1),
-    }
-  ),
+  *mutations.named(_PNGS_REFUSED, 'refused'),
+  *mutations.named(_PNGS_OF_SIZES),
 )
 PNGS_RANDOM = (*mutations.RANDOM, mutations.Mutation('cut', mutations.cut))
 
@@ -243,6 +228,7 @@ def _no_tables(data, rng):
   return data[:start] + data[start + 2 + struct.unpack_from('>H', data, start + 2)[0] :]
 
 
+_PROGRESSIVE = saved_as('JPEG', progressive=True)
 _JPEG_METADATA = {
   **{f'EXIF {what}': (0xE1, b'Exif\0\0' + content) for what, content in _EXIFS.items()},
   'ICC profile of noise': (0xE2, b'ICC_PROFILE\0\1\1' + _ICC_OF_NOISE),
@@ -253,41 +239,34 @@ _JPEG_METADATA = {
   'XMP without end': (0xE1, b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta'),
   'JFIF cut': (0xE0, b'JFIF\0'),
 }
+_JPEGS_ACCEPTED = {
+  **{what: segment(*parts) for what, parts in _JPEG_METADATA.items()},
+  'progressive': _PROGRESSIVE,
+}
+_JPEGS_ANY = {
+  'Adobe cut': segment(0xEE, b'Adobe'),
+  'mode CMYK': saved_as('JPEG', 'CMYK'),
+  'mode L': saved_as('JPEG', 'L'),
+  'progressive and cut': lambda data, rng: mutations.cut(_PROGRESSIVE(data, rng), rng),
+  **{f'JPEG with orientation {n}': _turned(n, 'JPEG') for n in (0, 3, 6, 9)},
+  'frame of 65,535 x 65,535': frame(1, b'\xff' * 4),
+  'frame of height 0': frame(1, b'\0\0'),
+  'no Huffman table': _no_tables,
+  'no end': lambda data, rng: data[:-2],
+  'really a PNG': saved_as('PNG'),
+}
+_JPEGS_REFUSED = {
+  'frame of width 0': frame(3, b'\0\0'),
+  'frame of 255 components': frame(5, b'\xff'),
+  'frame of 0 components': frame(5, b'\0'),
+  'frame of 12 bits': frame(0, b'\x0c'),
+  'sampling of 0': frame(7, b'\0'),
+  'sampling of 15': frame(7, b'\xff'),
+}
 JPEGS = (
-  *mutations.named(
-    {
-      **{what: segment(*parts) for what, parts in _JPEG_METADATA.items()},
-      'progressive': saved_as('JPEG', progressive=True),
-    },
-    'accepted',
-  ),
-  *mutations.named(
-    {
-      'Adobe cut': segment(0xEE, b'Adobe'),
-      'mode CMYK': saved_as('JPEG', 'CMYK'),
-      'mode L': saved_as('JPEG', 'L'),
-      'progressive and cut': (
-        lambda data, rng: mutations.cut(saved_as('JPEG', progressive=True)(data, rng), rng)
-      ),
-      **{f'JPEG with orientation {n}': _turned(n, 'JPEG') for n in (0, 3, 6, 9)},
-      'frame of 65,535 x 65,535': frame(1, b'\xff' * 4),
-      'frame of height 0': frame(1, b'\0\0'),
-      'no Huffman table': _no_tables,
-      'no end': lambda data, rng: data[:-2],
-      'really a PNG': saved_as('PNG'),
-    }
-  ),
-  *mutations.named(
-    {
-      'frame of width 0': frame(3, b'\0\0'),
-      'frame of 255 components': frame(5, b'\xff'),
-      'frame of 0 components': frame(5, b'\0'),
-      'frame of 12 bits': frame(0, b'\x0c'),
-      'sampling of 0': frame(7, b'\0'),
-      'sampling of 15': frame(7, b'\xff'),
-    },
-    'refused',
-  ),
+  *mutations.named(_JPEGS_ACCEPTED, 'accepted'),
+  *mutations.named(_JPEGS_ANY),
+  *mutations.named(_JPEGS_REFUSED, 'refused'),
   *mutations.ANY_FILE,
   *mutations.PLACES,
 )

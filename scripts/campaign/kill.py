@@ -20,6 +20,7 @@ import zlib
 
 import tensorflow as tf
 
+from campaign import checks
 from campaign import processes
 from campaign.processes import Command
 from campaign.results import Result
@@ -29,7 +30,7 @@ _MOST_KILLS = 15  # Of one run; then it may end.
 _LONGEST_SECONDS = 900.0  # Of one start.
 _DURING_IMPORT = 0.2  # Part of the kills at random times.
 # Names of files while they are written, or of what says that writing is under way.
-_BEING_WRITTEN = re.compile(r'.*(_temp|\.part|\.tmp|^\.writing-|^unfinished-|\.tempstate)')
+_BEING_WRITTEN = r'.*(_temp|\.part|\.tmp|^\.writing-|^unfinished-|\.tempstate)'
 _KILLED = 'killed: '
 
 
@@ -37,19 +38,18 @@ class Long(NamedTuple):
   """A command that takes long and goes on where it stopped."""
 
   name: str
-  command: Command  # {here} is the directory of a run of it, {assets} that of the assets.
-  saved: re.Pattern[str]  # Paths of what it has saved for the next start.
-  events: re.Pattern[str]  # Names of files whose appearance is a moment to kill.
-  results: Callable[[pathlib.Path], dict[str, Any]]  # What two runs must agree in.
   needs: str  # Of assets.PARTS.
+  line: str  # {here} is the directory of a run of it, {assets} that of the assets.
+  saved: str  # Pattern of the paths of what it has saved for the next start.
+  events: str  # Of names of files, besides _BEING_WRITTEN, whose appearance is a moment to kill.
+  results: Callable[[pathlib.Path], dict[str, Any]]  # What two runs must agree in.
 
 
 class Reference(NamedTuple):
   """A run that nobody interrupted."""
 
   results: dict[str, Any]
-  seconds_to_save: float  # Until the first file is saved.
-  seconds: float  # Until the end.
+  seconds_to_save: float  # Until the first file is saved, or the end.
 
 
 def _of_training(directory):
@@ -61,48 +61,36 @@ def _of_training(directory):
     reader = tf.train.load_checkpoint(str(indices[-1].with_suffix('')))
     for key in sorted(reader.get_variable_to_shape_map()):
       if key.endswith('VARIABLE_VALUE') and 'save_counter' not in key:
-        found[key] = _digest(reader.get_tensor(key).tobytes())
+        found[key] = hashlib.sha256(reader.get_tensor(key).tobytes()).hexdigest()
   for path in sorted((run / 'eval').glob('metrics-*.json')):
     content = json.loads(path.read_text(encoding='utf-8'))
     # Logs of the process that trains meanwhile: none if it was started to evaluate alone.
     content.pop('training', None)
     found[path.name] = content
-  return found | _digests(run / 'vis')
+  return found | _of_files('vis')(run)
 
 
 def _of_files(*names):
-  """Returns a function that returns digests of files below the directories of a run."""
-  return lambda directory: {
-    key: value for name in names for key, value in _digests(directory / name).items()
-  }
+  """Returns a function: directory -> digests of files below `names`; of JSON, all but times."""
 
-
-def _digests(directory):
-  """Returns digests of the files below a directory; of JSON their content without times."""
-  found = {}
-  for path in sorted(directory.rglob('*')):
-    if path.is_file():
-      content = _digest(path.read_bytes())
-      if path.suffix == '.json':
-        content = json.loads(path.read_bytes())
+  def results(directory):
+    found: dict[str, Any] = {}
+    for path, content in checks.digests(directory).items():
+      if path.partition('/')[0] not in names:
+        continue
+      if path.endswith('.json'):
+        content = json.loads((directory / path).read_bytes())
         for key in ('created', 'seconds', 'time', 'date_created'):
           content.pop(key, None)
-      found[str(path.relative_to(directory.parent))] = content
-  return found
+      found[path] = content
+    return found
 
-
-def _digest(data):
-  return hashlib.sha256(data).hexdigest()
-
-
-def _long(name, needs, line, saved, events, results):
-  events = re.compile(f'{_BEING_WRITTEN.pattern}|{events}')
-  return Long(name, Command.of(line), re.compile(saved), events, results, needs)
+  return results
 
 
 _SHARDS = (r'.*\.tfrecord(\.part)?', r'.*\.tfrecord|manifest-.*')
 COMMANDS = (
-  _long(
+  Long(
     'training',
     'records',
     'deeplab2.trainer.train --config_file={assets}/tiny.textproto --mode=train_and_eval '
@@ -113,7 +101,7 @@ COMMANDS = (
     'ckpt-.*|checkpoint.*|metrics-.*',
     _of_training,
   ),
-  _long(
+  Long(
     'conversion of own data',
     'own',
     'build_tfrecords --dataset={assets}/own_many/dataset.json --split=train '
@@ -122,7 +110,7 @@ COMMANDS = (
     *_SHARDS,
     _of_files('records'),
   ),
-  _long(
+  Long(
     'conversion of shapes',
     'own',
     'build_tfrecords --dataset=shapes --split=train --output_dir={here}/records --num_images=200 '
@@ -130,7 +118,7 @@ COMMANDS = (
     *_SHARDS,
     _of_files('records', 'images'),
   ),
-  _long(
+  Long(
     'prediction',
     'model',
     'deeplab2.inference.predict --model={assets}/exported --input={assets}/own_many/images '
@@ -171,21 +159,21 @@ def refer(one: Long, directory: pathlib.Path, assets: pathlib.Path) -> Reference
   saved: list[float] = []
 
   def look(seconds, _):
-    if not saved and any(map(one.saved.fullmatch, _files(directory))):
+    if not saved and any(re.fullmatch(one.saved, path) for path in _files(directory)):
       saved.append(seconds)
     return ''
 
   ended = processes.watch(command, directory / 'output.txt', look)
   if ended.code != 0:
     raise RuntimeError(f'{command}: {ended.ended_by} {ended.code}:\n{ended.output[-2000:]}')
-  return Reference(one.results(directory), [*saved, ended.seconds][0], ended.seconds)
+  return Reference(one.results(directory), [*saved, ended.seconds][0])
 
 
 def _begin(one, directory, assets):
   """Returns the command of a run in a new directory."""
   shutil.rmtree(directory, ignore_errors=True)
   directory.mkdir(parents=True)
-  return one.command.within(here=directory, assets=assets)
+  return Command.of(one.line, here=directory, assets=assets)
 
 
 def run(
@@ -196,18 +184,17 @@ def run(
   directory: pathlib.Path,
   assets: pathlib.Path,
   seed: int,
-) -> tuple[Result, int]:
-  """Runs a command to its end with kills on the way; returns the result and the number of kills."""
+) -> Result:
+  """Runs a command to its end with at most `most_kills` kills on the way."""
   rng = random.Random(zlib.crc32(f'{seed} {one.name} {number}'.encode()))
   command = _begin(one, directory, assets)
+  log = directory / 'output.txt'
   kills, seconds, peak = [], 0.0, 0.0
-  most_kills = min(most_kills, _MOST_KILLS)
   while True:
     look, pause, with_workers = _never, 0.02, True
-    if len(kills) < most_kills:
+    if len(kills) < min(most_kills, _MOST_KILLS):
       look, pause = _moment(rng, one, reference, directory)
       with_workers = rng.random() < 0.5
-    log = directory / 'output.txt'
     ended = processes.watch(command, log, look, pause=pause, with_workers=with_workers)
     seconds, peak = seconds + ended.seconds, max(peak, ended.peak_mb)
     if not ended.ended_by.startswith(_KILLED):
@@ -219,12 +206,11 @@ def run(
     outcome = 'different' if details else 'equal'
   else:
     outcome = ended.ended_by if ended.code is None else 'refuses to go on'
-  left = [name for name in _files(directory) if _BEING_WRITTEN.match(os.path.basename(name))]
+  left = [path for path in _files(directory) if re.match(_BEING_WRITTEN, os.path.basename(path))]
   lines = [f'{len(kills)} kills: {", ".join(kills)}', *details[-12:]]
   lines += [f'left over: {", ".join(left[:5])}'] if left else []
   name, failed, shown = f'{one.name} {number}', outcome != 'equal', '\n'.join(lines)
-  result = Result('kill', one.name, name, outcome, failed, seconds, peak, shown, str(command))
-  return result, len(kills)
+  return Result('kill', one.name, name, outcome, failed, seconds, peak, shown, str(command))
 
 
 def _never(seconds, _):
@@ -238,11 +224,12 @@ def _moment(rng, one, reference, directory):
   if rng.random() < 0.5:
     count, delay = rng.choice([1, 1, 2, 3, 5, 8]), rng.uniform(0, 0.03)
     known, new = set(_files(directory)), []
+    is_event = re.compile(f'{_BEING_WRITTEN}|{one.events}').fullmatch
 
     def look(seconds, _):
-      appeared = [name for name in map(str, _files(directory)) if name not in known]
+      appeared = [path for path in _files(directory) if path not in known]
       known.update(appeared)
-      new.extend(filter(one.events.fullmatch, map(os.path.basename, appeared)))
+      new.extend(filter(is_event, map(os.path.basename, appeared)))
       if len(new) < count:
         return _never(seconds, _)
       time.sleep(delay)
@@ -256,17 +243,7 @@ def _moment(rng, one, reference, directory):
 
 def _files(directory) -> list[str]:
   """Returns the paths below a directory that is being written to."""
-  found, waiting = [], [str(directory)]
-  while waiting:
-    try:
-      with os.scandir(waiting.pop()) as entries:
-        for entry in entries:
-          found.append(entry.path)
-          if entry.is_dir(follow_symlinks=False):
-            waiting.append(entry.path)
-    except OSError:  # Gone since.
-      pass
-  return found
+  return [os.path.join(at, name) for at, *both in os.walk(directory) for name in sum(both, [])]
 
 
 def run_all(
@@ -297,13 +274,12 @@ def run_all(
       continue
     reference = refer(one, work / name / 'reference', assets)
     if f'{one.name} 0' not in done:
-      again, _ = run(one, 0, 0, reference, work / name / '0', assets, seed)
-      yield again
+      yield run(one, 0, 0, reference, work / name / '0', assets, seed)
     number = 1 + sum(result.group == one.name for result in done.values() if _kills_of(result))
     while kills < count:
       directory = work / name / str(number)
-      result, more = run(one, number, count - kills, reference, directory, assets, seed)
-      kills, number = kills + more, number + 1
+      result = run(one, number, count - kills, reference, directory, assets, seed)
+      kills, number = kills + _kills_of(result), number + 1
       if not result.failed:
         shutil.rmtree(directory)
       yield result

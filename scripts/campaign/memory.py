@@ -1,7 +1,6 @@
 """Watches memory over thousands of steps, and thousands of images of changing size."""
 
 from collections.abc import Iterator
-import os
 import pathlib
 import re
 import shutil
@@ -24,8 +23,8 @@ class Task(NamedTuple):
   """A long command and how to see how far it is."""
 
   name: str
-  command: Command  # {here} is the directory of this part, {assets} that of the assets.
-  progress: re.Pattern[str] | None  # Its group is the number that is done; None: count PNGs.
+  line: str  # {here} is the directory of this part, {assets} that of the assets.
+  progress: str | None  # Pattern whose group is the number that is done; None: count PNGs.
 
 
 _IMAGES = (
@@ -35,30 +34,24 @@ _IMAGES = (
 TASKS = (
   Task(
     'training',
-    Command.of(
-      'deeplab2.trainer.train --config_file={assets}/tiny.textproto --mode=train --num_gpus=0 '
-      '--model_dir={here}/training --gin_param="Lines.seconds_between = 1.0" '
-      '--set=trainer_options.solver_options.training_number_of_steps={count} '
-      '--set=trainer_options.save_checkpoints_steps={part} '
-      '--set=trainer_options.steps_per_loop=10 --set=trainer_options.save_summaries_steps=10'
-    ),
-    re.compile(r'train: step (\d+)'),
+    'deeplab2.trainer.train --config_file={assets}/tiny.textproto --mode=train --num_gpus=0 '
+    '--model_dir={here}/training --gin_param="Lines.seconds_between = 1.0" '
+    '--set=trainer_options.solver_options.training_number_of_steps={count} '
+    '--set=trainer_options.save_checkpoints_steps={part} '
+    '--set=trainer_options.steps_per_loop=10 --set=trainer_options.save_summaries_steps=10',
+    r'train: step (\d+)',
   ),
   Task(
     'evaluation of images of changing size',
-    Command.of(
-      'deeplab2.trainer.train --config_file={assets}/tiny.textproto --mode=eval --num_gpus=0 '
-      '--model_dir={here}/evaluation --gin_param="Lines.seconds_between = 1.0" '
-      '--set=eval_dataset_options.file_pattern={here}/data/val-*.tfrecord'
-    ),
-    re.compile(r'eval: image (\d+)'),
+    'deeplab2.trainer.train --config_file={assets}/tiny.textproto --mode=eval --num_gpus=0 '
+    '--model_dir={here}/evaluation --gin_param="Lines.seconds_between = 1.0" '
+    '--set=eval_dataset_options.file_pattern={here}/data/val-*.tfrecord',
+    r'eval: image (\d+)',
   ),
   Task(
     'prediction of images of changing size',
-    Command.of(
-      'deeplab2.inference.predict --model={assets}/exported --input={here}/data/images '
-      '--output_dir={here}/prediction'
-    ),
+    'deeplab2.inference.predict --model={assets}/exported --input={here}/data/images '
+    '--output_dir={here}/prediction',
     None,
   ),
 )
@@ -78,15 +71,12 @@ def _measure(task, command, work, total) -> Result:
 
   ended = processes.watch(command, log, look, pause=_SAMPLE_SECONDS)
   outcome, details = judge(samples, total)
-  if ended.code:
-    outcome, details = f'exit code {ended.code}', ended.output[-2000:]
-  elif ended.code is None:
-    outcome, details = ended.ended_by, ended.output[-2000:]
+  if ended.code != 0:
+    outcome = ended.ended_by if ended.code is None else f'exit code {ended.code}'
+    details = ended.output[-2000:]
   failed = outcome != 'does not grow'
-  seconds, peak = ended.seconds, ended.peak_mb
-  return Result(
-    'memory', task.name, task.name, outcome, failed, seconds, peak, details, str(command)
-  )
+  costs = (ended.seconds, ended.peak_mb)
+  return Result('memory', task.name, task.name, outcome, failed, *costs, details, str(command))
 
 
 def judge(samples: list[tuple[int, float]], total: int) -> tuple[str, str]:
@@ -114,15 +104,10 @@ def judge(samples: list[tuple[int, float]], total: int) -> tuple[str, str]:
 def _done(task, work, log):
   """Returns how many steps or images are done."""
   if task.progress is None:
-    try:
-      names = os.listdir(work / 'prediction' / 'panoptic')
-    except FileNotFoundError:
-      return 0
-    return sum(name.endswith('.png') for name in names)
+    return len(list((work / 'prediction' / 'panoptic').glob('*.png')))
   if not log.exists():  # The process has not begun to write.
     return 0
-  found = task.progress.findall(log.read_text(errors='replace'))
-  return int(found[-1]) if found else 0
+  return int([0, *re.findall(task.progress, log.read_text(errors='replace'))][-1])
 
 
 def run_all(
@@ -139,4 +124,4 @@ def run_all(
   shutil.copytree(made / 'runs', work / 'evaluation')
   for task in TASKS:
     if task.name not in done:
-      yield _measure(task, task.command.within(**places), work, count)
+      yield _measure(task, Command.of(task.line, **places), work, count)

@@ -191,32 +191,23 @@ TEXTS = (
   Mutation('Windows line ends', lambda data, rng: data.replace(b'\n', b'\r\n'), 'accepted'),
 )
 _DEEP = 100000
-JSONS = (
-  *TEXTS,
-  *ANY_FILE,
-  *PLACES,
-  *named(
-    {
-      'null': becomes(b'null'),
-      'a list': becomes(b'[]'),
-      'a number': becomes(b'1'),
-      'an empty object': becomes(b'{}'),
-      'nested 100,000 deep': becomes(b'[' * _DEEP + b']' * _DEEP),
-      'objects nested 100,000 deep': becomes(b'{"annotations":' * _DEEP + b'1' + b'}' * _DEEP),
-      'more behind the end': _appended(b'{}'),
-      'a comma too many': _with_field(b','),
-    },
-    'refused',
-  ),
-  *named(
-    {
-      'a field nested 100,000 deep': _with_field(b', "extra": ' + b'[' * _DEEP + b']' * _DEEP),
-      'a number of 10,000 digits': _with_field(b', "extra": ' + b'9' * 10000),
-      # With another value than the later one.
-      'a field twice': _replaced(b'{', b'{"annotations": 1, "images": 2, '),
-    }
-  ),
-)
+_JSONS_REFUSED = {
+  'null': becomes(b'null'),
+  'a list': becomes(b'[]'),
+  'a number': becomes(b'1'),
+  'an empty object': becomes(b'{}'),
+  'nested 100,000 deep': becomes(b'[' * _DEEP + b']' * _DEEP),
+  'objects nested 100,000 deep': becomes(b'{"annotations":' * _DEEP + b'1' + b'}' * _DEEP),
+  'more behind the end': _appended(b'{}'),
+  'a comma too many': _with_field(b','),
+}
+_JSONS_ANY = {
+  'a field nested 100,000 deep': _with_field(b', "extra": ' + b'[' * _DEEP + b']' * _DEEP),
+  'a number of 10,000 digits': _with_field(b', "extra": ' + b'9' * 10000),
+  # With another value than the later one.
+  'a field twice': _replaced(b'{', b'{"annotations": 1, "images": 2, '),
+}
+JSONS = (*TEXTS, *ANY_FILE, *PLACES, *named(_JSONS_REFUSED, 'refused'), *named(_JSONS_ANY))
 JSON_RANDOM = (
   *(Mutation('a value changed', json_values),) * 3,
   Mutation('a hostile number', json_numbers),
@@ -253,22 +244,20 @@ def textproto_words(data: bytes, rng: random.Random) -> bytes:
   return '"'.join(parts).encode()
 
 
+_TEXTPROTOS_REFUSED = {
+  'a message nested 100,000 deep': becomes(b'model_options {' * _DEEP),
+  'lists nested 100,000 deep': _appended(b'experiment_name: ' + b'[' * _DEEP),
+  'a name without end': _appended(b'\nexperiment_name: "'),
+  'a hundred thousand stages': _replaced(
+    b'  kmax {', b'  kmax {' + b'pixel_decoder_stages { filters: 16 } ' * 100000
+  ),
+  'an unknown field': _appended(b'\ncolour: "red"'),
+}
 TEXTPROTOS = (
   *TEXTS,
   *ANY_FILE,
   *PLACES,
-  *named(
-    {
-      'a message nested 100,000 deep': becomes(b'model_options {' * _DEEP),
-      'lists nested 100,000 deep': _appended(b'experiment_name: ' + b'[' * _DEEP),
-      'a name without end': _appended(b'\nexperiment_name: "'),
-      'a hundred thousand stages': _replaced(
-        b'  kmax {', b'  kmax {' + b'pixel_decoder_stages { filters: 16 } ' * 100000
-      ),
-      'an unknown field': _appended(b'\ncolour: "red"'),
-    },
-    'refused',
-  ),
+  *named(_TEXTPROTOS_REFUSED, 'refused'),
   Mutation('a name of a path', _replaced(b'"tiny"', b'"../../escaped"')),
   Mutation('an empty name', _replaced(b'"tiny"', b'""')),
 )
@@ -285,12 +274,7 @@ TEXTPROTO_RANDOM = (
 def framed(record: bytes, length: int | None = None) -> bytes:
   """Returns a record of a TFRecord file; `length` is what it claims, its own if None."""
   head = struct.pack('<Q', len(record) if length is None else length)
-  return (
-    head
-    + struct.pack('<I', framing.masked_crc(head))
-    + record
-    + struct.pack('<I', framing.masked_crc(record))
-  )
+  return b''.join(part + struct.pack('<I', framing.masked_crc(part)) for part in (head, record))
 
 
 def records_of(data: bytes) -> list[bytes]:
@@ -319,23 +303,17 @@ def record_bytes(spoil: Spoil) -> Spoil:
   return change
 
 
-RECORD_FILES = (
-  *ANY_FILE,
-  *PLACES,
-  *named(
-    {
-      **{
-        f'a record of {length} bytes': claims(length)
-        for length in (0, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**64 - 1)
-      },
-      'compressed': lambda data, rng: zlib.compress(data),
-      'an empty record': record_bytes(becomes(b'')),
-      'a record of noise': record_bytes(lambda data, rng: rng.randbytes(500)),
-      'an Example of bytes that end early': record_bytes(cut),
-    },
-    'refused',
-  ),
-)
+_RECORD_FILES_REFUSED = {
+  **{
+    f'a record of {length} bytes': claims(length)
+    for length in (0, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**64 - 1)
+  },
+  'compressed': lambda data, rng: zlib.compress(data),
+  'an empty record': record_bytes(becomes(b'')),
+  'a record of noise': record_bytes(lambda data, rng: rng.randbytes(500)),
+  'an Example of bytes that end early': record_bytes(cut),
+}
+RECORD_FILES = (*ANY_FILE, *PLACES, *named(_RECORD_FILES_REFUSED, 'refused'))
 RECORD_FILES_RANDOM = (
   *RANDOM,
   Mutation('bits of a record flipped, checksums right', record_bytes(flip_bits)),

@@ -6,8 +6,10 @@ a start then costs milliseconds instead of five seconds. Everything else is a pr
 
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
+import dataclasses
 import importlib
 import io
+import multiprocessing
 import os
 import pathlib
 import shlex
@@ -31,9 +33,11 @@ class Command(NamedTuple):
   arguments: tuple[str, ...]
 
   @classmethod
-  def of(cls, line: str) -> 'Command':
-    """Returns the command of a line of words, quoted as in a shell."""
+  def of(cls, line: str, **places: object) -> 'Command':
+    """Returns the command of a line, quoted as in a shell, with `places` in place of `{name}`."""
     module, *arguments = shlex.split(line)
+    for name, value in places.items():
+      arguments = [argument.replace(f'{{{name}}}', str(value)) for argument in arguments]
     return cls(module, tuple(arguments))
 
   def words(self) -> list[str]:
@@ -43,20 +47,6 @@ class Command(NamedTuple):
 
   def __str__(self):
     return shlex.join(self.words())
-
-  def within(self, **places: object) -> 'Command':
-    """Returns the command with values in the place of `{name}`, like `{here}`."""
-    arguments = self.arguments
-    for name, value in places.items():
-      arguments = tuple(argument.replace(f'{{{name}}}', str(value)) for argument in arguments)
-    return self._replace(arguments=arguments)
-
-
-class Limits(NamedTuple):
-  """The limits of a process."""
-
-  seconds: float
-  megabytes: float
 
 
 class Finished(NamedTuple):
@@ -108,55 +98,55 @@ def watch(
   return finished
 
 
-def _kill_group(process):
+def _kill(process, with_workers=True):
   with contextlib.suppress(ProcessLookupError):
-    os.killpg(process, signal.SIGKILL)
+    (os.killpg if with_workers else os.kill)(process, signal.SIGKILL)
 
 
+@dataclasses.dataclass
 class _Process:
-  """A child that is watched."""
+  """A child that is watched; see `watch`."""
 
-  def __init__(self, child, log, look, with_workers=True):
-    self.child = child
-    self._log = log
-    self._look = look
-    self._kill = _kill_group if with_workers else lambda child: os.kill(child, signal.SIGKILL)
-    self._started = time.monotonic()
-    self._killed_for = ''
-    self._peak = 0.0
+  child: int
+  log: pathlib.Path
+  look: Callable[[float, float], str]
+  with_workers: bool = True
+  started: float = dataclasses.field(default_factory=time.monotonic)
+  killed_for: str = ''
+  peak_mb: float = 0.0
 
   def end(self) -> None:
     """Kills it with all that it started."""
     os.kill(self.child, signal.SIGKILL)  # It may not have its group yet.
-    _kill_group(self.child)
+    _kill(self.child)
     os.waitpid(self.child, 0)
 
   def poll(self) -> Finished | None:
     """Kills the process if there is reason to; returns what became of it, None while it runs."""
     weight = resident_mb(self.child)
     ended, status, usage = os.wait4(self.child, os.WNOHANG)
-    seconds = time.monotonic() - self._started
-    self._peak = max(self._peak, weight, usage.ru_maxrss / 1024)
+    seconds = time.monotonic() - self.started
+    self.peak_mb = max(self.peak_mb, weight, usage.ru_maxrss / 1024)
     if not ended:
-      self._killed_for = self._killed_for or self._look(seconds, weight)
-      if self._killed_for:
-        self._kill(self.child)
+      self.killed_for = self.killed_for or self.look(seconds, weight)
+      if self.killed_for:
+        _kill(self.child, self.with_workers)
       return None
     code = os.waitstatus_to_exitcode(status)
     ended_by = {_TRACEBACK: 'traceback', _WRONG: 'wrong'}.get(code, 'exit')
     if code < 0:
-      ended_by = code == -signal.SIGKILL and self._killed_for or f'signal {-code}'
-    output = self._log.read_text(errors='replace')
-    return Finished(None if code < 0 else code, ended_by, seconds, self._peak, output)
+      ended_by = code == -signal.SIGKILL and self.killed_for or f'signal {-code}'
+    output = self.log.read_text(errors='replace')
+    return Finished(None if code < 0 else code, ended_by, seconds, self.peak_mb, output)
 
 
 class Job(NamedTuple):
   """A command to be run in a fork."""
 
-  name: str
   command: Command
   directory: pathlib.Path  # Working directory; holds `output.txt` afterwards.
-  limits: Limits
+  seconds: float  # The most that it may take.
+  megabytes: float  # The same of resident memory.
   prepare: Callable[[], None] = lambda: None  # Makes the input, in a fork of its own.
   # Called in the fork with the exit code 0 or 2 and the output; raises for a result that is not
   # right.
@@ -174,11 +164,10 @@ def run_forked(jobs: Iterable[Job], at_a_time: int = 1) -> Iterator[tuple[Job, F
       if not running:
         return
       for job, process in list(running):
-        finished = process.poll()
-        if finished is not None:
+        if (finished := process.poll()) is not None:
           running.remove((job, process))
-          _kill_group(process.child)  # Workers that it may have left.
-          if finished.ended_by == 'exit' and finished.peak_mb > job.limits.megabytes:
+          _kill(process.child)  # Workers that it may have left.
+          if finished.ended_by == 'exit' and finished.peak_mb > job.megabytes:
             finished = finished._replace(ended_by='memory')
           yield job, finished
       time.sleep(_POLL_SECONDS)
@@ -191,12 +180,16 @@ def _started(job):
   """Prepares and starts a job."""
 
   def look(seconds, megabytes):
-    if seconds > job.limits.seconds:
+    if seconds > job.seconds:
       return 'hang'
-    return 'memory' if megabytes > job.limits.megabytes else ''
+    return 'memory' if megabytes > job.megabytes else ''
 
   job.directory.mkdir(parents=True, exist_ok=True)
-  _await(_fork(job.prepare, job.directory / 'prepare.txt'), job)
+  preparing = multiprocessing.get_context('fork').Process(target=job.prepare)
+  preparing.start()
+  preparing.join()
+  if preparing.exitcode:
+    raise RuntimeError(f'{job.command}: its input could not be made; see above.')
   log = job.directory / 'output.txt'
   log.unlink(missing_ok=True)
   return _Process(_fork(lambda: _main(job), log), log, look)
@@ -223,9 +216,8 @@ def _fork(function, log: pathlib.Path) -> int:
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with open(log, 'ab') as file, open(os.devnull, 'rb') as nothing:
-      os.dup2(nothing.fileno(), 0)
-      os.dup2(file.fileno(), 1)
-      os.dup2(file.fileno(), 2)
+      for number, stream in enumerate((nothing, file, file)):
+        os.dup2(stream.fileno(), number)
     # Whatever else they were, as in tests.
     settings = {'encoding': 'utf-8', 'errors': 'backslashreplace', 'line_buffering': True}
     sys.stdout, sys.stderr = (
@@ -238,13 +230,6 @@ def _fork(function, log: pathlib.Path) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _await(child, job):
-  _, status = os.waitpid(child, 0)
-  if status:
-    log = (job.directory / 'prepare.txt').read_text(errors='replace')
-    raise RuntimeError(f'{job.name}: its input could not be made: {log[-2000:]}')
 
 
 def _main(job):

@@ -2,11 +2,13 @@
 
 import collections
 from collections.abc import Iterable
+import contextlib
 import json
 import pathlib
 from typing import Any, NamedTuple
 
 from deeplab2 import errors
+from deeplab2 import files
 
 
 class Result(NamedTuple):
@@ -29,11 +31,13 @@ class Journal:
   def __init__(self, path: pathlib.Path):
     """Reads what an earlier campaign has left."""
     self._path = path
-    self.results: dict[str, Result] = {}
     lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
-    self._settings, *entries = [entry for entry in map(_parsed, lines) if entry] or [None]
-    for entry in entries:
-      self._keep(Result(**entry))
+    entries = []
+    for line in lines:
+      with contextlib.suppress(ValueError):  # Cut when the campaign was killed.
+        entries.append(json.loads(line))
+    self._settings, *found = entries or [None]
+    self.results = {entry['name']: Result(**entry) for entry in found}
 
   def begin(self, settings: dict[str, Any]) -> None:
     """Starts, or goes on, with results of these settings.
@@ -45,28 +49,15 @@ class Journal:
       raise errors.UserError(
         f'{self._path}: holds results of {self._settings}, not {settings}; take another --work_dir.'
       )
-    self._path.parent.mkdir(parents=True, exist_ok=True)
     # Without the line that was cut, if there is one.
     lines = [settings, *(result._asdict() for result in self.results.values())]
-    temporary = self._path.with_suffix('.tmp')
-    temporary.write_text(''.join(f'{json.dumps(line)}\n' for line in lines), encoding='utf-8')
-    temporary.replace(self._path)
+    files.write_whole(str(self._path), ''.join(f'{json.dumps(line)}\n' for line in lines).encode())
 
   def add(self, result: Result) -> None:
     """Adds a result, which replaces an older one of that name."""
-    self._keep(result)
+    self.results[result.name] = result
     with open(self._path, 'a', encoding='utf-8') as file:
       file.write(json.dumps(result._asdict()) + '\n')
-
-  def _keep(self, result):
-    self.results[result.name] = result
-
-
-def _parsed(line):
-  try:
-    return json.loads(line)
-  except ValueError:  # Cut when the campaign was killed.
-    return None
 
 
 def table(results: Iterable[Result]) -> str:
