@@ -77,7 +77,6 @@ def test_training_golden(golden):
   images = np.concatenate([fill.image(height, width, seed) for seed in seeds])
   watched = [key.removeprefix('grad2_norm/') for key in golden if key.startswith('grad2_norm/')]
 
-  @tf.function
   def step(images):
     with tf.GradientTape() as tape1, tf.GradientTape() as tape2:
       prediction = model(images, training=True)
