@@ -62,14 +62,17 @@ class Parser(argparse.ArgumentParser):
 def run(command: Callable[[], object]) -> int:
   """Runs `command`; returns the exit code.
 
-  That is 0, 2 after one line on a mistake of the user, 130 after Ctrl-C, and 1 if whoever reads the
-  output (`| head`) has ended.
+  That is 0, 2 after one line on a mistake of the user, 130 after Ctrl-C, 128 + the signal's number
+  where a command heeds signals, and 1 if whoever reads the output (`| head`) has ended.
   """
   try:
     command()
     sys.stdout.flush()
   except errors.UserError as error:
     return errors.report(error)
+  except errors.Stopped as stopped:
+    print(stopped, file=sys.stderr)
+    return stopped.exit_code
   except KeyboardInterrupt:
     print('Interrupted.', file=sys.stderr)
     return 130

@@ -14,6 +14,17 @@ class UserError(Exception):
   """
 
 
+class Stopped(Exception):
+  """The run was asked to end by a signal, and did so in order.
+
+  Command lines print the message and exit with `exit_code`.
+  """
+
+  def __init__(self, message: str, exit_code: int):
+    super().__init__(message)
+    self.exit_code = exit_code
+
+
 def report(error):
   """Prints `error` as one line on standard error and returns the exit code of a user's mistake."""
   text = re.sub(r'\s*[\r\n]+\s*', ' ', str(error))

@@ -214,9 +214,9 @@ def test_refused_options_are_removed(small, path, value):
 
 
 def test_batches(small):
-  assert 'take 6 or 9.' in _message(lambda: checks.check_batch(small(), TRAIN, 3))
+  assert 'take 6 or 9.' in _message(lambda: checks.check_batch(small(), 3))
   for size in (6, 9):
-    checks.check_batch(small(f'{TRAIN}.batch_size={size}'), TRAIN, 3)
+    checks.check_batch(small(f'{TRAIN}.batch_size={size}'), 3)
 
 
 def test_environment_variables(small, monkeypatch):

@@ -4,7 +4,7 @@ The file is TensorFlow's (a CheckpointState in text form), so that TensorFlow an
 newest checkpoint too. All paths are literal.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import os
 import re
 import time
@@ -202,12 +202,13 @@ def remove_unfinished(directory: str) -> None:
       files.remove_if_exists(path)
 
 
-def follow(directory: str, timeout: float | None) -> Iterator[str]:
+def follow(directory: str, timeout: float | None, stop: Callable[[], bool] = bool) -> Iterator[str]:
   """Yields the newest checkpoint, then each newer one that another process saves.
 
   Args:
     directory: of the run; need not exist yet.
     timeout: seconds to wait for the next checkpoint before it ends; None waits for ever.
+    stop: returns whether to wait no longer; asked every few seconds.
   """
   seen: str | None = None
   waiting_since = time.monotonic()
@@ -219,6 +220,6 @@ def follow(directory: str, timeout: float | None) -> Iterator[str]:
       waiting_since = time.monotonic()
       continue
     left = _POLL_SECONDS if timeout is None else waiting_since + timeout - time.monotonic()
-    if left <= 0:
+    if left <= 0 or stop():
       return
     time.sleep(min(left, _POLL_SECONDS))

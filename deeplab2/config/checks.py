@@ -4,12 +4,14 @@
 needs. Numbers of classes are compared with the dataset in assemble.py, which knows both.
 """
 
+import dataclasses
 import re
 
 from absl import logging
 
 from deeplab2 import errors
 from deeplab2 import files
+from deeplab2.config import config_pb2
 from deeplab2.config import experiment
 from deeplab2.config import loss_checks
 from deeplab2.config import model_checks
@@ -68,18 +70,17 @@ def check_mode(config: experiment.Config, mode: str) -> None:
     check_files(config, 'eval_dataset_options')
 
 
-def check_batch(config: experiment.Config, dataset_field: str, num_replicas: int) -> None:
-  """Checks that a batch splits evenly over the replicas.
+def check_batch(config: experiment.Config, num_replicas: int) -> None:
+  """Checks that the training batch splits evenly over the replicas.
 
   Args:
     config: the configuration.
-    dataset_field: 'train_dataset_options' or 'eval_dataset_options'.
     num_replicas: number of devices that share a batch.
 
   Raises:
     UserError: with the nearest sizes that do.
   """
-  path = f'{dataset_field}.batch_size'
+  path = 'train_dataset_options.batch_size'
   size = config.value(path)
   if size % num_replicas:
     lower = size - size % num_replicas
@@ -87,6 +88,35 @@ def check_batch(config: experiment.Config, dataset_field: str, num_replicas: int
     raise config.error(
       path, f'cannot be split over {num_replicas} replicas; take {" or ".join(near)}.'
     )
+
+
+def evaluated_by(config: experiment.Config, num_replicas: int) -> experiment.Config:
+  """Returns the configuration with an evaluation batch that splits evenly over the replicas.
+
+  It is rounded up, and the log says so. Batches are filled up with padding examples, so every image
+  still counts once; `eval_steps`, if it is set, becomes the least number of batches that hold as
+  many images as before.
+
+  Args:
+    config: the configuration.
+    num_replicas: number of devices that share a batch.
+  """
+  size = config.options.eval_dataset_options.batch_size
+  rounded = -(-size // num_replicas) * num_replicas
+  if rounded == size:
+    return config
+  logging.info(
+    'eval_dataset_options.batch_size = %d is rounded up to %d for %d replicas.',
+    size,
+    rounded,
+    num_replicas,
+  )
+  options = config_pb2.ExperimentOptions.FromString(config.options.SerializeToString())
+  options.eval_dataset_options.batch_size = rounded
+  steps = options.evaluator_options.eval_steps
+  if steps != -1:
+    options.evaluator_options.eval_steps = -(-steps * size // rounded)
+  return dataclasses.replace(config, options=options)
 
 
 def check_files(config: experiment.Config, dataset_field: str) -> None:

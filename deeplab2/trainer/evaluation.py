@@ -12,6 +12,7 @@ from deeplab2 import errors
 from deeplab2.trainer import evaluator as evaluator_lib
 from deeplab2.trainer import progress
 from deeplab2.trainer import reports
+from deeplab2.trainer import stopping
 from deeplab2.trainer import summaries as summaries_lib
 from deeplab2.trainer import unfinished as unfinished_lib
 
@@ -42,6 +43,7 @@ class Evaluation:
     num_steps: int = -1,
     num_images: int | None = None,
     guard: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    stop: stopping.Request | None = None,
   ):
     """Creates the loop.
 
@@ -54,6 +56,7 @@ class Evaluation:
       num_steps: batches per evaluation, -1 for all.
       num_images: how many there will be, if known, for the progress shown.
       guard: keeps other processes from the same evaluation, and explains errors of the input.
+      stop: ends an evaluation after a batch.
     """
     self._evaluator = evaluator
     self._report = report
@@ -63,6 +66,7 @@ class Evaluation:
     self._num_steps = num_steps
     self._num_images = num_images
     self._guard = guard
+    self._stop = stop or stopping.Request()
 
   def is_done(self) -> bool:
     """Returns whether there is nothing to measure, or the numbers of this step are written."""
@@ -77,6 +81,7 @@ class Evaluation:
     Raises:
       InUseError: another process does the same evaluation.
       UserError: something could not be written, or there was no image to evaluate.
+      Stopped: `stop` was requested; the state is saved.
     """
     with self._guard():
       scalars, failure = self._evaluate()
@@ -110,7 +115,8 @@ class Evaluation:
         shown.update(images, {})
         # Started again after a failure, it shall write what is missing.
         if failure is None:
-          unfinished.save(lambda: _state(position, metrics))  # noqa: B023
+          unfinished.save(lambda: _state(position, metrics), now=self._stop.is_made())  # noqa: B023
+        self._stop.check(f'The evaluation goes on after {images} images when it is started again.')
     self._check(position)
     results = {name: metric.result() for name, metric in metrics.items()}
     scalars = {} if self._report is None else self._report.write(results, position.corrupt)

@@ -26,8 +26,10 @@ from deeplab2.trainer import evaluator as evaluator_lib
 from deeplab2.trainer import loop
 from deeplab2.trainer import optimizer
 from deeplab2.trainer import reports
+from deeplab2.trainer import run_record
 from deeplab2.trainer import runtime
 from deeplab2.trainer import slots
+from deeplab2.trainer import stopping
 from deeplab2.trainer import summaries as summaries_lib
 from deeplab2.trainer import trainer as trainer_lib
 from deeplab2.trainer import unfinished as unfinished_lib
@@ -38,33 +40,39 @@ _INITIAL = 'model_options.initial_checkpoint'
 _PRETRAINED = 'model_options.backbone.pretrained_weights'
 
 
-def train(config: Config, directory: str) -> None:
+def train(config: Config, directory: str, stop: stopping.Request | None = None) -> None:
   """Trains up to training_number_of_steps, in the current strategy's scope.
 
   Args:
     config: checked for this mode.
     directory: work directory of the run.
+    stop: ends the run at the next step or batch.
 
   Raises:
     UserError: as of all modes, see train.run.
+    Stopped: `stop` was requested; what was done is saved.
   """
-  with _only_training(directory):
+  with _only_training(directory), run_record.kept(config, directory, 'train'):
     model = assemble.model(config, training=True)
     global_step = orbit.utils.create_global_step()
-    train_loop = _train_loop(config, directory, model, global_step)
+    train_loop = _train_loop(config, directory, model, global_step, stop)
     if train_loop.step < _num_steps(config):
       train_loop.run(_num_steps(config))
     else:
       _log_finished(config, train_loop)
 
 
-def train_and_evaluate(config: Config, directory: str) -> None:
+def train_and_evaluate(
+  config: Config, directory: str, stop: stopping.Request | None = None
+) -> None:
   """Trains, and evaluates every eval_interval steps and at the end; arguments as of `train`."""
-  with _only_training(directory):
+  with _only_training(directory), run_record.kept(config, directory, 'train_and_eval'):
     model = assemble.model(config, training=True)
     global_step = orbit.utils.create_global_step()
-    train_loop = _train_loop(config, directory, model, global_step)
-    eval_loop = _eval_loop(config, directory, model, global_step, training=lambda: train_loop.logs)
+    train_loop = _train_loop(config, directory, model, global_step, stop)
+    eval_loop = _eval_loop(
+      config, directory, model, global_step, stop, training=lambda: train_loop.logs
+    )
     if train_loop.step < _num_steps(config) or not eval_loop.is_done():
       loop.train_and_evaluate(
         train_loop,
@@ -76,7 +84,7 @@ def train_and_evaluate(config: Config, directory: str) -> None:
       _log_finished(config, train_loop)
 
 
-def evaluate(config: Config, directory: str) -> None:
+def evaluate(config: Config, directory: str, stop: stopping.Request | None = None) -> None:
   """Evaluates the newest checkpoint of the run, or initial_checkpoint; arguments as of `train`."""
   model, global_step = assemble.model(config), orbit.utils.create_global_step()
   checkpoints = restore.Checkpoints(directory, model=model, global_step=global_step)
@@ -90,18 +98,26 @@ def evaluate(config: Config, directory: str) -> None:
       )
     prefix = source = restore.restore_model(model, initial)
   logging.info('Evaluating %s', prefix)
-  _eval_loop(config, directory, model, global_step, source=source).run()
+  _eval_loop(config, directory, model, global_step, stop, source=source).run()
 
 
-def evaluate_continuously(config: Config, directory: str) -> None:
-  """Evaluates every checkpoint that another process saves; arguments as of `train`."""
+def evaluate_continuously(
+  config: Config, directory: str, stop: stopping.Request | None = None
+) -> None:
+  """Evaluates every checkpoint that another process saves; arguments as of `train`.
+
+  It ends with the checkpoint of training_number_of_steps, or if none appears in time.
+  """
+  stop = stop or stopping.Request()
   model, global_step = assemble.model(config), orbit.utils.create_global_step()
   checkpoints = restore.Checkpoints(directory, model=model, global_step=global_step)
   timeout = config.options.evaluator_options.continuous_eval_timeout
   count = loop.evaluate_continuously(
-    _eval_loop(config, directory, model, global_step),
+    _eval_loop(config, directory, model, global_step, stop),
     checkpoints,
     timeout=None if timeout == -1 else timeout,
+    total=_num_steps(config),
+    stop=stop,
   )
   if not count:
     raise errors.UserError(
@@ -154,9 +170,9 @@ def _log_finished(config, train_loop):
   )
 
 
-def _train_loop(config, directory, model, global_step):
+def _train_loop(config, directory, model, global_step, stop):
   """Creates the training loop, with the run resumed, or the model initialised."""
-  checks.check_batch(config, _TRAIN, tf.distribute.get_strategy().num_replicas_in_sync)
+  checks.check_batch(config, tf.distribute.get_strategy().num_replicas_in_sync)
   _warn_of_slots(config)
   options = config.options.trainer_options
   groups = optimizer_groups(config, model)
@@ -191,6 +207,7 @@ def _train_loop(config, directory, model, global_step):
     save_steps=options.save_checkpoints_steps,
     summary_steps=options.save_summaries_steps,
     explained=lambda: _explained(config, _TRAIN),
+    stop=stop,
   )
 
 
@@ -239,7 +256,7 @@ def _restore(config, model, checkpoints):
     )
 
 
-def _eval_loop(config, directory, model, global_step, source=None, training=dict):
+def _eval_loop(config, directory, model, global_step, stop, source=None, training=dict):
   """Creates the evaluation loop.
 
   Args:
@@ -247,10 +264,11 @@ def _eval_loop(config, directory, model, global_step, source=None, training=dict
     directory: work directory of the run.
     model: to evaluate.
     global_step: of it.
+    stop: ends an evaluation after a batch.
     source: checkpoint that the model is from, None for that of the run and step.
     training: returns the logs of a concurrent training, if any.
   """
-  checks.check_batch(config, _EVAL, tf.distribute.get_strategy().num_replicas_in_sync)
+  config = checks.evaluated_by(config, tf.distribute.get_strategy().num_replicas_in_sync)
   options, info = config.options.evaluator_options, assemble.dataset_info(config)
   eval_directory = os.path.join(directory, 'eval')
   evaluated = evaluated_lib.describe(config)
@@ -307,6 +325,7 @@ def _eval_loop(config, directory, model, global_step, source=None, training=dict
     num_steps=options.eval_steps,
     num_images=None if options.eval_steps == -1 else options.eval_steps * batch_size,
     guard=guard,
+    stop=stop,
   )
 
 

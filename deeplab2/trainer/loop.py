@@ -13,6 +13,7 @@ from deeplab2.checkpoint import directory as directory_lib
 from deeplab2.checkpoint import restore
 from deeplab2.trainer import evaluation
 from deeplab2.trainer import progress
+from deeplab2.trainer import stopping
 from deeplab2.trainer import summaries as summaries_lib
 from deeplab2.trainer import trainer as trainer_lib
 
@@ -33,6 +34,7 @@ class TrainLoop:
     save_steps: int,
     summary_steps: int,
     explained: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    stop: stopping.Request | None = None,
   ):
     """Creates the loop.
 
@@ -44,6 +46,7 @@ class TrainLoop:
       save_steps: least number of steps between two checkpoints.
       summary_steps: least number of steps between two entries of TensorBoard.
       explained: raises errors of the input as ones that name the file.
+      stop: ends the training after a step, with a checkpoint of it.
     """
     self._trainer = trainer
     self._checkpoints = checkpoints
@@ -52,6 +55,7 @@ class TrainLoop:
     self._save_steps = save_steps
     self._summary_steps = summary_steps
     self._explained = explained
+    self._stop = stop or stopping.Request()
     self._summaries = summaries_lib.Summaries(
       os.path.join(checkpoints.directory, 'train'), global_step
     )
@@ -69,6 +73,7 @@ class TrainLoop:
     Raises:
       UserError: a loss that is not finite, or a checkpoint or the logs cannot be saved. What was
         saved before stays; where the logs cannot, a checkpoint is saved first.
+      Stopped: `stop` was requested; the last step is saved.
     """
     total = until if total is None else total
     self.save()
@@ -76,11 +81,19 @@ class TrainLoop:
     try:
       while self.step < until:
         with self._explained():
-          self.logs = self._trainer.train(min(self._steps_per_loop, until - self.step))
+          self.logs = self._trainer.train(
+            min(self._steps_per_loop, until - self.step), self._stop.is_made
+          )
         shown.update(self.step, _main_losses(self.logs))
         self._write(last=self.step == total)
         if self.step >= self._checkpoints.last_saved + self._save_steps or self.step == total:
           self.save()
+        if self._stop.is_made():
+          self.save()
+          self._stop.check(
+            f'Step {self.step} is saved in {self._checkpoints.directory}; the run goes on from '
+            'there when it is started again.'
+          )
     finally:
       shown.close()
     if self.step == total:
@@ -137,9 +150,12 @@ def _evaluate_unless_another_does(evaluate):
 
 @contextlib.contextmanager
 def _saving_before_it_ends(train):
-  """Saves a checkpoint before a UserError passes."""
+  """Saves a checkpoint before a UserError passes, or the end that was asked for."""
   try:
     yield
+  except errors.Stopped:
+    train.save()
+    raise
   except errors.UserError as error:
     try:
       train.save()
@@ -149,26 +165,40 @@ def _saving_before_it_ends(train):
 
 
 def evaluate_continuously(
-  evaluate: evaluation.Evaluation, checkpoints: restore.Checkpoints, timeout: float | None
+  evaluate: evaluation.Evaluation,
+  checkpoints: restore.Checkpoints,
+  *,
+  timeout: float | None,
+  total: int,
+  stop: stopping.Request,
 ) -> int:
-  """Evaluates the newest checkpoint, then each newer one that appears.
+  """Evaluates the newest checkpoint, then each newer one that appears, up to that of step `total`.
 
   Args:
     evaluate: what to run.
     checkpoints: of the run that trains elsewhere.
     timeout: seconds to wait for the next checkpoint; None waits for ever.
+    total: the last step of the training.
+    stop: ends an evaluation after a batch, and the waiting.
 
   Returns:
     The number of checkpoints that were evaluated, here or by another process at the same time.
+
+  Raises:
+    Stopped: `stop` was requested.
   """
   count = 0
-  for prefix in directory_lib.follow(checkpoints.directory, timeout):
+  for prefix in directory_lib.follow(checkpoints.directory, timeout, stop.is_made):
     if not directory_lib.exists(prefix):
       logging.warning('%s was deleted before it could be evaluated', prefix)
       continue
     checkpoints.restore(prefix)
     _evaluate_unless_another_does(evaluate)
     count += 1
+    if checkpoints.last_saved >= total:
+      logging.info('Step %d was the last of the training.', total)
+      break
+  stop.check(f'{count} checkpoints are evaluated.')
   return count
 
 

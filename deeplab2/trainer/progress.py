@@ -32,7 +32,11 @@ class Bar:
 
 @gin.configurable
 class Lines:
-  """Log lines with rate, remaining time and values, not more often than every few seconds."""
+  """Log lines with rate, remaining time and values, not more often than every few seconds.
+
+  The first line says how long the first results took. Rates leave that out, because building a
+  graph and filling buffers are part of it.
+  """
 
   def __init__(
     self, task: str, total: int | None, unit: str, done: int = 0, seconds_between: float = 10.0
@@ -41,19 +45,25 @@ class Lines:
     self._task = task
     self._total = total
     self._unit = unit
-    self._first = self._shown = done
+    self._first: int | None = None
+    self._shown = done
     self._seconds_between = seconds_between
     self._started = self._last = time.monotonic()
 
   def update(self, done: int, values: Mapping[str, float]) -> None:
-    """Logs a line if the last one is old enough, or the task is complete."""
+    """Logs a line if it is the first, the last one is old enough, or the task is complete."""
     now = time.monotonic()
-    if done != self._total and now - self._last < self._seconds_between:
-      return
-    rate = (done - self._shown) / max(now - self._last, 1e-9)
     of_total = '' if self._total is None else f'/{self._total}'
-    parts = [f'{self._task}: {self._unit} {done}{of_total}', f'{rate:.3g} {self._unit}s/s']
-    if self._total is not None and done < self._total:
+    parts = [f'{self._task}: {self._unit} {done}{of_total}']
+    if self._first is None:
+      parts.append(f'first results after {_clock(now - self._started)}')
+      self._first, self._started = done, now
+    elif done == self._total or now - self._last >= self._seconds_between:
+      rate = (done - self._shown) / max(now - self._last, 1e-9)
+      parts.append(f'{rate:.3g} {self._unit}s/s')
+    else:
+      return
+    if self._total is not None and self._first < done < self._total:
       mean_rate = (done - self._first) / (now - self._started)
       parts.append(f'{_clock((self._total - done) / mean_rate)} left')
     parts += [f'{name} {value:.4g}' for name, value in values.items()]

@@ -5,7 +5,9 @@
 Everything goes below DIRECTORY/<experiment_name>: checkpoints, TensorBoard logs in `train` and
 `eval`, the results `eval/metrics-<step>.json`, images in `vis`. A run that was interrupted goes on
 from its newest checkpoint when it is started again, an evaluation after the images that are done.
-One process at a time trains in a directory.
+SIGTERM or Ctrl-C ends it after the step at hand, which is saved, with exit code 143 or 130; another
+one ends it at once. One process at a time trains in a directory. `config.textproto` and `run.json`
+say what the run is and where it was trained.
 
 Modes:
   train            train up to training_number_of_steps
@@ -27,6 +29,7 @@ from deeplab2.config import checks  # noqa: E402
 from deeplab2.config import load  # noqa: E402
 from deeplab2.trainer import experiment  # noqa: E402
 from deeplab2.trainer import runtime  # noqa: E402
+from deeplab2.trainer import stopping  # noqa: E402
 
 MODES = {
   'train': experiment.train,
@@ -45,14 +48,16 @@ def run(arguments) -> None:
   Raises:
     UserError: for a mistake in flags, configuration, data or checkpoints; for a loss that is not
       finite; for a checkpoint that cannot be saved.
+    Stopped: by SIGTERM or SIGINT, with everything saved.
   """
   config = load.load(arguments.config_file, arguments.set)
   checks.check_mode(config, arguments.mode)
   runtime.bind_gin(arguments.gin_file, arguments.gin_param)
   runtime.set_up()
   strategy = runtime.create_strategy(arguments.num_gpus, arguments.master)
-  with strategy.scope():
-    MODES[arguments.mode](config, run_directory(arguments.model_dir, config))
+  stop = stopping.Request()
+  with stopping.heeded(stop), strategy.scope():
+    MODES[arguments.mode](config, run_directory(arguments.model_dir, config), stop)
 
 
 def run_directory(model_dir: str, config) -> str:

@@ -71,26 +71,37 @@ class Trainer:
     self._iterator = None
     self._loop_on_device = loop_on_device
     self._is_built = False
+    self._first_seconds = 0.0  # Of the first step, if it is one of the current `train`.
     # Without autograph, which would translate the source of the whole model first.
     self._call = tf.function(self._loop if loop_on_device else self._one, autograph=False)
     self.beyond_slots = slots.Beyond()
 
-  def train(self, num_steps: int) -> dict[str, float]:
-    """Does `num_steps` steps on the next batches; returns means over them and rates, by tag.
+  def train(self, num_steps: int, stop: Callable[[], bool] = bool) -> dict[str, float]:
+    """Trains on the next batches.
+
+    Args:
+      num_steps: of steps, at least 1.
+      stop: returns whether to do no more of them. Asked before every step but the first; not where
+        the loop is on the device.
+
+    Returns:
+      Means over the steps, and rates, by tag.
 
     Raises:
       UserError: naming step and terms, if one was not finite.
     """
     started = time.monotonic()
     if self._iterator is None:
+      logging.info('Building the graph of a training step, which can take minutes.')
       self._iterator = iter(self._dataset)
-    run = self._steps_on_device if self._loop_on_device else self._steps_from_host
-    steps, sums, latest = run(num_steps)
-    if not self._is_built:
-      # Building the graph and optimising it took more memory than it keeps.
-      runtime.release_freed_memory()
-      self._is_built = True
-    seconds = time.monotonic() - started
+    if self._loop_on_device:
+      steps, sums, latest = self._steps_on_device(num_steps)
+    else:
+      steps, sums, latest = self._steps_from_host(num_steps, stop)
+    timed, seconds = steps, time.monotonic() - started
+    if self._first_seconds and steps > 1:
+      timed, seconds = steps - 1, seconds - self._first_seconds
+    self._first_seconds = 0.0
     done = int(self._global_step.numpy())
     terms = {**latest['losses'], GRADIENT_NORM: latest[GRADIENT_NORM]}
     bad = {name: value for name, value in terms.items() if not _is_finite(value)}
@@ -106,18 +117,18 @@ class Trainer:
     logs.update(loss_means.diagnostics(sums['diagnostics']))
     for group, tag in zip(self._groups, ('learning_rate', 'learning_rate_backbone'), strict=False):
       logs[tag] = float(group.rate(tf.constant(done - 1)))
-    logs['steps_per_second'] = steps / seconds
-    logs['images_per_second'] = steps * self._batch_size / seconds
+    logs['steps_per_second'] = timed / seconds
+    logs['images_per_second'] = timed * self._batch_size / seconds
     return logs
 
-  def _steps_from_host(self, num_steps):
-    """Does up to `num_steps` steps, each by a call, fewer if one is not finite.
+  def _steps_from_host(self, num_steps, stop):
+    """Does up to `num_steps` steps, each by a call; fewer if one is not finite, or `stop()`.
 
     Returns:
       The number of steps, the sums over them of what `_step` returns, and that of the last one.
     """
     number, sums, latest = 0, None, None
-    for values, finite in self._results(num_steps):
+    for values, finite in self._results(num_steps, stop):
       latest = tf.nest.map_structure(lambda value: value.numpy(), values)
       sums = latest if sums is None else tf.nest.map_structure(operator.add, sums, latest)
       number += 1
@@ -125,22 +136,29 @@ class Trainer:
         break
     return number, sums, latest
 
-  def _results(self, num_steps):
+  def _results(self, num_steps, stop):
     """Yields what `_step` returns; the next step has begun by then, so that no device waits.
 
     It changes no variable if the one before was not finite.
     """
-    before, finite = None, tf.constant(True)
+    before, finite, started = None, tf.constant(True), time.monotonic()
     for _ in range(num_steps):
+      if before is not None and stop():
+        break
       result = self._call(self._iterator, finite)
       _, finite = result
       if before is not None:
         yield before
+      elif not self._is_built:
+        # Building the graph and optimising it took more memory than it keeps.
+        runtime.release_freed_memory()
+        self._is_built, self._first_seconds = True, time.monotonic() - started
+        logging.info('The first step took %.0f s.', self._first_seconds)
       before = result
     yield before
 
   def _steps_on_device(self, num_steps):
-    """Does what `_steps_from_host` does, by one call."""
+    """Does what `_steps_from_host` does, by one call that cannot be stopped."""
     results = self._call(self._iterator, tf.constant(num_steps))
     return tf.nest.map_structure(lambda value: value.numpy(), results)
 

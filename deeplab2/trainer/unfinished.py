@@ -51,10 +51,10 @@ class Unfinished:
     logging.warning('%s: not used, %s: the evaluation starts over.', self._path, reason)
     return None
 
-  def save(self, arrays: Callable[[], Mapping[str, np.ndarray]]) -> None:
-    """Writes the state if the last one is old enough; a failure is a warning, once."""
+  def save(self, arrays: Callable[[], Mapping[str, np.ndarray]], now: bool = False) -> None:
+    """Writes the state if `now` or the last one is old enough; a failure is a warning, once."""
     started = time.monotonic()
-    if not self._can_write or started < self._next:
+    if not self._can_write or not now and started < self._next:
       return
     buffer = io.BytesIO()
     content: dict[str, Any] = {_IDENTITY: np.array(self._identity), **arrays()}

@@ -149,9 +149,27 @@ def test_maskwise_without_its_message_has_the_defaults(small):
 def test_batch(small, size, replicas, message):
   config = small(f'train_dataset_options.batch_size={size}')
   with pytest.raises(errors.UserError, match=message):
-    checks.check_batch(config, 'train_dataset_options', replicas)
-  checks.check_batch(config, 'train_dataset_options', 2)
-  checks.check_batch(config, 'train_dataset_options', 1)
+    checks.check_batch(config, replicas)
+  checks.check_batch(config, 2)
+  checks.check_batch(config, 1)
+
+
+@pytest.mark.parametrize(
+  'size, steps, replicas, rounded, rounded_steps',
+  [(1, -1, 8, 8, -1), (1, 20, 8, 8, 3), (4, 5, 2, 4, 5), (3, 4, 2, 4, 3), (5, -1, 3, 6, -1)],
+)
+def test_evaluation_batches_are_rounded_up(
+  small, caplog, size, steps, replicas, rounded, rounded_steps
+):
+  config = small(f'eval_dataset_options.batch_size={size}', f'evaluator_options.eval_steps={steps}')
+  with caplog.at_level('INFO'):
+    shared = checks.evaluated_by(config, replicas)
+  assert shared.options.eval_dataset_options.batch_size == rounded
+  assert shared.options.evaluator_options.eval_steps == rounded_steps
+  # What is evaluated holds all images that were asked for.
+  assert steps == -1 or rounded * rounded_steps >= size * steps
+  assert ('is rounded up to' in caplog.text) == (size != rounded)
+  assert config.options.eval_dataset_options.batch_size == size
 
 
 @pytest.fixture

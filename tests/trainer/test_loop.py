@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import signal
 
 import gin
 import numpy as np
@@ -11,6 +12,7 @@ import tensorflow as tf
 from deeplab2 import errors
 from deeplab2.checkpoint import restore
 from deeplab2.trainer import loop
+from deeplab2.trainer import stopping
 from tests.trainer import fakes
 
 
@@ -24,6 +26,7 @@ def _run(
   model_weights=None,
   explained=contextlib.nullcontext,
   batches=None,
+  stop=None,
 ):
   """Trains to step `until` in `directory`, resuming; returns (model, groups, loop)."""
   trainer, model, step = fakes.trainer(fakes.dataset(weights) if batches is None else batches)
@@ -46,6 +49,7 @@ def _run(
     save_steps=save_steps,
     summary_steps=2,
     explained=explained,
+    stop=stop,
   )
   train.run(until, total)
   return model, trainer._groups, train
@@ -126,8 +130,9 @@ def test_progress_goes_to_the_log_where_there_is_no_terminal(tmp_path, caplog):
   finally:
     gin.clear_config()
   lines = [line for line in caplog.messages if line.startswith('train: step')]
-  assert lines[0].startswith('train: step 2/6, ')
-  assert 'steps/s' in lines[0] and ' left' in lines[0] and 'total_loss' in lines[0]
+  assert lines[0].startswith('train: step 2/6, first results after 0:00:')
+  assert lines[1].startswith('train: step 4/6, ')
+  assert 'steps/s' in lines[1] and ' left' in lines[1] and 'total_loss' in lines[1]
   assert lines[-1].startswith('train: step 6/6')
 
 
@@ -145,6 +150,34 @@ def test_errors_of_the_input_are_explained(tmp_path):
   batches = fakes.dataset().map(refuse)
   with pytest.raises(errors.UserError, match='somewhere'):
     _run(tmp_path, 2, batches=batches, explained=explained)
+
+
+@pytest.mark.parametrize('when', ['between steps', 'between loops'])
+def test_a_stop_saves_the_step_at_hand_and_the_run_goes_on(tmp_path, when):
+  batches = fakes.dataset([1.0, 0.5, 2.0, 1.5, 0.7, 3.0, 0.2])
+  start = fakes.trainer(batches)[1].get_weights()
+  whole = _state(*_run(tmp_path / 'whole', 7, model_weights=start, batches=batches)[:2])
+  request, loops = stopping.Request(), []
+
+  @contextlib.contextmanager
+  def ask_in_the_second_loop():
+    loops.append(len(loops))
+    if when == 'between steps' and len(loops) == 2:
+      request.make(signal.SIGTERM)
+    yield
+    if when == 'between loops' and len(loops) == 2:
+      request.make(signal.SIGTERM)
+
+  arguments = dict(model_weights=start, batches=batches, stop=request)
+  with pytest.raises(errors.Stopped, match='Step [34] is saved in .*stopped') as stopped:
+    _run(tmp_path / 'stopped', 7, explained=ask_in_the_second_loop, **arguments)
+  # Loops have two steps; at least one of them is done.
+  done = 3 if when == 'between steps' else 4
+  assert stopped.value.exit_code == 143
+  assert _saved(tmp_path / 'stopped')[-1] == done
+  resumed = _state(*_run(tmp_path / 'stopped', 7, batches=batches.skip(done))[:2])
+  for one, other in zip(whole, resumed, strict=True):
+    np.testing.assert_array_equal(one, other)
 
 
 class _Counter:
@@ -185,5 +218,19 @@ def test_continuous_evaluation_sees_the_newest_then_newer_ones_then_gives_up(tmp
     return int(step.numpy())
 
   counter.step = step_now
-  assert loop.evaluate_continuously(counter, checkpoints, timeout=1) == 2
+  arguments = dict(timeout=1, stop=stopping.Request())
+  assert loop.evaluate_continuously(counter, checkpoints, total=20, **arguments) == 2
   assert counter.steps == [6, 8]
+
+
+def test_continuous_evaluation_ends_with_the_last_step_or_a_signal(tmp_path):
+  _run(tmp_path, 6)
+  model, step = fakes.trainer(fakes.dataset())[1:]
+  checkpoints = restore.Checkpoints(str(tmp_path), model=model, global_step=step)
+  counter = _Counter()
+  counter.step = lambda: int(step.numpy())
+  stop = stopping.Request()
+  assert loop.evaluate_continuously(counter, checkpoints, timeout=None, total=6, stop=stop) == 1
+  stop.make(signal.SIGINT)
+  with pytest.raises(errors.Stopped, match='1 checkpoints are evaluated'):
+    loop.evaluate_continuously(counter, checkpoints, timeout=None, total=9, stop=stop)

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 
 import numpy as np
 import PIL.Image
@@ -14,8 +15,11 @@ from deeplab2 import assemble
 from deeplab2 import errors
 from deeplab2 import files
 from deeplab2 import locks
+from deeplab2.config import load
 from deeplab2.trainer import reports
 from deeplab2.trainer import scores
+from deeplab2.trainer import stopping
+from deeplab2.trainer import train
 from deeplab2.trainer import unfinished
 from tests import disk
 from tests.disk import limited_files
@@ -213,6 +217,25 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(
   assert _names(trained / 'eval') == ['metrics-6.json']
   raw = sorted(path.relative_to(whole) for path in (whole / 'vis').rglob('*.png'))
   assert raw and all((trained / path).read_bytes() == (whole / path).read_bytes() for path in raw)
+
+
+def test_a_stopped_evaluation_keeps_the_batch_at_hand(trained, monkeypatch):
+  request, add = stopping.Request(), scores.Scores.update
+
+  def update(self, image):
+    add(self, image)
+    request.make(signal.SIGTERM)
+
+  config = load.load(runs.CONFIG, runs.OVERRIDES)
+  with monkeypatch.context() as patched:
+    patched.setattr(scores.Scores, 'update', update)
+    with pytest.raises(errors.Stopped, match='goes on after 1 images'):
+      train.MODES['eval'](config, str(trained), request)
+  (state,) = (trained / 'eval').glob('unfinished-6-*.npz')
+  with np.load(state, allow_pickle=False) as arrays:
+    assert arrays['position'].tolist() == [1, 1, 0]
+  runs.run('eval', trained)
+  assert _metrics(trained)['num_images'] == 3
 
 
 def test_state_after_the_last_batch_is_enough(trained, monkeypatch, often):
