@@ -130,13 +130,7 @@ def _segment(model, image, stamp, results, output_dir, failed):
     _leave_out(results, image, error, failed)
     return
   overlay = os.path.join(output_dir, 'overlay', f'{image.name}.png')
-  drawn = drawing.overlay(
-    pixels,
-    panoptic.reduced(drawing.LARGEST_SIDE),
-    model.info.label_space,
-    model.info.class_names,
-    model.info.colors,
-  )
+  drawn = drawing.overlay(pixels, panoptic.reduced(drawing.LARGEST_SIDE), model.info)
   files.write_whole(overlay, lambda place: PIL.Image.fromarray(drawn).save(place))
   results.add(image.name, panoptic, stamp, other_files=[overlay])
 

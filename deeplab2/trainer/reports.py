@@ -178,25 +178,23 @@ class Visualizer:
     """
     if image.number >= self._num_images:
       return
-    space, colors = self._info.label_space, self._info.colors
-    panel = drawing.panel(
-      image.image, image.maps.panoptic, image.ground_truth, space, self._info.class_names, colors
-    )
+    info, space = self._info, self._info.label_space
+    panel = drawing.panel(image.image, image.maps.panoptic, image.ground_truth, info)
     self._summaries.image(f'images/{image.number:06d}', panel)
     semantic = image.maps.semantic
     drawn = {
       'panel': panel,
       'image': np.clip(image.image, 0, 255).astype(np.uint8),
-      'panoptic_prediction': drawing.colorize(image.maps.panoptic, space, colors),
-      'semantic_prediction': drawing.colorize(semantic * space.label_divisor, space, colors),
+      'panoptic_prediction': drawing.colorize(image.maps.panoptic, info),
+      'semantic_prediction': drawing.colorize(semantic * space.label_divisor, info),
     }
     if image.ground_truth is not None:
       ground_truth = image.ground_truth // space.label_divisor
       wrong = (semantic != ground_truth) & (ground_truth != space.ignore_label)
       drawn.update(
         {
-          'panoptic_label': drawing.colorize(image.ground_truth, space, colors),
-          'semantic_label': drawing.colorize(ground_truth * space.label_divisor, space, colors),
+          'panoptic_label': drawing.colorize(image.ground_truth, info),
+          'semantic_label': drawing.colorize(ground_truth * space.label_divisor, info),
           'semantic_error': 255 * wrong.astype(np.uint8),
         }
       )
