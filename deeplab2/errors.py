@@ -1,5 +1,6 @@
 """Errors that a user can correct, and how the command lines show them."""
 
+from collections.abc import Iterable
 import re
 import sys
 
@@ -12,6 +13,13 @@ class UserError(Exception):
   Command lines print the message without a traceback and exit with code 2 (see `report`).
   Library code lets it pass.
   """
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+  """Returns the first `most` of some names, and how many more there are: 'a, b, c and 4 more'."""
+  names = list(names)
+  rest = len(names) - most
+  return ', '.join(names[:most]) + (f' and {rest} more' if rest > 0 else '')
 
 
 def report(error):
