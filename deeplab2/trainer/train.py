@@ -71,13 +71,7 @@ def main(arguments) -> int:
   parser.add_path('--model_dir', required=True, help='Directory that runs are kept in.')
   parser.add_argument('--num_gpus', type=int, help='GPUs to use; 0: the CPU; by default all.')
   parser.add_argument('--master', help='Name or address of a TPU to use.')
-  parser.add_argument(
-    '--set',
-    action='append',
-    default=[],
-    metavar='a.b.c=value',
-    help='Override one option of the config; may be repeated.',
-  )
+  parser.add_overrides()
   parser.add_path(
     '--gin_file', action='append', default=[], help='File of gin bindings; may be repeated.'
   )
