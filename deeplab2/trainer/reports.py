@@ -1,19 +1,18 @@
 """The output of an evaluation: log, JSON, drawn images, raw maps."""
 
 from collections.abc import Callable, Mapping
-import io
 import math
 import os
 from typing import Any, Protocol
 
 from absl import logging
 import numpy as np
-import PIL.Image
 import tensorflow as tf
 
 from deeplab2 import errors
 from deeplab2 import files
 from deeplab2.data import datasets
+from deeplab2.data import images
 from deeplab2.inference import drawing
 from deeplab2.trainer import evaluated as evaluated_lib
 from deeplab2.trainer import evaluator
@@ -199,15 +198,8 @@ class Visualizer:
         }
       )
     for name, pixels in drawn.items():
-      files.write_whole(
-        os.path.join(self._directory, f'{image.number:06d}_{name}.png'), _png(pixels)
-      )
-
-
-def _png(pixels):
-  buffer = io.BytesIO()
-  PIL.Image.fromarray(pixels).save(buffer, 'png')
-  return buffer.getvalue()
+      path = os.path.join(self._directory, f'{image.number:06d}_{name}.png')
+      files.write_whole(path, images.encode(pixels, 'png').data)
 
 
 def _path(directory, step, identity):

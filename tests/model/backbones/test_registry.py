@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab2 import resampling
 from deeplab2.model.backbones import registry
 from tests.goldens import fill
 from tests.model import builders
@@ -39,7 +38,7 @@ def _stride(name, level):
 
 def _check_sizes(name, pyramid, batch, size):
   for level in range(1, 6):
-    expected = (batch, *resampling.feature_size(size, _stride(name, level)))
+    expected = (batch, *(-(-side // _stride(name, level)) for side in size))
     stage, activated = (getattr(pyramid, f'{kind}{level}') for kind in ('stage', 'res'))
     assert tuple(stage.shape[:3]) == tuple(activated.shape[:3]) == expected
 
