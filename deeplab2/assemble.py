@@ -331,21 +331,17 @@ def post_processing(config: Config):
   """Builds the merging rule: mask and class logits -> PanopticMap at the evaluation crop."""
   options = config.options.evaluator_options
   maskwise = options.maskwise_postprocessing
-  space = dataset_info(config).label_space
-  crop = _crop(config, _EVAL)
+  common: dict[str, Any] = {
+    'label_space': dataset_info(config).label_space,
+    'output_size': _crop(config, _EVAL),
+    'pixel_confidence': options.pixel_confidence_threshold,
+    'thing_area_limit': options.thing_area_limit,
+    'stuff_area_limit': options.stuff_area_limit,
+  }
   if options.transformer_post_processing == 'pixelwise':
-    return postprocess.PixelwisePostprocess(
-      space,
-      crop,
-      pixel_confidence=options.pixel_confidence_threshold,
-      class_confidence=options.transformer_class_confidence_threshold,
-      thing_area_limit=options.thing_area_limit,
-      stuff_area_limit=options.stuff_area_limit,
-    )
+    confidence = options.transformer_class_confidence_threshold
+    return postprocess.PixelwisePostprocess(class_confidence=confidence, **common)
   return postprocess.MaskwisePostprocess(
-    space,
-    crop,
-    pixel_confidence=options.pixel_confidence_threshold,
     options=postprocess.MaskwiseOptions(
       maskwise.transformer_class_confidence_threshold_thing,
       maskwise.transformer_class_confidence_threshold_stuff,
@@ -353,8 +349,7 @@ def post_processing(config: Config):
       maskwise.reorder_class_weight,
       maskwise.reorder_mask_weight,
     ),
-    thing_area_limit=options.thing_area_limit,
-    stuff_area_limit=options.stuff_area_limit,
+    **common,
   )
 
 
@@ -472,5 +467,4 @@ def _resize(options):
 
 
 def _crop(config, field):
-  height, width = config.require(f'{field}.crop_size')
-  return height, width
+  return tuple(config.require(f'{field}.crop_size'))

@@ -1,5 +1,6 @@
 """Errors that a user can correct, and how the command lines show them."""
 
+from collections.abc import Iterable
 import re
 import sys
 
@@ -23,6 +24,13 @@ class Stopped(Exception):
   def __init__(self, message: str, exit_code: int):
     super().__init__(message)
     self.exit_code = exit_code
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+  """Returns the first `most` of some names, and how many more there are: 'a, b, c and 4 more'."""
+  names = list(names)
+  rest = len(names) - most
+  return ', '.join(names[:most]) + (f' and {rest} more' if rest > 0 else '')
 
 
 def report(error):

@@ -6,7 +6,9 @@ use them for paths; `expand_pattern` alone is for options that are patterns by d
 with a scheme (`gs://...`) go through TensorFlow's file systems as they are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -16,6 +18,7 @@ import tensorflow as tf
 
 from deeplab2 import errors
 
+_STATS_AT_A_TIME = 16  # Remote files take some 50 ms each.
 # Words of TensorFlow's messages that only speak of its own graph.
 _GRAPH_WORDS = re.compile(r'\{\{function_node [^}]*\}\} ?| ?\[Op:\w+\].*')
 
@@ -108,10 +111,8 @@ def make_directory(path: str, what: str = '') -> str:
     UserError: it cannot be made, or a file is in its place.
   """
   shown = f'{what}={path}' if what else path
-  try:
+  with explained(f'{shown}: the directory cannot be made'):
     tf.io.gfile.makedirs(path)
-  except (OSError, tf.errors.OpError) as error:
-    raise errors.UserError(f'{shown}: the directory cannot be made ({reason(error)}).') from error
   if not tf.io.gfile.isdir(path):
     raise errors.UserError(f'{shown}: is a file; must be a directory.')
   return path
@@ -217,6 +218,28 @@ def remove_if_exists(path: str) -> None:
     tf.io.gfile.remove(path)
   except (OSError, tf.errors.OpError):
     pass
+
+
+def sizes(paths: Sequence[str]) -> list[int]:
+  """Returns the sizes of files in bytes; OSError or OpError if one cannot be looked up."""
+  with concurrent.futures.ThreadPoolExecutor(_STATS_AT_A_TIME) as pool:
+    return list(pool.map(lambda path: tf.io.gfile.stat(path).length, paths))
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+  """Says what a system call or an operation of TensorFlow that fails in the context was for.
+
+  Args:
+    what: 'PATH: cannot be read'; the reason follows in brackets.
+
+  Raises:
+    UserError: instead of OSError and OpError.
+  """
+  try:
+    yield
+  except (OSError, tf.errors.OpError) as error:
+    raise errors.UserError(f'{what} ({reason(error)}).') from error
 
 
 def reason(error: BaseException) -> str:

@@ -86,7 +86,7 @@ def _acquire(path, owner, what):
 def _create(path, owner) -> bool:
   """Writes the lock file; returns False if there is one."""
   text = json.dumps(owner, indent=1)
-  try:
+  with files.explained(f'{path}: the lock cannot be written'):
     if '://' not in path:
       # Written aside and linked, so that nobody ever reads half of it.
       temporary = f'{path}.{owner["token"]}'
@@ -105,10 +105,6 @@ def _create(path, owner) -> bool:
     _write(path, text)
     time.sleep(1)
     return _read(path).get('token') == owner['token']
-  except (OSError, tf.errors.OpError) as error:
-    raise errors.UserError(
-      f'{path}: the lock cannot be written ({files.reason(error)}).'
-    ) from error
 
 
 def _write(path, text):
@@ -189,8 +185,8 @@ def _process_start(process) -> str | None:
     return None
   try:
     os.kill(int(process), 0)
-    return 'unknown'
-  except PermissionError:
-    return 'unknown'
+  except PermissionError:  # It lives, as another user's.
+    pass
   except (OSError, TypeError, ValueError):
     return None
+  return 'unknown'

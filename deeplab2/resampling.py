@@ -8,21 +8,11 @@ nest, and taking every s-th pixel of a label map gives the labels of a stride-s 
 import tensorflow as tf
 
 
-def feature_size(crop_size, stride):
-  """Returns the number of samples per side of a feature at `stride`: ceil(crop_size / stride)."""
-  return tuple(-(-side // stride) for side in crop_size)
-
-
 def resize_bilinear(images, size):
   """Resizes `images` [B, h, w, C] to `size` (h', w') with corners on corners; float32 result."""
   if tuple(images.shape[1:3]) == tuple(size):
     return tf.cast(images, tf.float32)
   return tf.raw_ops.ResizeBilinear(images=images, size=size, align_corners=True)
-
-
-def resize_nearest(labels, size):
-  """Resizes `labels` [B, h, w, C] to `size` (h', w'), corners on corners, halves rounded up."""
-  return tf.raw_ops.ResizeNearestNeighbor(images=labels, size=size, align_corners=True)
 
 
 def subsample(labels, size):

@@ -23,17 +23,8 @@ def test_resizing_keeps_corners_on_corners(size):
   np.testing.assert_allclose(resized[0], _by_hand(image, size), atol=1e-5)
 
 
-def test_nearest_rounds_halves_up():
-  labels = np.arange(3).reshape(1, 3, 1, 1)
-  assert resampling.resize_nearest(labels, (5, 1))[0, :, 0, 0].numpy().tolist() == [0, 1, 1, 2, 2]
-
-
 def test_subsample_takes_the_nested_grid():
   labels = np.arange(33 * 65).reshape(1, 33, 65)
   np.testing.assert_array_equal(resampling.subsample(labels, (9, 17)), labels[:, ::4, ::4])
   with pytest.raises(ValueError, match='33x65 cannot be brought to 9x9'):
     resampling.subsample(labels, (9, 9))
-
-
-def test_feature_size_rounds_up():
-  assert resampling.feature_size((1025, 2049), 32) == (33, 65)

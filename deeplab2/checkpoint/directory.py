@@ -126,8 +126,7 @@ def check_unused(directory: str) -> None:
   for place, regex in (('train', r'events\..*'), ('eval', r'metrics-0*[1-9]\d*(-.*)?\.json')):
     names = files.matching(os.path.join(directory, place), regex)
     if names:
-      more = f' and {len(names) - 1} more' if len(names) > 1 else ''
-      found.append(f'{place}/{names[0]}{more}')
+      found.append(f'{place}/{errors.listed(names, 1)}')
   if found:
     raise errors.UserError(
       f'{directory}: holds results of an earlier training ({"; ".join(found)}), but no '

@@ -18,6 +18,7 @@ from deeplab2 import files
 # What TensorFlow's readers raise for files that are truncated, damaged, or no checkpoints.
 UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, tf.errors.OpError)
 FILE_ENDING = r'\.(index|data-\d{5}-of-\d{5})'
+SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'  # TensorFlow's ending of the keys of variables.
 _LINKED_NAME = 'checkpoint'
 
 
@@ -64,6 +65,10 @@ class Reader:
     return {
       key: tuple(shape) for key, shape in sorted(self._reader.get_variable_to_shape_map().items())
     }
+
+  def stripped_shapes(self) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of all tensors by key without TensorFlow's ending."""
+    return {key.removesuffix(SUFFIX): shape for key, shape in self.shapes().items()}
 
   def has(self, key: str) -> bool:
     """Returns whether there is a tensor of this key."""

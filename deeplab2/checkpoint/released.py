@@ -18,7 +18,6 @@ from deeplab2 import errors
 from deeplab2.checkpoint import reading
 from deeplab2.checkpoint import released_keys
 
-_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
 _ENCODER = 'encoder/'
 _MODEL_GARDEN_ENCODER = 'backbone/_encoder/'
 # Keys of a backbone that was saved alone.
@@ -43,7 +42,6 @@ _FAMILIES = tuple(
     ('ResNet', r'_stage\d+/', r'_stage\d+/_block\d+/'),
   )
 )
-_NUM_EXAMPLES = 3
 _MOVING_STATISTICS = re.compile('/moving_(mean|variance)$')
 _NOTHING = re.compile('(?!)')
 
@@ -62,9 +60,11 @@ class Report(NamedTuple):
     if self.skipped:
       parts.append(f'skipped, as class heads: {", ".join(self.skipped)}')
     if self.missing:
-      parts.append(f'{len(self.missing)} variables start from scratch: {_some(self.missing)}')
+      parts.append(
+        f'{len(self.missing)} variables start from scratch: {errors.listed(self.missing)}'
+      )
     if self.unused:
-      parts.append(f'{len(self.unused)} tensors are of no use here: {_some(self.unused)}')
+      parts.append(f'{len(self.unused)} tensors are of no use here: {errors.listed(self.unused)}')
     return '; '.join(parts)
 
 
@@ -102,7 +102,7 @@ _LAYOUTS: tuple[Callable[[str], str | None], ...] = (
 
 def is_released(reader: reading.Reader) -> bool:
   """Says whether a checkpoint has a backbone as above."""
-  return _layout(_stripped(reader)) is not None
+  return _layout(reader.stripped_shapes()) is not None
 
 
 def load(
@@ -136,11 +136,9 @@ def load(
         f'{prefix}: holds a backbone, {_described(stored.shapes)}, where a whole kMaX-DeepLab is '
         'expected; training can start from it.'
       )
-    matched = _fill_backbone(
-      reader, stored, {key: value for key, value in variables.items() if key.startswith(_ENCODER)}
-    )
-    rest = (key for key in variables if key not in set(matched))
-    return Report(matched, (), tuple(rest), stored.unused)
+    backbone = {key: value for key, value in variables.items() if key.startswith(_ENCODER)}
+    matched = _fill_backbone(reader, stored, backbone)
+    return Report(matched, (), tuple(key for key in variables if key not in matched), stored.unused)
   skipped = set()
   if fresh_class_heads:
     skipped = {key for key in variables if key.startswith(_LAST_SEMANTIC_LAYER)}
@@ -161,18 +159,18 @@ def load_backbone(reader: reading.Reader, backbone: tf.Module) -> Report:
   rest = [key for key in stored.shapes if not key.startswith(_ENCODER)]
   variables = released_keys.of_model(backbone, 'backbone')
   matched = _fill_backbone(reader, _without(stored, rest), variables)
-  missing = (key for key in variables if key not in set(matched))
-  return Report(matched, (), tuple(missing), (*rest, *stored.unused))
+  missing = tuple(key for key in variables if key not in matched)
+  return Report(matched, (), missing, (*rest, *stored.unused))
 
 
 def _stored(reader):
   """Returns the tensors of a checkpoint by our keys, without TensorFlow's bookkeeping."""
-  shapes = _stripped(reader)
+  shapes = reader.stripped_shapes()
   layout = _layout(shapes)
   shapes = {key: shape for key, shape in shapes.items() if not _BOOKKEEPING.match(key)}
   if layout is None:
     raise errors.UserError(
-      f'{reader.prefix}: holds no backbone of DeepLab2; it has {_some(shapes)}.'
+      f'{reader.prefix}: holds no backbone of DeepLab2; it has {errors.listed(shapes)}.'
     )
   is_whole = layout is _of_deeplab2 and any(key.startswith(_WHOLE) for key in shapes)
   sources, unused = {}, []
@@ -181,20 +179,15 @@ def _stored(reader):
     if ours is None:
       unused.append(key)
     else:
-      sources[ours] = key + _SUFFIX if reader.has(key + _SUFFIX) else key
+      sources[ours] = key + reading.SUFFIX if reader.has(key + reading.SUFFIX) else key
   return _Stored(
     sources,
-    {ours: shapes[key.removesuffix(_SUFFIX)] for ours, key in sources.items()},
+    {ours: shapes[key.removesuffix(reading.SUFFIX)] for ours, key in sources.items()},
     tuple(unused),
     is_whole,
     # DeepLab2 reads trainable variables alone of them.
     _MOVING_STATISTICS if layout is released_keys.of_moat_name else _NOTHING,
   )
-
-
-def _stripped(reader):
-  """Returns the shapes of a checkpoint by key without TensorFlow's ending."""
-  return {key.removesuffix(_SUFFIX): shape for key, shape in reader.shapes().items()}
 
 
 def _layout(keys):
@@ -226,9 +219,7 @@ def heads_of_other_classes(
 
 
 def _without(stored, keys):
-  shapes = dict(stored.shapes)
-  for key in keys:
-    shapes.pop(key, None)
+  shapes = {key: shape for key, shape in stored.shapes.items() if key not in keys}
   return stored._replace(shapes=shapes)
 
 
@@ -306,9 +297,9 @@ def _differences(stored: Iterable[str], wanted: Iterable[str]) -> str:
   stored, wanted = set(stored), set(wanted)
   complaints = []
   if wanted - stored:
-    complaints.append(f'it lacks {_some(sorted(wanted - stored), 1)}')
+    complaints.append(f'it lacks {errors.listed(sorted(wanted - stored), 1)}')
   if stored - wanted:
-    complaints.append(f'it has {_some(sorted(stored - wanted), 1)} in addition')
+    complaints.append(f'it has {errors.listed(sorted(stored - wanted), 1)} in addition')
   return '; '.join(complaints)
 
 
@@ -318,9 +309,3 @@ def _described(keys):
     if any(sign.match(key) for key in keys):
       return f'{family} with {len({found[0] for found in map(block.match, keys) if found})} blocks'
   return 'of an unknown family'
-
-
-def _some(keys, count=_NUM_EXAMPLES):
-  keys = list(keys)
-  rest = len(keys) - count
-  return ', '.join(keys[:count]) + (f' and {rest} more' if rest > 0 else '')

@@ -23,7 +23,6 @@ from deeplab2.checkpoint import directory as directory_lib
 from deeplab2.checkpoint import reading
 from deeplab2.checkpoint import released
 
-_SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
 _SLOT = '/.OPTIMIZER_SLOT/'
 _MODEL = 'model/'
 _STEP = 'global_step'
@@ -33,7 +32,6 @@ _OF_TENSORFLOW = re.compile(r'(save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)$')
 # The last semantic layers, and what else has an axis of classes.
 _LAST_SEMANTIC_LAYERS = re.compile(rf'(^|/)(semantic_branch/final|{_HEADS}/heads/\d+/final)/')
 _CLASS_HEADS = re.compile(r'(^|/)class_head/')
-_SAVE_COUNTER = 'save_counter'
 _ARCHIVES = ('.tar.gz', '.tgz', '.tar', '.zip')
 # What to do about another number of classes, by what is done with the checkpoint {prefix}.
 _FRESH_HEADS = 'model_options.restore_semantic_last_layer_from_initial_checkpoint'
@@ -105,21 +103,15 @@ def restore_model(model: tf.Module, path: str) -> str:
   Raises:
     UserError: if there is none, it cannot be read, or it is not of exactly this model.
   """
-  prefix = newest(path)
-  reader = reading.Reader(prefix)
+  reader = reading.Reader(newest(path))
   if _is_native(reader):
     _restore_parts(reader, {'model': model}, for_classes=_TO_USE)
   else:
-    _restore_released(reader, lambda: released.load(reader, model, for_classes=_TO_USE))
-  return prefix
+    _restore_released(reader, released.load, model, for_classes=_TO_USE)
+  return reader.prefix
 
 
-def initialize_model(
-  model: tf.Module,
-  path: str,
-  *,
-  fresh_class_heads: bool = False,
-) -> str:
+def initialize_model(model: tf.Module, path: str, *, fresh_class_heads: bool = False) -> str:
   """Fills `model` from the checkpoint of another run, to train it further; logs a report.
 
   Args:
@@ -134,29 +126,19 @@ def initialize_model(
   Raises:
     UserError: as `restore_model`.
   """
-  prefix = newest(path)
-  reader = reading.Reader(prefix)
+  reader = reading.Reader(newest(path))
   heads = _semantic_heads(model)
   stored = any(key.startswith(f'{_HEADS}/') for key in reader.shapes())
   if heads and not stored:
-    logging.info('%s has no %s, which start from scratch.', prefix, _HEADS)
+    logging.info('%s has no %s, which start from scratch.', reader.prefix, _HEADS)
   elif stored and not heads:
-    logging.info('%s has %s, which the model has not: skipped.', prefix, _HEADS)
+    logging.info('%s has %s, which the model has not: skipped.', reader.prefix, _HEADS)
+  classes = {'fresh_class_heads': fresh_class_heads, 'for_classes': _TO_INITIALIZE}
   if _is_native(reader):
-    parts = {'model': model, **(heads if stored else {})}
-    _restore_parts(reader, parts, fresh_class_heads=fresh_class_heads, for_classes=_TO_INITIALIZE)
+    _restore_parts(reader, {'model': model, **(heads if stored else {})}, **classes)
   else:
-    _restore_released(
-      reader,
-      lambda: released.load(
-        reader,
-        model,
-        fresh_class_heads=fresh_class_heads,
-        backbone_alone=True,
-        for_classes=_TO_INITIALIZE,
-      ),
-    )
-  return prefix
+    _restore_released(reader, released.load, model, backbone_alone=True, **classes)
+  return reader.prefix
 
 
 def initialize_backbone(backbone: tf.Module, path: str) -> str:
@@ -172,15 +154,14 @@ def initialize_backbone(backbone: tf.Module, path: str) -> str:
   Raises:
     UserError: as `restore_model`.
   """
-  prefix = newest(path)
-  reader = reading.Reader(prefix)
+  reader = reading.Reader(newest(path))
   if _is_native(reader):
     model = tf.Module()
     model.backbone = backbone
     _restore_parts(reader, {'model': model}, below='model/backbone/')
   else:
-    _restore_released(reader, lambda: released.load_backbone(reader, backbone))
-  return prefix
+    _restore_released(reader, released.load_backbone, backbone)
+  return reader.prefix
 
 
 def stored_step(prefix: str) -> int:
@@ -189,8 +170,12 @@ def stored_step(prefix: str) -> int:
   Raises:
     UserError: if the checkpoint cannot be read.
   """
-  reader = reading.Reader(prefix)
-  key = _STEP + _SUFFIX
+  return _number(reading.Reader(prefix), _STEP)
+
+
+def _number(reader, name):
+  """Returns an integer of a checkpoint, 0 if it does not hold it."""
+  key = name + reading.SUFFIX
   return int(reader.get(key)) if reader.has(key) else 0
 
 
@@ -242,14 +227,13 @@ class Checkpoints:
         [other for other in directory_lib.stored(self.directory) if other != prefix]
       )
       if older is None:
-        raise errors.UserError(
-          f'{error} No other checkpoint there is whole. To start from '
-          'scratch, give another experiment_name.'
-        ) from error
-      raise errors.UserError(
-        f'{error} The newest other one that is whole is {older}. '
-        f'{directory_lib.how_to_resume(older)}'
-      ) from error
+        advice = (
+          'No other checkpoint there is whole. To start from scratch, give another experiment_name.'
+        )
+      else:
+        how = directory_lib.how_to_resume(older)
+        advice = f'The newest other one that is whole is {older}. {how}'
+      raise errors.UserError(f'{error} {advice}') from error
     if self._whole:
       # The run may have been interrupted between a save and what follows it.
       directory_lib.keep_newest(self.directory, prefix, self._keep)
@@ -270,8 +254,7 @@ class Checkpoints:
     _restore_parts(
       reader, self._parts, whole=self._whole, for_classes=_TO_RESUME if self._whole else _TO_USE
     )
-    counter = _SAVE_COUNTER + _SUFFIX
-    self._saves = int(reader.get(counter)) if reader.has(counter) else 0
+    self._saves = _number(reader, 'save_counter')
     self.last_saved = int(self._global_step.numpy())
 
   def save(self) -> str | None:
@@ -358,10 +341,9 @@ def _restore_parts(
     for_classes: what to do about another number of classes.
   """
   prefix = reader.prefix
-  shapes = {key.removesuffix(_SUFFIX): shape for key, shape in reader.shapes().items()}
   stored = {
     key: shape
-    for key, shape in shapes.items()
+    for key, shape in reader.stripped_shapes().items()
     if _SLOT not in key
     and not _OF_TENSORFLOW.search(key)
     and key.startswith(below)
@@ -379,10 +361,10 @@ def _restore_parts(
   try:
     if fresh or below:
       for key, variable in wanted.items():
-        variable.assign(reader.get(key + _SUFFIX))
+        variable.assign(reader.get(key + reading.SUFFIX))
     else:
       # TensorFlow warns of every value, many lines, if reading fails on the way.
-      reader.check(reader.shapes() if whole else [key + _SUFFIX for key in wanted])
+      reader.check(reader.shapes() if whole else [key + reading.SUFFIX for key in wanted])
       status = tf.train.Checkpoint(**parts).read(reader.path).expect_partial()
       status.assert_existing_objects_matched()
   except AssertionError as error:
@@ -405,11 +387,11 @@ def _check_account(prefix, wanted, stored, for_classes):
   unexpected = sorted(key for key in stored if key not in wanted)
   complaints = []
   if missing:
-    complaints.append(f'it lacks {_some(missing)}')
+    complaints.append(f'it lacks {errors.listed(missing, 1)}')
   if unexpected:
-    complaints.append(f'it has {_some(unexpected)} in addition')
+    complaints.append(f'it has {errors.listed(unexpected, 1)} in addition')
   if wrong:
-    complaints.append(_some(wrong))
+    complaints.append(errors.listed(wrong, 1))
     heads = released.heads_of_other_classes(wanted, stored, _CLASS_HEADS) & set(stored)
     if heads:
       head = min(heads)
@@ -423,23 +405,16 @@ def _check_account(prefix, wanted, stored, for_classes):
     )
 
 
-def _some(names):
-  rest = len(names) - 1
-  return names[0] + (f' and {rest} more' if rest else '')
-
-
-def _restore_released(reader, load):
-  """Calls `load` of a released checkpoint and logs its report."""
+def _restore_released(reader, load, *arguments, **settings):
+  """Calls `load`, a function of released.py, on a released checkpoint and logs its report."""
   prefix = reader.prefix
   if not released.is_released(reader):
-    keys = {key.removesuffix(_SUFFIX) for key in reader.shapes()}
-    some = _some(
-      sorted(key for key in keys if key != _STEP and not _OF_TENSORFLOW.search(key)) or ['nothing']
-    )
+    known = (key for key in reader.stripped_shapes() if not _OF_TENSORFLOW.search(key))
+    some = errors.listed(sorted(key for key in known if key != _STEP) or ['nothing'], 1)
     raise errors.UserError(
       f'{prefix}: neither a checkpoint of this program nor one of DeepLab2; it holds {some}.'
     )
-  report = load()
+  report = load(reader, *arguments, **settings)
   # Next to a backbone there may be a classifier's head, or all of another model.
   log = logging.warning if report.unused else logging.info
   log('%s, a checkpoint of DeepLab2: %s.', prefix, report.summary())

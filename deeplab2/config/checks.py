@@ -44,7 +44,8 @@ def check(config: experiment.Config) -> None:
     if config.options.HasField(field):
       _check_crop(config, field)
       _check_resize(config, field)
-      _check_dataset_numbers(config, field)
+      values.positive(config, field, 'batch_size', 'max_thing_id', 'shuffle_buffer_size')
+      values.not_negative(config, field, 'small_instance_threshold', 'small_instance_weight')
       _check_augmentations(config, field)
       _check_reading(config, field)
 
@@ -142,42 +143,23 @@ def check_files(config: experiment.Config, dataset_field: str) -> None:
 def _check_solver(config):
   values.one_of(config, f'{_SOLVER}.learning_policy', ('poly', 'cosine'))
   values.one_of(config, f'{_SOLVER}.optimizer', ('adamw', 'adam', 'sgd'))
-  for name in (
-    'base_learning_rate',
-    'poly_learning_power',
-    'batchnorm_epsilon',
-    'training_number_of_steps',
-  ):
-    values.positive(config, f'{_SOLVER}.{name}')
-  for name in (
-    'poly_end_learning_rate',
-    'warmup_steps',
-    'adamw_weight_decay',
-    'backbone_learning_rate_multiplier',
-  ):
-    values.not_negative(config, f'{_SOLVER}.{name}')
+  values.positive(config, _SOLVER, 'base_learning_rate', 'poly_learning_power')
+  values.positive(config, _SOLVER, 'batchnorm_epsilon', 'training_number_of_steps')
+  values.not_negative(config, _SOLVER, 'poly_end_learning_rate', 'warmup_steps')
+  values.not_negative(config, _SOLVER, 'adamw_weight_decay', 'backbone_learning_rate_multiplier')
   values.probability(config, f'{_SOLVER}.batchnorm_momentum')
   solver = config.value(_SOLVER)
   if solver.use_gradient_clipping:
     values.positive(config, f'{_SOLVER}.clip_gradient_norm')
   if solver.adamw_weight_decay and solver.optimizer != 'adamw':
-    logging.warning(
-      '%s',
-      config.error(
-        f'{_SOLVER}.adamw_weight_decay', f'has no effect on optimizer "{solver.optimizer}".'
-      ),
-    )
+    message = f'has no effect on optimizer "{solver.optimizer}".'
+    logging.warning('%s', config.error(f'{_SOLVER}.adamw_weight_decay', message))
 
 
 def _check_intervals(config):
   trainer = config.options.trainer_options
-  for name in (
-    'num_checkpoints_to_keep',
-    'save_checkpoints_steps',
-    'save_summaries_steps',
-    'steps_per_loop',
-  ):
-    values.positive(config, f'trainer_options.{name}')
+  values.positive(config, 'trainer_options', 'num_checkpoints_to_keep', 'save_checkpoints_steps')
+  values.positive(config, 'trainer_options', 'save_summaries_steps', 'steps_per_loop')
   loop = trainer.steps_per_loop
   if trainer.save_summaries_steps % loop:
     near = -(-trainer.save_summaries_steps // loop) * loop
@@ -196,31 +178,16 @@ def _check_evaluator(config):
     f'{path}.raw_panoptic_format',
     ('two_channel_png', 'three_channel_png', 'two_channel_numpy_array'),
   )
-  for name in ('transformer_class_confidence_threshold', 'pixel_confidence_threshold'):
-    values.probability(config, f'{path}.{name}')
-  for name in (
-    'transformer_class_confidence_threshold_thing',
-    'transformer_class_confidence_threshold_stuff',
-    'overlapping_threshold',
-  ):
-    values.probability(config, f'{maskwise}.{name}')
-  for name in ('reorder_class_weight', 'reorder_mask_weight'):
-    values.not_negative(config, f'{maskwise}.{name}')
-  for name in ('stuff_area_limit', 'thing_area_limit', 'num_vis_samples'):
-    values.not_negative(config, f'{path}.{name}')
+  confidence = 'transformer_class_confidence_threshold'
+  values.probability(config, path, confidence, 'pixel_confidence_threshold')
+  values.probability(config, maskwise, f'{confidence}_thing', f'{confidence}_stuff')
+  values.probability(config, maskwise, 'overlapping_threshold')
+  values.not_negative(config, maskwise, 'reorder_class_weight', 'reorder_mask_weight')
+  values.not_negative(config, path, 'stuff_area_limit', 'thing_area_limit', 'num_vis_samples')
   values.positive(config, f'{path}.eval_interval')
-  values.require(
-    config,
-    f'{path}.eval_steps',
-    lambda number: number == -1 or number > 0,
-    'a number of batches, or -1 for all',
-  )
-  values.require(
-    config,
-    f'{path}.continuous_eval_timeout',
-    lambda number: number >= -1,
-    'a number of seconds, or -1 for no limit',
-  )
+  batches, seconds = 'a number of batches, or -1 for all', 'a number of seconds, or -1 for no limit'
+  values.require(config, f'{path}.eval_steps', lambda n: n == -1 or n > 0, batches)
+  values.require(config, f'{path}.continuous_eval_timeout', lambda n: n >= -1, seconds)
 
 
 def _check_crop(config, dataset_field):
@@ -256,13 +223,6 @@ def _check_resize(config, dataset_field):
           f'{dataset_field}.max_resize_value',
           f'must not exceed the crop_size {list(dataset.crop_size)} on either side.',
         )
-
-
-def _check_dataset_numbers(config, dataset_field):
-  for name in ('batch_size', 'max_thing_id', 'shuffle_buffer_size'):
-    values.positive(config, f'{dataset_field}.{name}')
-  for name in ('small_instance_threshold', 'small_instance_weight'):
-    values.not_negative(config, f'{dataset_field}.{name}')
 
 
 def _check_augmentations(config, dataset_field):
@@ -325,18 +285,13 @@ def _check_name(config):
 
 def _check_training(config):
   """Checks that there is something to learn, time to, and that its targets are made."""
-  warm_up, steps = (
-    config.value(f'{_SOLVER}.{name}') for name in ('warmup_steps', 'training_number_of_steps')
-  )
-  if warm_up >= steps:
-    logging.warning(
-      '%s',
-      config.error(
-        f'{_SOLVER}.warmup_steps',
-        'ends no earlier than training, training_number_of_steps = '
-        f'{steps}: the base learning rate is never reached; take fewer.',
-      ),
+  steps = config.value(_SOLVER).training_number_of_steps
+  if config.value(_SOLVER).warmup_steps >= steps:
+    message = (
+      f'ends no earlier than training, training_number_of_steps = {steps}: the base learning rate '
+      'is never reached; take fewer.'
     )
+    logging.warning('%s', config.error(f'{_SOLVER}.warmup_steps', message))
   losses = config.value(_LOSSES)
   masks = [name for name in MASK_LOSSES if losses.HasField(name)]
   if not masks:

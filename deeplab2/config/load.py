@@ -29,31 +29,18 @@ _COMMON = """
   cluster_channels: 256
   feed_forward_channels: 2048
 """
-_COCO = (
-  _COMMON
-  + """
-  high_resolution_stride: 4
-  num_mask_slots: 128
-  semantic_decoder: true
-  decoder_drop_path_keep_prob: 0.8
-"""
-)
 KMAX_DEFAULTS = {
-  'coco_panoptic': _COCO,
-  'cityscapes_panoptic': _COMMON
-  + """
-        high_resolution_stride: 2
-        num_mask_slots: 256
-        semantic_decoder: false
-        decoder_drop_path_keep_prob: 0.8
-    """,
-  'ade20k_panoptic': _COMMON
-  + """
-        high_resolution_stride: 4
-        num_mask_slots: 128
-        semantic_decoder: true
-        decoder_drop_path_keep_prob: 1.0
-    """,
+  dataset: f"""{_COMMON}
+  high_resolution_stride: {stride}
+  num_mask_slots: {slots}
+  semantic_decoder: {semantic_decoder}
+  decoder_drop_path_keep_prob: {keep_prob}
+"""
+  for dataset, stride, slots, semantic_decoder, keep_prob in (
+    ('coco_panoptic', 4, 128, 'true', 0.8),
+    ('cityscapes_panoptic', 2, 256, 'false', 0.8),
+    ('ade20k_panoptic', 4, 128, 'true', 1.0),
+  )
 }
 
 _MOST_CHARACTERS = 2**20  # The released ones have 5000; so many take seconds to read.
@@ -143,16 +130,13 @@ def _fill_kmax(config):
   origins = dict(config.origins)
   _fill_drop_path(config, options, origins)
   dataset = options.train_dataset_options.dataset or options.eval_dataset_options.dataset
-  defaults = text_format.Parse(KMAX_DEFAULTS.get(dataset, _COCO), model_pb2.KMaXOptions())
-  source = (
-    f'the default of {dataset}'
-    if dataset in KMAX_DEFAULTS
-    else (
-      f'the default (of COCO; {dataset!r} has none of its own)'
-      if dataset
-      else 'the default (of COCO; no dataset is named)'
-    )
-  )
+  if dataset in KMAX_DEFAULTS:
+    source = f'the default of {dataset}'
+  else:
+    why = f'{dataset!r} has none of its own' if dataset else 'no dataset is named'
+    source = f'the default (of COCO; {why})'
+  text = KMAX_DEFAULTS.get(dataset, KMAX_DEFAULTS['coco_panoptic'])
+  defaults = text_format.Parse(text, model_pb2.KMaXOptions())
   kmax = options.model_options.kmax
   stride = (kmax if kmax.HasField('high_resolution_stride') else defaults).high_resolution_stride
   del defaults.pixel_decoder_stages[{4: 4, 2: 5}.get(stride, 5) :]

@@ -28,20 +28,17 @@ def _check_heads(config):
     raise config.error(head, 'is missing; it makes the pixel features of the masks.')
   _check_head(config, head)
   values.positive_probability(config, 'model_options.backbone.drop_path_keep_prob')
-  values.not_negative(config, f'{_MAX_DEEPLAB}.instance_discrimination_sample_k')
-  values.not_negative(config, f'{_MAX_DEEPLAB}.semantic_sample_k')
+  values.not_negative(config, _MAX_DEEPLAB, 'instance_discrimination_sample_k', 'semantic_sample_k')
 
 
 def _check_head(config, path):
-  values.positive(config, f'{path}.output_channels')
-  values.positive(config, f'{path}.head_channels')
+  values.positive(config, path, 'output_channels', 'head_channels')
   values.one_of(config, f'{path}.head_conv_type', _CONV_TYPES)
 
 
 def _check_kmax(config):
   kmax = config.options.model_options.kmax
-  for name in ('num_mask_slots', 'feed_forward_channels'):
-    values.positive(config, f'{_KMAX}.{name}')
+  values.positive(config, _KMAX, 'num_mask_slots', 'feed_forward_channels')
   values.require(
     config,
     f'{_KMAX}.cluster_channels',
@@ -66,8 +63,7 @@ def _check_kmax(config):
     )
   for index, stage in enumerate(kmax.pixel_decoder_stages):
     path = f'{_KMAX}.pixel_decoder_stages[{index}]'
-    values.positive(config, f'{path}.filters')
-    values.positive(config, f'{path}.num_blocks')
+    values.positive(config, path, 'filters', 'num_blocks')
     if not stage.HasField('type'):
       raise config.error(f'{path}.type', 'is missing; give AXIAL or BOTTLENECK.')
     if stage.type == stage.AXIAL and stage.filters % 8:
@@ -99,8 +95,7 @@ def _check_semantic_branch(config):
       f'{decoder_path}.feature_key',
       f'must be "{_DECODED}": {_KMAX}.semantic_decoder reads no other.',
     )
-  values.positive(config, f'{decoder_path}.decoder_channels')
-  values.positive(config, f'{decoder_path}.aspp_channels')
+  values.positive(config, decoder_path, 'decoder_channels', 'aspp_channels')
   values.one_of(config, f'{decoder_path}.decoder_conv_type', _CONV_TYPES)
   if not decoder.aspp_use_only_1x1_proj_conv and len(decoder.atrous_rates) != 3:
     raise config.error(

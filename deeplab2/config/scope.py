@@ -89,14 +89,11 @@ def _set_options(message, prefix) -> Iterator[tuple]:
   """Yields (path, message, field) of every option that differs from its default."""
   for field, value in message.ListFields():
     path = f'{prefix}.{field.name}' if prefix else field.name
-    if textproto.is_repeated(field):
+    repeated, is_message = textproto.is_repeated(field), field.message_type is not None
+    if repeated or is_message or value != field.default_value:
       yield path, message, field
-    elif field.message_type is not None or value != field.default_value:
-      yield path, message, field
-    if field.message_type is None:
-      continue
-    if textproto.is_repeated(field):
+    if is_message and repeated:
       for index, entry in enumerate(value):
         yield from _set_options(entry, f'{path}[{index}]')
-    else:
+    elif is_message:
       yield from _set_options(value, path)

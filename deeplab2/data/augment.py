@@ -63,14 +63,11 @@ def draw(seed: tf.Tensor, scale: RandomScale) -> Draw:
   if scale.step == 0 and scale.maximum > scale.minimum:
     factor = scale.minimum + uniform[0] * (scale.maximum - scale.minimum)
   else:
-    factor = _pick(tf.constant(scale_candidates(scale)), uniform[0])
+    candidates = tf.constant(scale_candidates(scale))
+    factor = candidates[_below(uniform[0], tf.size(candidates))]
   return Draw(
     factor, top=uniform[1], left=uniform[2], flip=uniform[3] <= 0.5, photometric=uniform[4:]
   )
-
-
-def _pick(candidates, uniform):
-  return candidates[_below(uniform, tf.size(candidates))]
 
 
 def _below(uniform, count):

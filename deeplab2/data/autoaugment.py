@@ -116,30 +116,6 @@ def solarize(image: tf.Tensor, level: float) -> tf.Tensor:
   return tf.where(image < tf.constant(int(level / 10 * 256), tf.uint8), image, 255 - image)
 
 
-def posterize(image: tf.Tensor, level: float) -> tf.Tensor:
-  """Keeps the 4 * level / 10 highest bits."""
-  dropped = tf.constant(8 - int(level / 10 * 4), tf.uint8)
-  return tf.bitwise.left_shift(tf.bitwise.right_shift(image, dropped), dropped)
-
-
-def invert(image: tf.Tensor, level: float) -> tf.Tensor:
-  """Returns the negative."""
-  del level
-  return 255 - image
-
-
-def auto_contrast(image: tf.Tensor, level: float) -> tf.Tensor:
-  """Spreads each channel over 0..255, if it has more than one value."""
-  del level
-  low, high = (
-    tf.cast(reduce(image, axis=[0, 1]), tf.float32) for reduce in (tf.reduce_min, tf.reduce_max)
-  )
-  scale = tf.where(high > low, 255.0 / tf.maximum(high - low, 1.0), 1.0)
-  offset = tf.where(high > low, -low * scale, 0.0)
-  spread = tf.cast(image, tf.float32) * scale + offset
-  return tf.cast(tf.clip_by_value(spread, 0.0, 255.0), tf.uint8)
-
-
 def equalize(image: tf.Tensor, level: float) -> tf.Tensor:
   """Makes the histogram of each channel even, as far as a table of 256 entries can."""
   del level

@@ -252,8 +252,7 @@ def read_json(path: str) -> dict[str, Any]:
       file_type = f'a COCO {found[0]} file' if found else 'of an unknown type'
       raise errors.UserError(
         f'{path}: is {file_type}; a COCO panoptic JSON is needed '
-        '(panoptic_*.json, '
-        "whose annotations have 'segments_info')."
+        "(panoptic_*.json, whose annotations have 'segments_info')."
       )
   return content
 
@@ -386,8 +385,3 @@ def write_png(path: str, panoptic: stretched.StretchedMap, encoded: Encoding) ->
   for top, strip in panoptic.strips():
     image.paste(PIL.Image.fromarray(encoded.rgb(strip)), (0, top))
   image.save(path, 'png')
-
-
-def boxes(index: np.ndarray, count: int) -> list[list[int]]:
-  """Returns [x, y, width, height] of the pixels of each value 0..count-1 of `index` [H, W]."""
-  return stretched.unstretched(index).measure(np.arange(count))[1]

@@ -11,14 +11,12 @@ import tensorflow as tf
 from deeplab2 import structures
 from deeplab2.data import targets
 
-OPTIONS = ('none', 'all', 'random')  # What is pasted of a category of segments.
-
 
 class CopyPaste(NamedTuple):
   """Settings of panoptic copy-paste."""
 
   scale: float  # The other image's random scale is as much smaller.
-  things: str = 'random'  # Each one of OPTIONS.
+  things: str = 'random'  # What is pasted of a category of segments: none, all or random.
   stuff: str = 'random'
   void: str = 'none'
 

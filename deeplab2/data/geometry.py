@@ -168,7 +168,9 @@ def pad(image: tf.Tensor, offset: Sequence[int], size: tuple[int, int], value) -
   shape = tf.shape(image)
   around = [[offset[i], size[i] - shape[i] - offset[i]] for i in range(2)]
   paddings = tf.stack(around + [[0, 0]] * (image.shape.rank - 2))
-  return _sized(tf.pad(image, paddings, constant_values=tf.cast(value, image.dtype)), image, size)
+  padded = tf.pad(image, paddings, constant_values=tf.cast(value, image.dtype))
+  padded.set_shape((*size, *image.shape[2:]))
+  return padded
 
 
 def crop(image: tf.Tensor, offset: Sequence[int], size: Sequence[int]) -> tf.Tensor:
@@ -180,9 +182,3 @@ def crop(image: tf.Tensor, offset: Sequence[int], size: Sequence[int]) -> tf.Ten
 def flip(image: tf.Tensor) -> tf.Tensor:
   """Mirrors [h, w, ...] left to right."""
   return tf.reverse(image, [1])
-
-
-def _sized(result, image, size):
-  """Returns `result` with the static shape that follows from a `size` of python numbers."""
-  result.set_shape(tuple(size) + tuple(image.shape[2:]))
-  return result

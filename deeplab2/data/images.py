@@ -49,7 +49,7 @@ _MOST_SCANNED_PIXELS = 2**34
 
 
 class Encoded(NamedTuple):
-  """An encoded RGB image."""
+  """An encoded image."""
 
   data: bytes
   format: str  # 'jpeg' or 'png'
@@ -86,11 +86,6 @@ def read(path: str) -> np.ndarray:
   return image.pixels
 
 
-def encode_for_record(path: str) -> Encoded:
-  """Reads an image file for a record; UserError as `load`, see also `encode_image`."""
-  return encode_image(load(path))
-
-
 def encode_image(image: Image) -> Encoded:
   """Returns an image as it is stored in a record.
 
@@ -99,15 +94,16 @@ def encode_image(image: Image) -> Encoded:
   """
   if image.kept is not None:
     return Encoded(image.kept, image.format, *image.pixels.shape[:2])
-  return _encode(image.pixels, image.format)
+  return encode(image.pixels, image.format)
 
 
-def encode(pixels: np.ndarray) -> Encoded:
-  """Encodes uint8 RGB pixels [H, W, 3] as JPEG, quality 95 without chroma subsampling."""
-  return _encode(pixels, 'jpeg')
+def encode(pixels: np.ndarray, image_format: str = 'jpeg') -> Encoded:
+  """Encodes uint8 pixels, RGB [H, W, 3] or grey [H, W].
 
-
-def _encode(pixels, image_format):
+  Args:
+    pixels: the image.
+    image_format: 'jpeg', of quality 95 without chroma subsampling, or 'png'.
+  """
   buffer = io.BytesIO()
   settings = {'quality': 95, 'subsampling': 0} if image_format == 'jpeg' else {}
   PIL.Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, image_format, **settings)
@@ -163,9 +159,8 @@ def _check_size(path, height, width):
   """Bounds memory before anything is decoded: a few bytes may claim to be any size."""
   if height * width > _MOST_PIXELS:
     raise errors.UserError(
-      f'{path}: is {height}x{width} (height x width), '
-      f'{height * width / 1e6:.0f} million pixels; at most '
-      f'{_MOST_PIXELS / 1e6:.0f} million are read.'
+      f'{path}: is {height}x{width} (height x width), {height * width / 1e6:.0f} million pixels; '
+      f'at most {_MOST_PIXELS / 1e6:.0f} million are read.'
     )
 
 
@@ -291,27 +286,21 @@ def read_label_png(path: str, mode: str, says: str) -> np.ndarray:
   return pixels if mode == 'RGB' else pixels[..., 0]
 
 
-def list_directory(directory: str, warn: bool = True) -> list[str]:
+def list_directory(directory: str) -> list[str]:
   """Returns the names of the image files in a directory, sorted, by their endings in any case.
 
-  Args:
-    directory: that exists.
-    warn: whether to name image files of formats that are not read, and hidden ones, which are left
-      out.
+  Image files of formats that are not read, and hidden ones, are left out with a warning.
 
   Raises:
     UserError: the directory cannot be read, or a name is not UTF-8.
   """
-  try:
+  with files.explained(f'{directory}: cannot be read'):
     names = sorted(os.listdir(directory))
-  except OSError as error:
-    raise errors.UserError(f'{directory}: cannot be read ({files.reason(error)}).') from error
   listed = [name for name in names if is_image(name)]
   for name in listed:
     if name != name.encode(errors='replace').decode():
       raise errors.UserError(f'{directory}: the file name {name!r} is not UTF-8; rename the image.')
-  if warn:
-    warn_of_left_out(directory, [name for name in names if is_left_out(name)])
+  warn_of_left_out(directory, [name for name in names if is_left_out(name)])
   return listed
 
 

@@ -51,7 +51,7 @@ def annotations(
   """
   content = coco_panoptic.read_json(json_path)
   png_directory = sources.existing_directory(png_directory, 'directory of the PNGs')
-  found_problems = _category_problems(json_path, content.get('categories'), info)
+  found_problems = list(_category_problems(json_path, content.get('categories'), info))
   image_directory = sources.existing_directory(image_directory, 'directory of the images')
   found = _images(image_directory, found_problems)
   try:
@@ -103,12 +103,9 @@ def _paired_twice(tasks, json_path):
   for task in tasks:
     other = first.setdefault(task.image, task) if task.image else task
     if other.png != task.png and other.entry.image_id != task.entry.image_id:
-      yield Problem(
-        'duplicate',
-        json_path,
-        f'images {other.entry.image_id} and {task.entry.image_id} are both paired with '
-        f'{task.image}',
-      )
+      ids = f'{other.entry.image_id} and {task.entry.image_id}'
+      message = f'images {ids} are both paired with {task.image}'
+      yield Problem('duplicate', json_path, message)
 
 
 def _images(root, found_problems):
@@ -119,13 +116,11 @@ def _images(root, found_problems):
       stem, path = os.path.splitext(name)[0], os.path.join(directory, name)
       is_cityscapes = stem.endswith(_IMAGE_SUFFIX)
       if images.is_left_out(name):
-        found_problems.append(
-          Problem('left out', path, f'is hidden, or not {images.FORMATS}; it is not read')
-        )
+        message = f'is hidden, or not {images.FORMATS}; it is not read'
+        found_problems.append(Problem('left out', path, message))
       elif images.is_image(name) and not is_cityscapes and directory != root:
-        found_problems.append(
-          Problem('left out', path, f'is in a subdirectory; images are read from {root} alone')
-        )
+        message = f'is in a subdirectory; images are read from {root} alone'
+        found_problems.append(Problem('left out', path, message))
       elif images.is_image(name):
         first = found.setdefault(stem.removesuffix(_IMAGE_SUFFIX), path)
         if first != path:
@@ -140,30 +135,19 @@ def _dicts(content):
 
 
 def _category_problems(json_path, categories, info):
-  """Compares the JSON's list of categories, where it has one, with the dataset."""
-  found_problems = []
+  """Compares the JSON's list of categories, where it has one, with the dataset; yields problems."""
   for category in _dicts(categories):
     original = category.get('id')
     class_id = info.dataset_ids.get(original) if isinstance(original, int) else None
+    named = f'categories: id {original!r} ({category.get("name")})'
     if class_id is None:
-      found_problems.append(
-        Problem(
-          'class',
-          json_path,
-          f'categories: id {original!r} ({category.get("name")}) is not a class of {info.name}',
-        )
-      )
+      yield Problem('class', json_path, f'{named} is not a class of {info.name}')
     elif 'isthing' in category and category['isthing'] != (class_id in info.label_space.thing_ids):
-      found_problems.append(
-        Problem(
-          'isthing',
-          json_path,
-          f'categories: id {original} '
-          f'({category.get("name")}) has isthing {category["isthing"]}, but '
-          f'class {class_id} of {info.name} has the other',
-        )
+      message = (
+        f'{named} has isthing {category["isthing"]}, but class {class_id} of {info.name} has the '
+        'other'
       )
-  return found_problems
+      yield Problem('isthing', json_path, message)
 
 
 def check(task: Task, info: datasets.DatasetInfo) -> Report:

@@ -77,12 +77,9 @@ def _of_chunk(chunk, content):
   # ImageMagick wrote EXIF as text, in hexadecimal after three lines, before PNG had a chunk for it.
   if chunk in (b'tEXt', b'zTXt') and keyword == b'Raw profile type exif':
     try:
-      text = (
-        rest
-        if chunk == b'tEXt'
-        else zlib.decompressobj().decompress(rest[1:], _MOST_METADATA_BYTES)
-      )
-      profile = bytes.fromhex(b''.join(text.split(b'\n')[3:]).decode('ascii'))
+      if chunk == b'zTXt':
+        rest = zlib.decompressobj().decompress(rest[1:], _MOST_METADATA_BYTES)
+      profile = bytes.fromhex(b''.join(rest.split(b'\n')[3:]).decode('ascii'))
     except (ValueError, zlib.error):
       return None
     return of_tiff(profile.removeprefix(b'Exif\0\0'))
@@ -113,9 +110,8 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     length, chunk = struct.unpack_from('>I4s', data, at)
     if chunk[0] & 0x20:  # A small letter: pixels do not depend on it.
       content = data[at + 8 : at + 8 + length]
-      if data[at + 8 + length : at + 12 + length] == struct.pack(
-        '>I', zlib.crc32(content, zlib.crc32(chunk))
-      ):
+      checksum = struct.pack('>I', zlib.crc32(content, zlib.crc32(chunk)))
+      if data[at + 8 + length : at + 12 + length] == checksum:
         yield chunk, content
     at += 12 + length
 
@@ -125,16 +121,8 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
   if orientation >= 5:
     pixels = pixels.swapaxes(0, 1)
   # The steps by which rows and columns are then read, -1 from the end.
-  rows, columns = {
-    1: (1, 1),
-    2: (1, -1),
-    3: (-1, -1),
-    4: (-1, 1),
-    5: (1, 1),
-    6: (1, -1),
-    7: (-1, -1),
-    8: (-1, 1),
-  }[orientation]
+  rows = -1 if orientation in (3, 4, 7, 8) else 1
+  columns = -1 if orientation in (2, 3, 6, 7) else 1
   return pixels[::rows, ::columns]
 
 
@@ -163,14 +151,10 @@ def align(
   stored_size = image_size if orientation < 5 else image_size[::-1]
   fits = {'upright': mask.shape == image_size, 'stored': mask.shape == stored_size}
   if not (fits[drawn_on] if drawn_on else any(fits.values())):
-    stored = (
-      ''
-      if orientation == 1
-      else (
-        f' upright and {_text(stored_size)} as stored (EXIF orientation {orientation}'
-        f'{drawn_on and f", --mask_orientation={drawn_on}" or ""})'
-      )
-    )
+    stored = ''
+    if orientation != 1:
+      flag = f', --mask_orientation={drawn_on}' if drawn_on else ''
+      stored = f' upright and {_text(stored_size)} as stored (EXIF orientation {orientation}{flag})'
     raise errors.UserError(
       f'{mask_path}: is {_text(mask.shape)} (height x width), but its image {image_path} is '
       f'{_text(image_size)}{stored}; must be equal.'

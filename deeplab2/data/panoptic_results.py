@@ -75,9 +75,9 @@ class Results:
       raise errors.UserError(
         f'{path}: holds results without {self._index_path}, which says what they are of. {_ADVICE}'
       )
-    for line in self._lines.values() if restart else ():
-      self._remove_files(line)
     if restart:
+      for line in self._lines.values():
+        self._remove_files(line)
       self._lines = {}
     self._start_index()
     self.remove_half_written()
@@ -90,15 +90,10 @@ class Results:
       stamp: of the input as it is now.
     """
     line = self._lines.get(name)
-    if (
-      line is None
-      or line.stamp != stamp
-      or not all(
-        _size_of(os.path.join(self._directory, file)) == size for file, size in line.files.items()
-      )
-    ):
+    if line is None or line.stamp != stamp:
       return None
-    return line.notes
+    sizes = {file: _size_of(os.path.join(self._directory, file)) for file in line.files}
+    return line.notes if sizes == line.files else None
 
   def discard(self, name: str) -> None:
     """Forgets an image, and removes its files: its input changed and cannot be used any more."""
@@ -159,11 +154,9 @@ class Results:
     """Removes the half files of processes that were killed."""
     for path in (self._path, self._index_path):
       files.remove_half_written(self._directory or '.', os.path.basename(path))
-    subdirectories = {os.path.dirname(file) for line in self._lines.values() for file in line.files}
-    for directory in {
-      self._stem,
-      *(os.path.join(self._directory, part) for part in subdirectories),
-    }:
+    written = {file for line in self._lines.values() for file in line.files}
+    parts = {os.path.dirname(os.path.join(self._directory, file)) for file in written}
+    for directory in {self._stem, *parts}:
       files.remove_half_written(directory)
 
   def __len__(self):
@@ -181,18 +174,17 @@ class Results:
 
     def annotations():
       for name in finished:
-        yield _with_segments(
-          {'image_id': self._images[name]['id'], 'file_name': f'{name}.png'},
-          self._lines[name].segments_info,
-        )
+        content = {'image_id': self._images[name]['id'], 'file_name': f'{name}.png'}
+        yield _with_segments(content, self._lines[name].segments_info)
 
     with open(place, 'w', encoding='utf-8') as file:
-      for key, entries in (
-        ('images', images()),
-        ('annotations', annotations()),
-        ('categories', map(json.dumps, _categories(self._info))),
+      categories = map(json.dumps, _categories(self._info))
+      for start, entries in (
+        ('{"images"', images()),
+        (',"annotations"', annotations()),
+        (',"categories"', categories),
       ):
-        file.write(f'{"{" if key == "images" else ","}"{key}": [')
+        file.write(f'{start}: [')
         for number, entry in enumerate(entries):
           file.write(f'{"," if number else ""}\n{entry}')
         file.write(']')
@@ -200,13 +192,11 @@ class Results:
 
   def _read_index(self, restart):
     """Returns the lines of the index by name; UserError if it is of something else."""
-    try:
-      with open(self._index_path, encoding='utf-8', errors='replace') as file:
-        texts = file.read().split('\n')
-    except OSError as error:
-      raise errors.UserError(
-        f'{self._index_path}: cannot be read ({files.reason(error)}).'
-      ) from error
+    with (
+      files.explained(f'{self._index_path}: cannot be read'),
+      open(self._index_path, encoding='utf-8', errors='replace') as file,
+    ):
+      texts = file.read().split('\n')
     # The last is empty, or torn: the process was killed while it wrote.
     head, lines = _parsed(texts[0]), [_from_text(text) for text in texts[1:-1]]
     found = {name: line for name, line in filter(None, lines)}
@@ -237,20 +227,18 @@ class Results:
 
   def _append(self, text):
     """Adds a line to the index, or leaves it as it was."""
-    try:
-      with open(self._index_path, 'r+b', buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        data = f'{text}\n'.encode()
-        try:
-          if file.write(data) != len(data):
-            raise OSError(0, 'no space left')
-        except OSError:
-          file.truncate(end)
-          raise
-    except OSError as error:
-      raise errors.UserError(
-        f'{self._index_path}: cannot be written ({files.reason(error)}).'
-      ) from error
+    with (
+      files.explained(f'{self._index_path}: cannot be written'),
+      open(self._index_path, 'r+b', buffering=0) as file,
+    ):
+      end = file.seek(0, os.SEEK_END)
+      data = f'{text}\n'.encode()
+      try:
+        if file.write(data) != len(data):
+          raise OSError(0, 'no space left')
+      except OSError:
+        file.truncate(end)
+        raise
 
   def _remove_files(self, line):
     for file in line.files:
@@ -286,25 +274,25 @@ def open_results(
   if '://' in path:
     raise errors.UserError(f'{path}: must be on a local disk; copy the results from there.')
   files.make_directory(os.path.dirname(path) or '.')
-  with locks.hold(f'{path.removesuffix(".json")}.lock', f'the results {path}'):
-    with _terminated_like_interrupted():
-      results = Results(path, info, of, images, restart)
-      results.write_json()
+  lock = locks.hold(f'{path.removesuffix(".json")}.lock', f'the results {path}')
+  with lock, _terminated_like_interrupted():
+    results = Results(path, info, of, images, restart)
+    results.write_json()
+    try:
+      yield results
+    except BaseException:
+      # What stopped it is what there is to say.
       try:
-        yield results
-      except BaseException:
-        # What stopped it is what there is to say.
-        try:
-          results.write_json()
-        except errors.UserError as error:
-          logging.warning(
-            '%s The same command, once it can write again, adds the images that are '
-            'finished but missing there.',
-            error,
-          )
-        raise
-      results.write_json()
-      results.remove_half_written()
+        results.write_json()
+      except errors.UserError as error:
+        logging.warning(
+          '%s The same command, once it can write again, adds the images that are '
+          'finished but missing there.',
+          error,
+        )
+      raise
+    results.write_json()
+    results.remove_half_written()
 
 
 @contextlib.contextmanager
@@ -317,12 +305,9 @@ def _terminated_like_interrupted():
   if threading.current_thread() is not threading.main_thread():
     yield
     return
+  signals = [signal.SIGTERM, signal.SIGHUP]
   # nohup has SIGHUP ignored, which is to stay.
-  signals = [
-    number
-    for number in (signal.SIGTERM, signal.SIGHUP)
-    if signal.getsignal(number) is signal.SIG_DFL
-  ]
+  signals = [number for number in signals if signal.getsignal(number) is signal.SIG_DFL]
   for number in signals:
     signal.signal(number, leave)
   try:
@@ -343,10 +328,8 @@ def file_stamp(path: str) -> list[int]:
   Raises:
     UserError: it cannot be looked up.
   """
-  try:
+  with files.explained(f'{path}: cannot be read'):
     found = os.stat(path)
-  except OSError as error:
-    raise errors.UserError(f'{path}: cannot be read ({files.reason(error)}).') from error
   return [found.st_size, found.st_mtime_ns]
 
 
@@ -366,16 +349,8 @@ def _categories(info):
 
 
 def _to_text(name, line):
-  return _with_segments(
-    {
-      'name': name,
-      'stamp': line.stamp,
-      'size': line.size,
-      'files': line.files,
-      'notes': line.notes,
-    },
-    line.segments_info,
-  )
+  content = {'name': name, **line._asdict()}
+  return _with_segments(content, content.pop('segments_info'))
 
 
 def _with_segments(content, segments_info):

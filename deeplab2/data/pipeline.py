@@ -112,58 +112,78 @@ def training(
   files = shard.files(find_files(patterns))
   taken = 0 if seed is None else first_step * (batch_size // shard.hosts)
   epoch, taken_of_epoch = divmod(taken, count_records(files)) if taken else (0, 0)
+  maker = _SampleMaker(label_space, crop_size, resize, scale, policy, paste, target_options)
 
-  def read(seed):
+  def records(seed):
+    """Returns the usable records (tfrecord.Record) in the order of `seed`, from `taken` on."""
     stored = shuffled(files, reader, shuffle_buffer_size, seed, epoch).skip(taken_of_epoch)
-    records = reader.decode(stored, with_label=True, void_id=label_space.void_id)
-    return records.filter(lambda record: ~reading.is_blank(record))
-
-  def crop(record, seed, random_scale, void_id):
-    return augment.augment(
-      record.image,
-      tf.squeeze(record.label, 2),
-      augment.draw(seed, random_scale),
-      policy=policy,
-      crop_size=crop_size,
-      resize=resize,
-      void_id=void_id,
-    )
+    decoded = reader.decode(stored, with_label=True, void_id=label_space.void_id)
+    return decoded.filter(lambda record: ~reading.is_blank(record))
 
   def batches(seed):
-    def sample(number, records):
-      def of(seed):
-        return tf.stack([tf.cast(seed, tf.int64), number])
-
-      image, label = crop(records[0], of(seed), scale, label_space.void_id)
-      if paste is not None:
-        other = crop(
-          records[1],
-          of(seed + _OTHER),
-          scale.times(paste.scale),
-          copy_paste.padding_id(label_space),
-        )
-        image, label = copy_paste.paste(
-          image,
-          label,
-          *other,
-          name=records[0].name,
-          space=label_space,
-          settings=paste,
-          seed=of(seed + _PASTE),
-        )
-      return structures.Sample(
-        image, targets.make_targets(label, records[0].name, label_space, target_options)
-      )
-
+    """Returns the batches [B, ...] of Sample that `seed`, an int or [] int64, decides."""
     seeds = [seed] if paste is None else [seed, seed + _OTHER]
-    dataset = tf.data.Dataset.zip(tuple(read(one) for one in seeds)).enumerate(taken)
-    dataset = dataset.map(sample, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = tf.data.Dataset.zip(tuple(map(records, seeds))).enumerate(taken)
+    dataset = dataset.map(
+      lambda number, records: maker.sample(seed, number, records),
+      num_parallel_calls=tf.data.AUTOTUNE,
+    )
     return dataset.batch(shard.batch_size(batch_size), drop_remainder=True)
 
   if data_service is not None:
     return _finish(service.distribute(batches, data_service), deterministic=False)
   first_seed = random.SystemRandom().getrandbits(31) if seed is None else seed
   return _finish(batches(first_seed + _SEEDS * shard.host), deterministic=seed is not None)
+
+
+class _SampleMaker(NamedTuple):
+  """Makes samples for training of records; the fields are arguments of `training`."""
+
+  label_space: structures.LabelSpace
+  crop_size: tuple[int, int]
+  resize: geometry.Resize
+  scale: augment.RandomScale
+  policy: autoaugment.Policy | None
+  paste: copy_paste.CopyPaste | None
+  target_options: targets.TargetOptions
+
+  def sample(self, seed, number, records) -> structures.Sample:
+    """Returns the sample of one image: cropped, pasted over, with targets; without batch axis.
+
+    Args:
+      seed: int or [] int64, of the run.
+      number: [] int64, of the sample in the run. It and `seed` decide everything that is drawn.
+      records: tfrecord.Record of the image and, with copy-paste, of the other image.
+    """
+    space, name = self.label_space, records[0].name
+    image, label = self._crop(records[0], _key(seed, number), self.scale, space.void_id)
+    if self.paste is not None:
+      smaller = self.scale.times(self.paste.scale)
+      padding = copy_paste.padding_id(space)
+      other = self._crop(records[1], _key(seed + _OTHER, number), smaller, padding)
+      key = _key(seed + _PASTE, number)
+      image, label = copy_paste.paste(
+        image, label, *other, name=name, space=space, settings=self.paste, seed=key
+      )
+    made = targets.make_targets(label, name, space, self.target_options)
+    return structures.Sample(image, made)
+
+  def _crop(self, record, key, scale, void_id):
+    """Returns the augmented image [H, W, 3] float32 and label [H, W] int32 of a record."""
+    return augment.augment(
+      record.image,
+      tf.squeeze(record.label, 2),
+      augment.draw(key, scale),
+      policy=self.policy,
+      crop_size=self.crop_size,
+      resize=self.resize,
+      void_id=void_id,
+    )
+
+
+def _key(seed, number):
+  """Returns the seed [2] int64 of what is drawn for one image."""
+  return tf.stack([tf.cast(seed, tf.int64), number])
 
 
 def shuffled(
@@ -181,6 +201,7 @@ def shuffled(
   """
 
   def epoch(number):
+    """Returns the stored records of epoch `number`, [] int64, each once."""
     # Of this function's graph alone: orders do not depend on the seed of the model.
     tf.random.set_seed(1)
     file_seed, record_seed = tf.unstack(
@@ -262,6 +283,7 @@ def evaluation(
   void_id = label_space.void_id
 
   def sample(record):
+    """Returns the sample of a tfrecord.Record, without batch axis."""
     image, placement = geometry.fit_image(record.image, crop_size, resize)
     is_image = tf.cast(~reading.is_blank(record), tf.int32)
     placement = structures.Placement(*(size * is_image for size in placement))

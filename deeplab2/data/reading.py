@@ -7,17 +7,16 @@ counts them.
 """
 
 from collections.abc import Sequence
-import concurrent.futures
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from deeplab2 import files as disk
 from deeplab2.data import framing
 from deeplab2.data import tfrecord
 
 # Fractions are of at least so many records, or the first bad record would be too many.
 _LEAST = 1000
-_STATS_AT_A_TIME = 16  # Remote files take some 50 ms each.
 
 
 class Fail(NamedTuple):
@@ -33,15 +32,8 @@ class Fail(NamedTuple):
     """
 
     def check(serialized, number, position, is_end):
-      with tf.control_dependencies(
-        [
-          tf.debugging.Assert(
-            ~is_end | (position >= num_bytes),
-            ['File', file, 'is cut in record', number, 'at byte', position],
-          )
-        ]
-      ):
-        return serialized, tf.identity(is_end)
+      problem = ('File', file, 'is cut in record', number, 'at byte', position)
+      return serialized, tfrecord.require(is_end, ~is_end | (position >= num_bytes), *problem)
 
     records = _with_end(tf.data.TFRecordDataset(file)).map(check)
     records = records.filter(lambda serialized, is_end: ~is_end)
@@ -71,15 +63,8 @@ class Skip(NamedTuple):
 
     def locate(serialized, number, position, is_end):
       place = tf.strings.join([file, ', record ', tf.strings.as_string(number)])
-      lost = tf.strings.join(
-        [
-          place,
-          ' to the end: ',
-          tf.strings.as_string(num_bytes - position),
-          ' bytes of ',
-          tf.strings.as_string(num_bytes),
-        ]
-      )
+      left, size = map(tf.strings.as_string, (num_bytes - position, num_bytes))
+      lost = tf.strings.join([place, ' to the end: ', left, ' bytes of ', size])
       return serialized, tf.where(is_end, lost, place), ~is_end | (position < num_bytes)
 
     records = _with_end(tf.data.TFRecordDataset(file).ignore_errors(log_warning=True)).map(locate)
@@ -116,25 +101,15 @@ class Skip(NamedTuple):
     skipped = state[1] + tf.cast(is_bad, tf.int64)
     count = [tf.strings.as_string(skipped), ' of ', tf.strings.as_string(read)]
     limit = self.max_fraction * tf.cast(tf.maximum(read, _LEAST), tf.float64)
-    message = tf.strings.join(
-      [
-        'Corrupt records: ',
-        *count,
-        ' records read cannot be used, more than '
-        f'max_corrupt_fraction = {self.max_fraction:.7g} allows; the last is ',
-        record.name,
-        '.',
-      ]
+    too_many = (
+      f' records read cannot be used, more than max_corrupt_fraction = {self.max_fraction:.7g} '
+      'allows; the last is '
     )
+    message = tf.strings.join(['Corrupt records: ', *count, too_many, record.name, '.'])
 
     def report():
-      with tf.control_dependencies(
-        [
-          tf.print(
-            tf.strings.join(['Skipped ', record.name, ': ', *count, ' records read are corrupt'])
-          )
-        ]
-      ):
+      text = tf.strings.join(['Skipped ', record.name, ': ', *count, ' records read are corrupt'])
+      with tf.control_dependencies([tf.print(text)]):
         return tf.constant(True)
 
     with tf.control_dependencies(
@@ -148,9 +123,8 @@ class Skip(NamedTuple):
 
 def sources(files: Sequence[str]) -> tf.data.Dataset:
   """Returns (file, bytes) of the files, in order, as readers take them."""
-  with concurrent.futures.ThreadPoolExecutor(_STATS_AT_A_TIME) as pool:
-    sizes = list(pool.map(lambda file: tf.io.gfile.stat(file).length, files))
-  return tf.data.Dataset.from_tensor_slices((list(files), tf.constant(sizes, tf.int64)))
+  sizes = tf.constant(disk.sizes(files), tf.int64)
+  return tf.data.Dataset.from_tensor_slices((list(files), sizes))
 
 
 def _with_end(records):

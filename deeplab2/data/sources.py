@@ -16,13 +16,11 @@ The split `test` has no labels.
 
 from collections.abc import Callable, Mapping
 import functools
-import io
 import os
 from typing import Any, NamedTuple
 
 from absl import logging
 import numpy as np
-import PIL.Image
 
 from deeplab2 import errors
 from deeplab2.data import coco_panoptic
@@ -132,9 +130,8 @@ def cityscapes(root: str, split: str, choices: Choices) -> Source:
   # These annotations hold dataset ids already, and name images by their image id.
   info = datasets.get('cityscapes_panoptic')
   info = info._replace(dataset_ids={index: index for index in range(info.label_space.num_classes)})
-  return _panoptic(
-    directory, paths, coco_panoptic.read_set(json_path, info), json_path, info, choices
-  )
+  annotated = coco_panoptic.read_set(json_path, info)
+  return _panoptic(directory, paths, annotated, json_path, info, choices)
 
 
 def cityscapes_semantic(root: str, split: str, choices: Choices) -> Source:
@@ -161,26 +158,18 @@ def ade20k(root: str, split: str, choices: Choices) -> Source:
   json_path = os.path.join(root, f'ade20k_panoptic_{split}.json')
   info = datasets.get('ade20k_panoptic')
   annotated = coco_panoptic.read_set(json_path, info)
-  # Stuff was listed, and its area counted, before things covered it.
+  things = info.label_space.thing_ids
+
+  def without_area(segment):
+    # Stuff was listed, and its area counted, before things covered it.
+    return segment._replace(area=None, may_be_hidden=segment.class_id not in things)
+
   annotations = [
-    annotation._replace(
-      segments=tuple(
-        segment._replace(
-          area=None, may_be_hidden=segment.class_id not in info.label_space.thing_ids
-        )
-        for segment in annotation.segments
-      )
-    )
+    annotation._replace(segments=tuple(map(without_area, annotation.segments)))
     for annotation in annotated.annotations
   ]
-  return _panoptic(
-    directory,
-    _paths(directory),
-    annotated._replace(annotations=annotations),
-    json_path,
-    info,
-    choices,
-  )
+  annotated = annotated._replace(annotations=annotations)
+  return _panoptic(directory, _paths(directory), annotated, json_path, info, choices)
 
 
 def synthetic(split: str, choices: Choices, *, num_images: int, seed: int) -> Source:
@@ -215,8 +204,8 @@ def _add(paths, stem, path, directory):
   if paths.setdefault(stem, path) != path:
     raise errors.UserError(
       f'{directory}: {os.path.relpath(paths[stem], directory)} and '
-      f'{os.path.relpath(path, directory)} '
-      'differ in their ending alone or their directory; names without ending must be unique.'
+      f'{os.path.relpath(path, directory)} differ in their ending alone or their directory; names '
+      'without ending must be unique.'
     )
 
 
@@ -234,12 +223,8 @@ def _cityscapes_images(root, split):
     for name in images.list_directory(city_directory):
       stem = os.path.splitext(name)[0]
       if stem.endswith(_CITYSCAPES_SUFFIX):
-        _add(
-          paths,
-          stem.removesuffix(_CITYSCAPES_SUFFIX),
-          os.path.join(city_directory, name),
-          directory,
-        )
+        path = os.path.join(city_directory, name)
+        _add(paths, stem.removesuffix(_CITYSCAPES_SUFFIX), path, directory)
       else:
         others.append(name)
     if others:
@@ -424,9 +409,7 @@ def _convert_semantic(choices, task):
   if aligned is label:
     with open(task.label, 'rb') as file:
       return Item(images.encode_image(image), task.name, file.read())
-  buffer = io.BytesIO()
-  PIL.Image.fromarray(np.ascontiguousarray(aligned)).save(buffer, 'PNG')
-  return Item(images.encode_image(image), task.name, buffer.getvalue())
+  return Item(images.encode_image(image), task.name, images.encode(aligned, 'png').data)
 
 
 def _convert_shapes(ignore_crowd, seed, split, index):

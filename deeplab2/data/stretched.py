@@ -52,17 +52,12 @@ class StretchedMap:
   def reduced(self, largest_side: int) -> np.ndarray:
     """Returns the map by nearest pixels so that no side exceeds `largest_side`, [H', W']."""
     scale = min(1.0, largest_side / max(self.shape))
-    rows, columns = (
-      part[
-        (
-          (np.arange(max(1, round(part.size * scale))) + 0.5)
-          * part.size
-          / max(1, round(part.size * scale))
-        ).astype(int)
-      ]
-      for part in (self._rows, self._columns)
-    )
-    return self._values[rows][:, columns]
+
+    def nearest(part):
+      count = max(1, round(part.size * scale))
+      return part[((np.arange(count) + 0.5) * part.size / count).astype(int)]
+
+    return self._values[nearest(self._rows)][:, nearest(self._columns)]
 
   def ids(self) -> np.ndarray:
     """Returns the distinct values of the map, ascending."""

@@ -70,7 +70,7 @@ def parse_example(serialized: tf.Tensor, with_label: bool) -> Record:
 
   image = images.decode(parsed[_IMAGE])
   size = tf.shape(image)[:2]
-  image = _require(
+  image = require(
     image,
     tf.reduce_all(size == tf.stack([height, width])),
     *('Image', name, 'is of size (height, width)', size, 'but its record says', height, width),
@@ -84,7 +84,7 @@ def parse_example(serialized: tf.Tensor, with_label: bool) -> Record:
   return Record(image, label, name, height, width)
 
 
-def _require(value, holds, *message):
+def require(value: tf.Tensor, holds: tf.Tensor, *message: tf.Tensor | str) -> tf.Tensor:
   """Returns `value`; tf.errors.InvalidArgumentError with the message, when run, unless `holds`."""
   with tf.control_dependencies([tf.debugging.Assert(holds, message)]):
     return tf.identity(value)
@@ -100,20 +100,20 @@ def _decode_label(encoded, label_format, name, height, width):
   is_zlib = label_format == 'zlib'
   of_image = ('The label map of image', name, 'has')
   wanted = 'but must be raw or zlib (panoptic ids; semantic PNGs are not supported)'
-  encoded = _require(
+  encoded = require(
     encoded, is_zlib | (label_format == 'raw'), *of_image, 'format', label_format, wanted
   )
   # Compressed data that is larger than the map might unpack to anything.
   length = tf.strings.length(encoded)
   too_long = 'bytes compressed, more than a map of its size'
-  encoded = _require(
+  encoded = require(
     encoded,
     ~is_zlib | (length <= _most_compressed_bytes(height, width)),
     *(*of_image, length, too_long, height, width),
   )
   raw = tf.cond(is_zlib, lambda: tf.io.decode_compressed(encoded, 'ZLIB'), lambda: encoded)
   length = tf.strings.length(raw)
-  raw = _require(
+  raw = require(
     raw,
     length == 4 * height * width,
     *(*of_image, length, 'bytes, but its size', height, width, 'needs 4 * height * width'),
@@ -130,7 +130,7 @@ def encode_example(
   """Serializes one record.
 
   Args:
-    image: the encoded image, three channels, upright (`images.encode_for_record`).
+    image: the encoded image, three channels, upright (`images.encode_image`).
     name: file stem.
     label: [h, w] panoptic ids of the image's size, the bytes of a PNG of its classes, or None.
     label_format: of panoptic ids, one of LABEL_FORMATS.

@@ -55,9 +55,8 @@ def _row(record, sample, info, side):
   )
 
   def overlaid(image, ids, numbering):
-    return drawing.overlay(
-      _fitted(image, side), _fitted(ids, side), numbering, info.class_names, info.colors
-    )
+    numbered = info._replace(label_space=numbering)
+    return drawing.overlay(_fitted(image, side), _fitted(ids, side), numbered)
 
   stored = record.image.numpy()
   tiles = [

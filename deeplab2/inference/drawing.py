@@ -4,7 +4,6 @@ Every class has its colour and every instance a shade of it. What belongs to no 
 Small images are enlarged until names can be read.
 """
 
-from collections.abc import Sequence
 import colorsys
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
-from deeplab2 import structures
+from deeplab2.data import datasets
 from deeplab2.data import stretched
 
 # Maps with a longer side are better drawn smaller: the memory for drawing grows with the pixels.
@@ -27,46 +26,28 @@ _NAME_INSIDE = 0.5
 _STRIP_ROWS = 256
 
 
-class _Classes(NamedTuple):
-  """Numbering, names and colors of the classes of a map."""
-
-  label_space: structures.LabelSpace
-  names: Sequence[str]  # By dataset id.
-  colors: Sequence[Sequence[int]]  # RGB 0..255 by dataset id.
-
-
 class _Segment(NamedTuple):
   """A segment of a map."""
 
   name: str
   color: np.ndarray  # [3] float64, 0..255
-  class_id: int
   area: int
   is_thing: bool
 
 
-def overlay(
-  image: np.ndarray,
-  panoptic: np.ndarray,
-  label_space: structures.LabelSpace,
-  class_names: Sequence[str],
-  colors: Sequence[Sequence[int]],
-) -> np.ndarray:
+def overlay(image: np.ndarray, panoptic: np.ndarray, info: datasets.DatasetInfo) -> np.ndarray:
   """Draws a panoptic map over its image, with names on the segments and a legend below.
 
   Args:
     image: [h, w, 3] RGB 0..255; brought to the map's size if it has another one.
     panoptic: [H, W] integer panoptic ids.
-    label_space: the numbering of the map.
-    class_names: names by dataset id.
-    colors: RGB 0..255 by dataset id.
+    info: numbering, names and colors of the classes.
 
   Returns:
     [H', W', 3] uint8, the map at a whole multiple of its size and the legend.
   """
-  classes = _Classes(label_space, class_names, colors)
   scale = _scale(panoptic.shape)
-  segments, index = _segments(panoptic, classes)
+  segments, index = _segments(panoptic, info)
   mixed_rows = _drawn(_enlarged(image, panoptic.shape, scale), index, segments, scale)
   return np.asarray(_below(mixed_rows, _legend(segments, mixed_rows.width, _font(mixed_rows.size))))
 
@@ -75,9 +56,7 @@ def panel(
   image: np.ndarray,
   prediction: np.ndarray,
   ground_truth: np.ndarray | None,
-  label_space: structures.LabelSpace,
-  class_names: Sequence[str],
-  colors: Sequence[Sequence[int]],
+  info: datasets.DatasetInfo,
 ) -> np.ndarray:
   """Draws image, prediction and ground truth side by side, with titles and one legend.
 
@@ -85,21 +64,18 @@ def panel(
     image: [h, w, 3] RGB 0..255; brought to the map's size if it has another one.
     prediction: [H, W] integer panoptic ids.
     ground_truth: [H, W] integer panoptic ids, or None to leave it out.
-    label_space: the numbering of the maps.
-    class_names: names by dataset id.
-    colors: RGB 0..255 by dataset id.
+    info: numbering, names and colors of the classes.
 
   Returns:
     [H', W', 3] uint8.
   """
-  classes = _Classes(label_space, class_names, colors)
   scale = _scale(prediction.shape)
   base = _enlarged(image, prediction.shape, scale)
   font = _font(base.size)
   columns, listed = [_titled('image', base, font)], []
   for title, panoptic in (('prediction', prediction), ('ground truth', ground_truth)):
     if panoptic is not None:
-      segments, index = _segments(panoptic, classes)
+      segments, index = _segments(panoptic, info)
       columns.append(_titled(title, _drawn(base, index, segments, scale), font))
       listed += [segment._replace(is_thing=False) for segment in segments]
   gap = max(4, base.width // 100)
@@ -111,19 +87,16 @@ def panel(
   return np.asarray(_below(canvas, _legend(listed, canvas.width, font)))
 
 
-def colorize(
-  panoptic: np.ndarray, label_space: structures.LabelSpace, colors: Sequence[Sequence[int]]
-) -> np.ndarray:
+def colorize(panoptic: np.ndarray, info: datasets.DatasetInfo) -> np.ndarray:
   """Returns a panoptic map [H, W] as flat colours [H, W, 3] uint8, black where it has no class."""
-  names = [''] * len(colors)
-  segments, index = _segments(panoptic, _Classes(label_space, names, colors))
+  segments, index = _segments(panoptic, info)
   palette = np.array([segment.color for segment in segments] + [np.zeros(3)])
   return palette.round().astype(np.uint8)[index]
 
 
-def _segments(panoptic, classes):
+def _segments(panoptic, info):
   """Returns the segments, and the map [H, W] of indices into them, -1 where there is none."""
-  space = classes.label_space
+  space = info.label_space
   unstretched = stretched.unstretched(np.asarray(panoptic))
   ids = unstretched.ids()
   areas, _ = unstretched.measure(ids)
@@ -135,14 +108,12 @@ def _segments(panoptic, classes):
       continue
     number_of[position] = len(segments)
     is_thing = class_id in space.thing_ids
-    name, order = classes.names[class_id], 0
+    name, order = info.class_names[class_id], 0
     if is_thing and instance == 0:
       name += ' (crowd)'
     elif is_thing:
       order = seen[class_id] = seen.get(class_id, -1) + 1
-    segments.append(
-      _Segment(name, _shade(classes.colors[class_id], order), class_id, area, is_thing)
-    )
+    segments.append(_Segment(name, _shade(info.colors[class_id], order), area, is_thing))
   index = np.concatenate(
     [number_of[np.searchsorted(ids, strip)] for _, strip in unstretched.strips()]
   )

@@ -145,7 +145,7 @@ def by_ground_truth(
     if len(found) > 1:
       raise errors.UserError(
         f'{json_path}: lists image {path} of --input {len(found)} times, as '
-        f'{_listed(entries[number]["file_name"] for number in found)}; must list it once.'
+        f'{errors.listed(entries[number]["file_name"] for number in found)}; must list it once.'
       )
     if found[0] in owners:
       raise errors.UserError(
@@ -157,7 +157,8 @@ def by_ground_truth(
   if unlisted and (not skip_unlisted or not listed):
     raise errors.UserError(
       f'{json_path}: does not list {len(unlisted)} of {len(paths)} images of --input: '
-      f'{_listed(unlisted)}.' + (' Give --on_unlisted=skip to leave them out.' if listed else '')
+      f'{errors.listed(unlisted)}.'
+      + (' Give --on_unlisted=skip to leave them out.' if listed else '')
     )
   missing = [entry['file_name'] for number, entry in enumerate(entries) if number not in owners]
   return _named(root, listed), unlisted, missing
@@ -210,9 +211,3 @@ def _refuse_equal(root, values, what, advice):
       raise errors.UserError(
         f'--input={root}: {other} and {path} would both have {what} {value}. {advice}'
       )
-
-
-def _listed(names):
-  """Returns the first three of some names."""
-  names = list(names)
-  return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')

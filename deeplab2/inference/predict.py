@@ -13,9 +13,9 @@ Image ids are those of --images_json, the annotations of these images. Without i
 the names: the number, if a name is all digits, else the name, less `_leftImg8bit` for Cityscapes.
 """
 
+import argparse
 import os
 import sys
-from typing import NamedTuple
 
 import PIL.Image
 import tensorflow as tf
@@ -33,19 +33,11 @@ from deeplab2.inference import image_list
 from deeplab2.inference import saved_model
 
 
-class _Options(NamedTuple):
-  """The flags."""
-
-  model: str
-  input: str
-  output_dir: str
-  images_json: str | None = None
-  on_unlisted: str = 'stop'
-  restart: bool = False
-
-
-def predict(options: _Options) -> None:
+def predict(options: argparse.Namespace) -> None:
   """Segments every image of the input; see the module for what is written.
+
+  Args:
+    options: the parsed flags.
 
   Raises:
     UserError: model or input is missing, ids are not unique, the output cannot be written or holds
@@ -130,13 +122,7 @@ def _segment(model, image, stamp, results, output_dir, failed):
     _leave_out(results, image, error, failed)
     return
   overlay = os.path.join(output_dir, 'overlay', f'{image.name}.png')
-  drawn = drawing.overlay(
-    pixels,
-    panoptic.reduced(drawing.LARGEST_SIDE),
-    model.info.label_space,
-    model.info.class_names,
-    model.info.colors,
-  )
+  drawn = drawing.overlay(pixels, panoptic.reduced(drawing.LARGEST_SIDE), model.info)
   files.write_whole(overlay, lambda place: PIL.Image.fromarray(drawn).save(place))
   results.add(image.name, panoptic, stamp, other_files=[overlay])
 
@@ -179,7 +165,7 @@ def main(arguments) -> int:
   parser.add_argument(
     '--restart', action='store_true', help='Start over where --output_dir holds results already.'
   )
-  return command_line.run(lambda: predict(_Options(**vars(parser.parse_args(arguments)))))
+  return command_line.run(lambda: predict(parser.parse_args(arguments)))
 
 
 if __name__ == '__main__':

@@ -16,11 +16,11 @@ import os
 from typing import NamedTuple
 
 import numpy as np
-import PIL.Image
 
 from deeplab2 import errors
 from deeplab2 import files
 from deeplab2 import structures
+from deeplab2.data import images
 
 # The largest instance that fits next to its class.
 PANOPTIC_FORMATS = {
@@ -160,6 +160,4 @@ def _check_fits(values, largest, what, path, advice):
 
 
 def _png(values):
-  buffer = io.BytesIO()
-  PIL.Image.fromarray(values.astype(np.uint8)).save(buffer, 'png')
-  return buffer.getvalue()
+  return images.encode(values.astype(np.uint8), 'png').data

@@ -82,20 +82,14 @@ def save(segmenter, info: datasets.DatasetInfo, path: str) -> None:
   module = _Module(segmenter)
   parent, name = os.path.split(path)
   aside = os.path.join(parent, f'.exporting-{os.getpid()}-{name}')
+  signatures = {'serving_default': module.segment, 'panoptic_in_crop': module.panoptic_in_crop}
   try:
-    files.make_directory(parent or '.')
-    tf.saved_model.save(
-      module,
-      aside,
-      signatures={'serving_default': module.segment, 'panoptic_in_crop': module.panoptic_in_crop},
-    )
-    files.write_whole(os.path.join(aside, _DATASET_FILE), datasets.to_json(info).encode())
-    model_files.write_list(aside)
-    _put_in_place(aside, path)
-  except (OSError, tf.errors.OpError) as error:
-    raise errors.UserError(
-      f'{path}: the model cannot be written there ({files.reason(error)}).'
-    ) from error
+    with files.explained(f'{path}: the model cannot be written there'):
+      files.make_directory(parent or '.')
+      tf.saved_model.save(module, aside, signatures=signatures)
+      files.write_whole(os.path.join(aside, _DATASET_FILE), datasets.to_json(info).encode())
+      model_files.write_list(aside)
+      _put_in_place(aside, path)
   finally:
     with contextlib.suppress(OSError, tf.errors.OpError):
       tf.io.gfile.rmtree(aside)
@@ -116,12 +110,6 @@ def check_replaceable(path: str) -> None:
       )
   elif tf.io.gfile.exists(path):
     raise errors.UserError(f'{path}: is a file; must be a directory.')
-
-
-def _is_exported(path):
-  return all(
-    tf.io.gfile.exists(os.path.join(path, name)) for name in ('saved_model.pb', _DATASET_FILE)
-  )
 
 
 def _put_in_place(aside, path):
@@ -145,14 +133,14 @@ def load(path: str) -> Exported:
   Raises:
     UserError: `path` holds no such model, or it is damaged.
   """
-  dataset_file = os.path.join(path, _DATASET_FILE)
-  if not _is_exported(path):
+  needed = (os.path.join(path, name) for name in ('saved_model.pb', _DATASET_FILE))
+  if not all(map(tf.io.gfile.exists, needed)):
     raise errors.UserError(
       f'{path}: no exported model; it must be a directory written by deeplab2.inference.export, '
       f'with saved_model.pb and {_DATASET_FILE}.'
     )
   fingerprint = model_files.check(path)
-  info = datasets.load(dataset_file)
+  info = datasets.load(os.path.join(path, _DATASET_FILE))
   try:
     with _without_pattern(path) as literal:
       loaded = tf.saved_model.load(literal)

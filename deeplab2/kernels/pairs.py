@@ -65,6 +65,7 @@ def _mean_contrast(feature_bkd, pull_bk, temperature, mean, arguments):
 
   @tf.custom_gradient
   def contrast(feature_bkd, pull_bk):
+    """Returns the means [B] float32 of features [B, k, D] and pulls [B, k], and their gradient."""
     # One image after the other, so that only one has its products in memory.
     value_b, weight_bk, slope_bkd = tf.map_fn(
       of_image,

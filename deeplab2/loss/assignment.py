@@ -119,6 +119,11 @@ def _shortest_path(cost_bmn, row, is_active_b, state):
   _, num_rows, num_columns = cost_bmn.shape
 
   def look(search):
+    """Returns the _Search after the columns [B, n] of its rows have been looked at.
+
+    The nearest column that is not done yet is done then; it is the sink if it is free, and else its
+    row is the next one. Nothing changes in examples that have a sink.
+    """
     reduced_bn = (
       search.length_b[:, tf.newaxis]
       + tf.gather(cost_bmn, search.row_b, batch_dims=1)

@@ -13,6 +13,7 @@ from deeplab2.model.layers import activations
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import norm as norm_lib
 from deeplab2.model.layers import shapes
+from deeplab2.model.layers import weights
 
 NUM_HEADS = 8
 
@@ -45,8 +46,8 @@ class SlotAttention(tf_keras.layers.Layer):
     half = self._channels // 2
     q, k, v = (self._split_heads(x) for x in tf.split(qkv, [half, half, self._channels], axis=-1))
     similarity = self.norm_similarity(tf.matmul(q, k, transpose_b=True), training=training)
-    weights = tf.cast(tf.nn.softmax(tf.cast(similarity, tf.float32)), v.dtype)
-    retrieved = tf.transpose(tf.matmul(weights, v), (0, 2, 1, 3))
+    attention = tf.cast(tf.nn.softmax(tf.cast(similarity, tf.float32)), v.dtype)
+    retrieved = tf.transpose(tf.matmul(attention, v), (0, 2, 1, 3))
     merged = tf.reshape(retrieved, [*shapes.sizes(qkv)[:2], self._channels])
     return activations.gelu(self.norm_retrieved(merged, training=training))
 
@@ -223,12 +224,8 @@ class KMaXDecoder(tf_keras.layers.Layer):
     return len(self.layers)
 
   def build(self, input_shape):
-    self.cluster_centers = self.add_weight(
-      'cluster_centers',
-      (1, self._num_mask_slots, self.channels),
-      initializer=conv.truncated_normal(1.0),
-      experimental_autocast=False,
-    )
+    shape = (1, self._num_mask_slots, self.channels)
+    self.cluster_centers = weights.add(self, 'cluster_centers', shape, conv.truncated_normal(1.0))
     self.built = True
 
   def call(self, features: tuple[tf.Tensor, ...], training: bool = False):

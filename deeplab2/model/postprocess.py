@@ -44,10 +44,21 @@ class _Postprocess:
     self,
     label_space: structures.LabelSpace,
     output_size: tuple[int, int],
+    *,
     pixel_confidence: float,
-    thing_area_limit: int,
-    stuff_area_limit: int,
+    thing_area_limit: int = 0,
+    stuff_area_limit: int = 0,
   ):
+    """Creates a merging rule.
+
+    Args:
+      label_space: the numbering of classes and panoptic ids.
+      output_size: (H, W) of the maps, the evaluation crop.
+      pixel_confidence: a mask holds the pixels of more than this probability, among all masks in
+        maskwise merging, among the confident ones in pixelwise.
+      thing_area_limit: smallest thing in pixels of the output, padding included.
+      stuff_area_limit: smallest stuff class in pixels of the output, padding included.
+    """
     self._space = label_space
     self._output_size = tuple(output_size)
     self._pixel_confidence = pixel_confidence
@@ -118,27 +129,15 @@ class _Postprocess:
 class MaskwisePostprocess(_Postprocess):
   """Pastes whole masks, the most confident first, where enough of them is still free."""
 
-  def __init__(
-    self,
-    label_space: structures.LabelSpace,
-    output_size: tuple[int, int],
-    *,
-    pixel_confidence: float,
-    options: MaskwiseOptions,
-    thing_area_limit: int = 0,
-    stuff_area_limit: int = 0,
-  ):
-    """Creates the merging rule.
+  def __init__(self, *args, options: MaskwiseOptions, **kwargs):
+    """Creates the rule; other arguments as of both rules.
 
     Args:
-      label_space: the numbering of classes and panoptic ids.
-      output_size: (H, W) of the maps, the evaluation crop.
-      pixel_confidence: a mask holds the pixels of more than this probability among all masks.
+      *args: label space and output size.
       options: when a mask counts, and its place in the order.
-      thing_area_limit: smallest thing in pixels of the output, padding included.
-      stuff_area_limit: smallest stuff class in pixels of the output, padding included.
+      **kwargs: pixel confidence and area limits.
     """
-    super().__init__(label_space, output_size, pixel_confidence, thing_area_limit, stuff_area_limit)
+    super().__init__(*args, **kwargs)
     self._options = options
 
   def _one_image(self, logits_hwn, classes):
@@ -217,27 +216,15 @@ class MaskwisePostprocess(_Postprocess):
 class PixelwisePostprocess(_Postprocess):
   """Gives every pixel to its strongest confident mask."""
 
-  def __init__(
-    self,
-    label_space: structures.LabelSpace,
-    output_size: tuple[int, int],
-    *,
-    pixel_confidence: float,
-    class_confidence: float,
-    thing_area_limit: int = 0,
-    stuff_area_limit: int = 0,
-  ):
-    """Creates the merging rule.
+  def __init__(self, *args, class_confidence: float, **kwargs):
+    """Creates the rule; other arguments as of both rules.
 
     Args:
-      label_space: the numbering of classes and panoptic ids.
-      output_size: (H, W) of the maps, the evaluation crop.
-      pixel_confidence: a pixel needs more than this probability among the confident masks.
+      *args: label space and output size.
       class_confidence: masks of at least this class confidence take part.
-      thing_area_limit: smallest thing in pixels of the output, padding included.
-      stuff_area_limit: smallest stuff class in pixels of the output, padding included.
+      **kwargs: pixel confidence and area limits.
     """
-    super().__init__(label_space, output_size, pixel_confidence, thing_area_limit, stuff_area_limit)
+    super().__init__(*args, **kwargs)
     self._class_confidence = class_confidence
 
   def _one_image(self, logits_hwn, classes):

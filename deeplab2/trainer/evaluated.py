@@ -1,14 +1,12 @@
 """Identifies an evaluation: its images, how they are segmented, and the checkpoint."""
 
 from collections.abc import Mapping
-import concurrent.futures
 import hashlib
 import json
 import os
 from typing import Any
 
-import tensorflow as tf
-
+from deeplab2 import files as disk
 from deeplab2.checkpoint import restore
 from deeplab2.config.experiment import Config
 from deeplab2.data import pipeline
@@ -32,7 +30,6 @@ _MASKWISE = tuple(
     'reorder_mask_weight',
   )
 )
-_STATS_AT_A_TIME = 16  # Remote files take some 50 ms each.
 
 
 def describe(config: Config) -> dict[str, Any]:
@@ -46,8 +43,7 @@ def describe(config: Config) -> dict[str, Any]:
   """
   patterns = list(config.require(f'{_FIELD}.file_pattern'))
   files = pipeline.find_files(patterns)
-  with concurrent.futures.ThreadPoolExecutor(_STATS_AT_A_TIME) as pool:
-    sizes = list(pool.map(lambda file: tf.io.gfile.stat(file).length, files))
+  sizes = disk.sizes(files)
   listed = sorted(zip(map(os.path.basename, files), sizes, strict=True))
   rule = config.value(f'{_EVALUATOR}.transformer_post_processing')
   content = {

@@ -1,19 +1,18 @@
 """The output of an evaluation: log, JSON, drawn images, raw maps."""
 
 from collections.abc import Callable, Mapping
-import io
 import math
 import os
 from typing import Any, Protocol
 
 from absl import logging
 import numpy as np
-import PIL.Image
 import tensorflow as tf
 
 from deeplab2 import errors
 from deeplab2 import files
 from deeplab2.data import datasets
+from deeplab2.data import images
 from deeplab2.inference import drawing
 from deeplab2.trainer import evaluated as evaluated_lib
 from deeplab2.trainer import evaluator
@@ -178,38 +177,29 @@ class Visualizer:
     """
     if image.number >= self._num_images:
       return
-    space, colors = self._info.label_space, self._info.colors
-    panel = drawing.panel(
-      image.image, image.maps.panoptic, image.ground_truth, space, self._info.class_names, colors
-    )
+    info, space = self._info, self._info.label_space
+    panel = drawing.panel(image.image, image.maps.panoptic, image.ground_truth, info)
     self._summaries.image(f'images/{image.number:06d}', panel)
     semantic = image.maps.semantic
     drawn = {
       'panel': panel,
       'image': np.clip(image.image, 0, 255).astype(np.uint8),
-      'panoptic_prediction': drawing.colorize(image.maps.panoptic, space, colors),
-      'semantic_prediction': drawing.colorize(semantic * space.label_divisor, space, colors),
+      'panoptic_prediction': drawing.colorize(image.maps.panoptic, info),
+      'semantic_prediction': drawing.colorize(semantic * space.label_divisor, info),
     }
     if image.ground_truth is not None:
       ground_truth = image.ground_truth // space.label_divisor
       wrong = (semantic != ground_truth) & (ground_truth != space.ignore_label)
       drawn.update(
         {
-          'panoptic_label': drawing.colorize(image.ground_truth, space, colors),
-          'semantic_label': drawing.colorize(ground_truth * space.label_divisor, space, colors),
+          'panoptic_label': drawing.colorize(image.ground_truth, info),
+          'semantic_label': drawing.colorize(ground_truth * space.label_divisor, info),
           'semantic_error': 255 * wrong.astype(np.uint8),
         }
       )
     for name, pixels in drawn.items():
-      files.write_whole(
-        os.path.join(self._directory, f'{image.number:06d}_{name}.png'), _png(pixels)
-      )
-
-
-def _png(pixels):
-  buffer = io.BytesIO()
-  PIL.Image.fromarray(pixels).save(buffer, 'png')
-  return buffer.getvalue()
+      path = os.path.join(self._directory, f'{image.number:06d}_{name}.png')
+      files.write_whole(path, images.encode(pixels, 'png').data)
 
 
 def _path(directory, step, identity):

@@ -62,14 +62,14 @@ def _tiff(orientation, order='<'):
 
 def _loads(path, expected, tolerance=0):
   """Asserts that a file is read as `expected`, and that a record of it holds the same."""
-  encoded = images.encode_for_record(str(path))
+  encoded = images.encode_image(images.load(str(path)))
   decoded = _decode(encoded)
   assert (encoded.height, encoded.width) == decoded.shape[:2]
   np.testing.assert_array_equal(images.read(str(path)), decoded)
   np.testing.assert_allclose(decoded.astype(int), expected, atol=tolerance)
   (pathlib.Path(path).parent / 'again').write_bytes(encoded.data)
   # A record's content is upright, RGB, and stays as it is.
-  assert images.encode_for_record(str(pathlib.Path(path).parent / 'again')) == encoded
+  assert images.encode_image(images.load(str(pathlib.Path(path).parent / 'again'))) == encoded
   return encoded
 
 
@@ -79,7 +79,7 @@ def _loads(path, expected, tolerance=0):
 def test_good_files_keep_their_bytes(tmp_path, image, ending, image_format):
   path = tmp_path / f'a.{ending}'
   _save(path, image, format=image_format)
-  assert images.encode_for_record(str(path)) == (path.read_bytes(), image_format, 20, 30)
+  assert images.encode_image(images.load(str(path))) == (path.read_bytes(), image_format, 20, 30)
 
 
 _TURNS = [

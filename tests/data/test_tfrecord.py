@@ -137,7 +137,7 @@ def test_records_of_turned_files_as_advised(tmp_path):
   stored = tfrecord.encode_example(images.Encoded(data, 'jpeg', width, height), 'x')
   with pytest.raises(errors.UserError, match='scripts/build_tfrecords.py stores .* upright'):
     tfrecord.scan([_write(tmp_path / 'b', [stored])], with_label=False)
-  upright = tfrecord.encode_example(images.encode_for_record(str(tmp_path / 'a.jpg')), 'x')
+  upright = tfrecord.encode_example(images.encode_image(images.load(str(tmp_path / 'a.jpg'))), 'x')
   assert tfrecord.scan([_write(tmp_path / 'c', [upright])], with_label=False) == 1
 
 

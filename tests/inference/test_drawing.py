@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from deeplab2 import structures
+from deeplab2.data import datasets
 from deeplab2.data import stretched
 from deeplab2.inference import drawing
 
 _SPACE = structures.LabelSpace(4, 0, 256, (1, 2))
 _NAMES = ('void', 'cat', 'dog', 'sky')
 _COLORS = ((0, 0, 0), (200, 20, 60), (0, 160, 40), (70, 130, 180))
+_INFO = datasets.DatasetInfo('any', _SPACE, _NAMES, _COLORS, (0, 1, 2, 3), 0, {}, {})
 
 
 def _map(height=96, width=128):
@@ -25,11 +27,11 @@ def _map(height=96, width=128):
 
 def _draw(function, *maps, image=None):
   image = np.full([*maps[0].shape, 3], 100, np.uint8) if image is None else image
-  return function(image, *maps, _SPACE, _NAMES, _COLORS)
+  return function(image, *maps, _INFO)
 
 
 def test_paint_gives_classes_their_colour_and_instances_a_shade():
-  colored = drawing.colorize(_map(8, 12), _SPACE, _COLORS)
+  colored = drawing.colorize(_map(8, 12), _INFO)
   assert colored.dtype == np.uint8
   assert tuple(colored[0, 0]) == _COLORS[3]
   assert tuple(colored[7, 0]) == _COLORS[1]
@@ -42,7 +44,7 @@ def test_paint_gives_classes_their_colour_and_instances_a_shade():
 
 def test_many_instances_differ():
   panoptic = 257 + np.arange(24)[np.newaxis]
-  colored = drawing.colorize(panoptic, _SPACE, _COLORS)[0].astype(int)
+  colored = drawing.colorize(panoptic, _INFO)[0].astype(int)
   distances = np.abs(colored[:, np.newaxis] - colored).sum(-1) + 1000 * np.eye(24, dtype=int)
   assert distances.min() >= 9
 
@@ -104,7 +106,7 @@ def test_a_map_without_any_segment_can_be_drawn(function):
 
 def test_crowd_is_named_apart():
   panoptic = np.array([[256, 257, 258, 768]])
-  segments, index = drawing._segments(panoptic, drawing._Classes(_SPACE, _NAMES, _COLORS))
+  segments, index = drawing._segments(panoptic, _INFO)
   assert [segment.name for segment in segments] == ['cat (crowd)', 'cat', 'cat', 'sky']
   assert index.tolist() == [[0, 1, 2, 3]]
 

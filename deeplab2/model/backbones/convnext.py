@@ -13,6 +13,7 @@ from deeplab2.model.layers import affine
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import drop_path
 from deeplab2.model.layers import norm as norm_lib
+from deeplab2.model.layers import weights
 
 _EPSILON = 1e-6  # Of every layer norm.
 _STEM_STRIDE = 4
@@ -94,12 +95,8 @@ class Block(tf_keras.layers.Layer):
     self.project = _dense(channels, name='project')
 
   def build(self, input_shape):
-    self.layer_scale = self.add_weight(
-      'layer_scale',
-      (1, 1, 1, self._channels),
-      experimental_autocast=False,
-      initializer=tf_keras.initializers.Constant(_LAYER_SCALE),
-    )
+    initializer = tf_keras.initializers.Constant(_LAYER_SCALE)
+    self.layer_scale = weights.add(self, 'layer_scale', (1, 1, 1, self._channels), initializer)
     self.built = True
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:

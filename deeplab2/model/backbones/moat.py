@@ -15,6 +15,7 @@ from deeplab2.model.layers import drop_path
 from deeplab2.model.layers import norm as norm_lib
 from deeplab2.model.layers import shapes
 from deeplab2.model.layers import squeeze_excite
+from deeplab2.model.layers import weights
 
 _EXPANSION = 4  # Width of the depthwise convolution per output channel of a block.
 _SQUEEZE = 0.25  # Width of squeeze-and-excite per output channel of a block.
@@ -44,7 +45,13 @@ class BiasedConv(affine.Affine):
   def call(
     self, x: tf.Tensor, scale: float | tf.Tensor = 1.0, offset: float | tf.Tensor = 0.0
   ) -> tf.Tensor:
-    """Returns the result times `scale` plus `offset`, both float32 of the output channels."""
+    """Returns conv(x) * scale + offset, [B, ceil(H / stride), ceil(W / stride), filters].
+
+    Args:
+      x: [B, H, W, C].
+      scale: float32 [filters] or a number.
+      offset: float32 [filters] or a number.
+    """
     kernel, bias = self.kernel * scale, self.bias * scale + offset
     y = tf.nn.conv2d(x, tf.cast(kernel, x.dtype), self._stride, 'SAME')
     return tf.nn.bias_add(y, tf.cast(bias, x.dtype))
@@ -66,6 +73,7 @@ class Stem(tf_keras.layers.Layer):
     self.built = True
 
   def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """[B, H, W, 3] -> [B, ceil(H / 2), ceil(W / 2), filters]."""
     if training:
       x = self.down_norm(self.down(images), training=True, activation=activations.gelu)
     else:
@@ -85,12 +93,7 @@ class Expand(tf_keras.layers.Layer):
   def build(self, input_shape):
     channels = input_shape[-1]
     self.pre_norm = norm_lib.BatchNorm(self._settings, (channels,), name='pre_norm')
-    self.kernel = self.add_weight(
-      'kernel',
-      (1, 1, channels, self._filters),
-      initializer=_initializer(),
-      experimental_autocast=False,
-    )
+    self.kernel = weights.add(self, 'kernel', (1, 1, channels, self._filters), _initializer())
     self.norm = norm_lib.BatchNorm(self._settings, (self._filters,), name='norm')
     for part in (self.pre_norm, self.norm):
       with tf.name_scope(part.name):
@@ -98,15 +101,12 @@ class Expand(tf_keras.layers.Layer):
     self.built = True
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """[B, h, w, C] -> [B, h, w, filters], in the dtype of `x`."""
     kernel = self.kernel[0, 0]
     if training:
+      how = (kernel, self.norm, tf.matmul, None, True, activations.gelu)
       x = self.pre_norm(x, training=True)
-      return shapes.per_position(
-        x,
-        lambda rows: conv.linear_norm(
-          rows, kernel, self.norm, tf.matmul, None, True, activations.gelu
-        ),
-      )
+      return shapes.per_position(x, lambda rows: conv.linear_norm(rows, *how))
     # Without padding, both norms are part of the linear map:
     # ((x * s + o) K) * s' + o' = x (s K s') + (o K s' + o').
     (scale_in, offset_in), (scale, offset) = self.pre_norm.affine(), self.norm.affine()
@@ -191,18 +191,12 @@ class HeadProjection(tf_keras.layers.Layer):
     self._out_shape = out_shape
 
   def build(self, input_shape):
-    self.weight = self.add_weight(
-      'weight',
-      self._in_shape + self._out_shape,
-      initializer=_initializer(),
-      experimental_autocast=False,
-    )
-    self.bias = self.add_weight(
-      'bias', self._out_shape, initializer='zeros', experimental_autocast=False
-    )
+    self.weight = weights.add(self, 'weight', self._in_shape + self._out_shape, _initializer())
+    self.bias = weights.add(self, 'bias', self._out_shape, 'zeros')
     self.built = True
 
   def call(self, rows: tf.Tensor) -> tf.Tensor:
+    """[n, in_shape] -> [n, out_shape], in the dtype of `rows`."""
     weight = tf.cast(tf.reshape(self.weight, [rows.shape[-1], -1]), rows.dtype)
     bias = tf.cast(tf.reshape(self.bias, [-1]), rows.dtype)
     return tf.nn.bias_add(tf.matmul(rows, weight), bias)
@@ -239,11 +233,11 @@ class Attention(tf_keras.layers.Layer):
   def build(self, input_shape):
     if self._window is not None:
       side = 2 * self._window - 1
-      self.relative_position_embedding = self.add_weight(
+      self.relative_position_embedding = weights.add(
+        self,
         'relative_position_embedding',
         (self._channels // _HEAD_SIZE, side, side),
-        initializer=_initializer(),
-        experimental_autocast=False,
+        _initializer(),
       )
     self.built = True
 
@@ -307,18 +301,13 @@ class MOATBlock(tf_keras.layers.Layer):
     """Creates a block; `window` as in Attention, the rest as in MBConv."""
     super().__init__(**kwargs)
     self._keep_prob = drop_path_keep_prob
-    self.mobile = MBConv(
-      in_filters,
-      filters,
-      norm=norm,
-      stride=stride,
-      drop_path_keep_prob=drop_path_keep_prob,
-      name='mobile',
-    )
+    settings: dict[str, Any] = {'stride': stride, 'drop_path_keep_prob': drop_path_keep_prob}
+    self.mobile = MBConv(in_filters, filters, norm=norm, name='mobile', **settings)
     self.attention_norm = norm_lib.LayerNorm(1e-5, name='attention_norm')
     self.attention = Attention(filters, window=window, name='attention')
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """Returns the sum, not activated, at [B, ceil(h / stride), ceil(w / stride), filters]."""
     x = self.mobile(x, training=training)
     residual = self.attention(self.attention_norm(x))
     return x + activations.drop_path(residual, self._keep_prob, training)

@@ -6,6 +6,7 @@ import tf_keras
 from deeplab2.model.layers import activations
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import shapes
+from deeplab2.model.layers import weights
 
 
 class Affine(tf_keras.layers.Layer):
@@ -16,15 +17,8 @@ class Affine(tf_keras.layers.Layer):
     self._kernel_initializer = kernel_initializer
 
   def _build(self, kernel_shape):
-    self.kernel = self.add_weight(
-      'kernel',
-      kernel_shape,
-      initializer=self._kernel_initializer,
-      experimental_autocast=False,
-    )
-    self.bias = self.add_weight(
-      'bias', (kernel_shape[-1],), initializer='zeros', experimental_autocast=False
-    )
+    self.kernel = weights.add(self, 'kernel', kernel_shape, self._kernel_initializer)
+    self.bias = weights.add(self, 'bias', (kernel_shape[-1],), 'zeros')
     self.built = True
 
   def _add_bias(self, x):

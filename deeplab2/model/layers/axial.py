@@ -6,6 +6,7 @@ import tf_keras
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import norm as norm_lib
 from deeplab2.model.layers import shapes
+from deeplab2.model.layers import weights
 
 NUM_HEADS = 8
 # Relative positions -254..254 have an embedding; farther ones share the outermost.
@@ -21,12 +22,8 @@ class RelativePositions(tf_keras.layers.Layer):
 
   def build(self, input_shape=None):
     del input_shape  # The constructor knows the shape.
-    self.embeddings = self.add_weight(
-      'embeddings',
-      (2 * MAX_DISTANCE + 1, self._channels),
-      initializer=conv.truncated_normal(1.0),
-      experimental_autocast=False,
-    )
+    shape = (2 * MAX_DISTANCE + 1, self._channels)
+    self.embeddings = weights.add(self, 'embeddings', shape, conv.truncated_normal(1.0))
     self.built = True
 
   def between(self, length: int | tf.Tensor) -> tf.Tensor:
@@ -99,12 +96,9 @@ class AxialAttention1D(tf_keras.layers.Layer):
 
   def build(self, input_shape):
     channels = input_shape[-1]
-    self.qkv_kernel = self.add_weight(
-      'qkv_kernel',
-      (channels, 2 * self._key_channels + self._value_channels),
-      initializer=conv.truncated_normal(channels**-0.5),
-      experimental_autocast=False,
-    )
+    shape = (channels, 2 * self._key_channels + self._value_channels)
+    initializer = conv.truncated_normal(channels**-0.5)
+    self.qkv_kernel = weights.add(self, 'qkv_kernel', shape, initializer)
     for part in (self.norm_qkv, self.query_positions, self.key_positions, self.value_positions):
       with tf.name_scope(part.name):
         part.build()
@@ -116,8 +110,8 @@ class AxialAttention1D(tf_keras.layers.Layer):
     length = shapes.sizes(x)[self._axis]
     similarity = self.norm_similarity(self.similarities(q, k, length), training=training)
     similarity = tf.add_n(tf.split(tf.cast(similarity, tf.float32), 3, axis=1))
-    weights = tf.cast(tf.nn.softmax(similarity), x.dtype)
-    content, position = self.retrieve(weights, v, length)
+    attention = tf.cast(tf.nn.softmax(similarity), x.dtype)
+    content, position = self.retrieve(attention, v, length)
     retrieved = tf.concat([self._merge_heads(content, x), self._merge_heads(position, x)], axis=-1)
     return tf.add_n(tf.split(self.norm_retrieved(retrieved, training=training), 2, axis=-1))
 
@@ -143,11 +137,11 @@ class AxialAttention1D(tf_keras.layers.Layer):
       axis=1,
     )
 
-  def retrieve(self, weights, v, length):
+  def retrieve(self, attention, v, length):
     """Returns the two terms of the result before their norm, each [n, heads, l, d]."""
     return (
-      tf.matmul(weights, v),
-      tf.einsum('nhlm,lmd->nhld', weights, self.value_positions.between(length)),
+      tf.matmul(attention, v),
+      tf.einsum('nhlm,lmd->nhld', attention, self.value_positions.between(length)),
     )
 
   def _split_heads(self, x):

@@ -16,6 +16,7 @@ from deeplab2.kernels import dilated
 from deeplab2.model.layers import activations
 from deeplab2.model.layers import norm as norm_lib
 from deeplab2.model.layers import shapes
+from deeplab2.model.layers import weights
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
 
@@ -49,10 +50,7 @@ class _LinearNorm(tf_keras.layers.Layer):
 
   def _build(self, kernel_name, kernel_shape, filters):
     """Creates the norm of `filters` channels; creates and returns the kernel."""
-    # Decay is chosen by the last part of a variable's name: kernels keep theirs.
-    kernel = self.add_weight(
-      kernel_name, kernel_shape, initializer=self._kernel_initializer, experimental_autocast=False
-    )
+    kernel = weights.add(self, kernel_name, kernel_shape, self._kernel_initializer)
     self.norm = norm_lib.BatchNorm(
       self._settings, (filters,), gamma_initializer=self._gamma_initializer, name='norm'
     )

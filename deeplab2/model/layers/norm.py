@@ -7,6 +7,7 @@ import tf_keras
 
 from deeplab2.model.layers import activations
 from deeplab2.model.layers import shapes
+from deeplab2.model.layers import weights
 
 
 class NormSettings(NamedTuple):
@@ -49,27 +50,21 @@ class BatchNorm(tf_keras.layers.Layer):
     self._gamma_initializer = gamma_initializer
 
   def build(self, input_shape=None):
-    del input_shape  # The constructor knows the shape.
+    """Creates gamma, beta and the moving statistics, float32 of the constructor's shape.
 
-    def statistic(name, initializer):
-      return self.add_weight(
-        name,
-        self._shape,
-        initializer=initializer,
-        trainable=False,
-        experimental_autocast=False,
-        synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.MEAN,
-      )
-
-    self.gamma = self.add_weight(
-      'gamma', self._shape, initializer=self._gamma_initializer, experimental_autocast=False
-    )
-    self.beta = self.add_weight(
-      'beta', self._shape, initializer='zeros', experimental_autocast=False
-    )
-    self.moving_mean = statistic('moving_mean', 'zeros')
-    self.moving_variance = statistic('moving_variance', 'ones')
+    Args:
+      input_shape: of no use; the constructor knows the shape.
+    """
+    del input_shape
+    statistic = {
+      'trainable': False,
+      'synchronization': tf.VariableSynchronization.ON_READ,
+      'aggregation': tf.VariableAggregation.MEAN,
+    }
+    self.gamma = weights.add(self, 'gamma', self._shape, self._gamma_initializer)
+    self.beta = weights.add(self, 'beta', self._shape, 'zeros')
+    self.moving_mean = weights.add(self, 'moving_mean', self._shape, 'zeros', **statistic)
+    self.moving_variance = weights.add(self, 'moving_variance', self._shape, 'ones', **statistic)
     self.built = True
 
   def affine(self) -> tuple[tf.Tensor, tf.Tensor]:
@@ -157,12 +152,13 @@ class LayerNorm(tf_keras.layers.Layer):
     self._epsilon = epsilon
 
   def build(self, input_shape):
-    shape = (input_shape[-1],)
-    self.gamma = self.add_weight('gamma', shape, initializer='ones', experimental_autocast=False)
-    self.beta = self.add_weight('beta', shape, initializer='zeros', experimental_autocast=False)
+    """Creates gamma and beta, float32 [C]."""
+    self.gamma = weights.add(self, 'gamma', (input_shape[-1],), 'ones')
+    self.beta = weights.add(self, 'beta', (input_shape[-1],), 'zeros')
     self.built = True
 
   def call(self, x: tf.Tensor) -> tf.Tensor:
+    """Returns the normalised `x` [..., C], in its dtype."""
     values = tf.cast(x, tf.float32)
     centered = values - tf.reduce_mean(values, axis=-1, keepdims=True)
     variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab2 import resampling
 from deeplab2.checkpoint import restore
 from deeplab2.model.backbones import registry
 from tests.goldens import fill
@@ -33,7 +32,7 @@ def _stride(name, level):
 
 def _check_sizes(name, pyramid, batch, size):
   for level in range(1, 6):
-    expected = (batch, *resampling.feature_size(size, _stride(name, level)))
+    expected = (batch, *(-(-side // _stride(name, level)) for side in size))
     stage, activated = (getattr(pyramid, f'{kind}{level}') for kind in ('stage', 'res'))
     assert tuple(stage.shape[:3]) == tuple(activated.shape[:3]) == expected
 
@@ -42,7 +41,8 @@ def _check_sizes(name, pyramid, batch, size):
 @pytest.mark.parametrize('size', [(33, 65), (50, 70)])
 def test_sizes_of_any_number_of_images(name, size):
   backbone = registry.create(name, norm=builders.NORM)
-  network = tf.function(backbone, input_signature=[tf.TensorSpec([None, *size, 3])])
+  signature = [tf.TensorSpec([None, *size, 3])]
+  network = tf.function(backbone, input_signature=signature, autograph=False)
   _check_sizes(name, network(tf.zeros([2, *size, 3])), 2, size)
 
 
@@ -80,7 +80,9 @@ def test_every_variable_trains_and_is_restored(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', sorted(set(registry.BACKBONES) - set(_QUICK)))
+@pytest.mark.parametrize(
+  'name', [name for name in sorted(set(registry.BACKBONES) - set(_QUICK)) if '_no_pe_' not in name]
+)
 def test_other_sizes_of_a_family_are_stored_whole(name):
   """In a graph that is not run, where variables of gigabytes take no memory."""
   with tf.Graph().as_default():
@@ -95,7 +97,9 @@ def test_inference_compiles(name):
   backbone = registry.create(name, norm=builders.NORM)
   images = tf.constant(fill.image(33, 47) / 127.5 - 1.0, tf.float32)
   plain = backbone(images)
-  for ours, theirs in zip(tf.function(backbone, jit_compile=True)(images), plain, strict=True):
+  for ours, theirs in zip(
+    tf.function(backbone, jit_compile=True, autograph=False)(images), plain, strict=True
+  ):
     scale = np.abs(theirs).max()
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * scale)
 
