@@ -227,13 +227,14 @@ class Checkpoints:
         [other for other in directory_lib.stored(self.directory) if other != prefix]
       )
       if older is None:
-        advice = (
-          'No other checkpoint there is whole. To start from scratch, give another experiment_name.'
-        )
-      else:
-        how = directory_lib.how_to_resume(older)
-        advice = f'The newest other one that is whole is {older}. {how}'
-      raise errors.UserError(f'{error} {advice}') from error
+        raise errors.UserError(
+          f'{error} No other checkpoint there is whole. To start from '
+          'scratch, give another experiment_name.'
+        ) from error
+      raise errors.UserError(
+        f'{error} The newest other one that is whole is {older}. '
+        f'{directory_lib.how_to_resume(older)}'
+      ) from error
     if self._whole:
       # The run may have been interrupted between a save and what follows it.
       directory_lib.keep_newest(self.directory, prefix, self._keep)
