@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from deeplab2 import assemble
 from deeplab2.config import load
+from tests import eager
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _PATHS = sorted((_ROOT / 'configs').glob('*/remax/*.textproto'))
@@ -67,12 +67,9 @@ def _shrunk(path):
 
 
 def _step(config):
-  """Does one training step; returns the logs. Eagerly, which spares building the graph."""
-  tf.config.run_functions_eagerly(True)
-  try:
+  """Does one training step; returns the logs."""
+  with eager.functions():
     return _script('benchmark').synthetic_trainer(config).train(1)
-  finally:
-    tf.config.run_functions_eagerly(False)
 
 
 def _check_step(logs):
