@@ -27,6 +27,7 @@ OVERRIDES = [
   'train_dataset_options.seed=1',
   'train_dataset_options.augmentations.panoptic_copy_paste.panoptic_copy_paste_scale=1.0',
   'model_options.kmax.decoder_drop_path_keep_prob=0.5',
+  'model_options.kmax.decoder_layers=1,1,0',
   'trainer_options.steps_per_loop=1',
   'trainer_options.save_checkpoints_steps=2',
   'trainer_options.save_summaries_steps=2',

@@ -77,7 +77,7 @@ def _started(directory, *overrides):
   """Returns the checkpoint of a training before its first step."""
   config = _config(*overrides)
   model, step = assemble.model(config), orbit.utils.create_global_step()
-  experiment._train_loop(config, str(directory), model, step).save()
+  experiment._train_loop(config, str(directory), model, step, stop=None).save()
   return tf.train.load_checkpoint(str(directory / 'ckpt-0'))
 
 
