@@ -5,10 +5,13 @@ from. Around a training step that is `keyed` by step and replica: the n-th call 
 draws the n-th stream of that key. So a run that was interrupted draws what the uninterrupted one
 would have drawn. The operations have no state, which XLA and TPUs prefer. Without a generator,
 numbers come from TensorFlow's global one.
+
+The input pipeline draws from streams that have names, see `stream`.
 """
 
 from collections.abc import Iterator
 import contextlib
+import hashlib
 import threading
 from typing import Any
 
@@ -46,6 +49,22 @@ def use(generator) -> Iterator[None]:
 def keyed(key: tf.Tensor) -> contextlib.AbstractContextManager[None]:
   """Lets every `uniform` inside the context depend on `key`, [2] int32 or int64, alone."""
   return use(_Keyed(key))
+
+
+def stream(name: str, seed: int | tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
+  """Returns the seed [2] int64 of the draws that have a number in a named stream.
+
+  Names are hashed, not counted: no stream of one run is another stream of a run with the next seed.
+
+  Args:
+    name: of the stream.
+    seed: of the run; an integer, or [] of an integer type.
+    number: of the image, epoch or step; an integer, or [] of an integer type.
+  """
+  digest = hashlib.sha256(name.encode()).digest()[:8]
+  of_name = tf.constant(int.from_bytes(digest, 'little', signed=True), tf.int64)
+  key = tf.stack([tf.cast(seed, tf.int64), of_name])
+  return tf.random.experimental.stateless_fold_in(key, tf.cast(number, tf.int64))
 
 
 def uniform(shape: Shape) -> tf.Tensor:

@@ -37,3 +37,16 @@ def test_without_a_key_numbers_come_from_the_global_generator():
   first = randomness.uniform([3])
   tf.random.set_seed(1)
   np.testing.assert_array_equal(first, tf.random.uniform([3]))
+
+
+def test_streams_are_independent_of_those_of_other_names_and_of_the_next_seeds():
+  drawn = [
+    tf.random.stateless_uniform([1000], randomness.stream(name, seed, number)).numpy()
+    for name in ('order', 'augmentation')
+    for seed in (0, 1, tf.constant(2, tf.int64))
+    for number in (0, tf.constant(1, tf.int64))
+  ]
+  correlations = np.corrcoef(drawn) - np.eye(12)
+  assert np.abs(correlations).max() < 0.15
+  again = tf.random.stateless_uniform([1000], randomness.stream('order', 2, 1))
+  np.testing.assert_array_equal(drawn[5], again)

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from deeplab2 import errors
 from deeplab2 import files as file_paths
+from deeplab2 import randomness
 from deeplab2 import structures
 from deeplab2.data import augment
 from deeplab2.data import autoaugment
@@ -27,9 +28,9 @@ from deeplab2.data import targets
 from deeplab2.data import tfrecord
 
 _INTERLEAVED_FILES = 32
-# Added to the seed for what is drawn of the image that is pasted, and for what is pasted of it.
-_OTHER, _PASTE = 1, 2
-_SEEDS = 3  # Of one host.
+# Streams of random numbers (randomness.stream), of each host for itself.
+_ORDERS = ('order', 'order of other images')  # The latter are those that are pasted.
+_AUGMENTATION, _OTHER_AUGMENTATION, _PASTE = 'augmentation', 'augmentation of others', 'paste'
 
 
 class Shard(NamedTuple):
@@ -112,18 +113,23 @@ def training(
   files = shard.files(find_files(patterns))
   taken = 0 if seed is None else first_step * (batch_size // shard.hosts)
   epoch, taken_of_epoch = divmod(taken, count_records(files)) if taken else (0, 0)
-  maker = _SampleMaker(label_space, crop_size, resize, scale, policy, paste, target_options)
+  maker = _SampleMaker(
+    label_space, crop_size, resize, scale, policy, paste, target_options, shard.host
+  )
 
-  def records(seed):
-    """Returns the usable records (tfrecord.Record) in the order of `seed`, from `taken` on."""
-    stored = shuffled(files, reader, shuffle_buffer_size, seed, epoch).skip(taken_of_epoch)
+  def records(order, seed):
+    """Returns the usable records (tfrecord.Record) in an order of `seed`, from `taken` on."""
+    stored = shuffled(
+      files, reader, shuffle_buffer_size, seed, epoch, order=_of_host(shard.host, order)
+    ).skip(taken_of_epoch)
     decoded = reader.decode(stored, with_label=True, void_id=label_space.void_id)
     return decoded.filter(lambda record: ~reading.is_blank(record))
 
   def batches(seed):
     """Returns the batches [B, ...] of Sample that `seed`, an int or [] int64, decides."""
-    seeds = [seed] if paste is None else [seed, seed + _OTHER]
-    dataset = tf.data.Dataset.zip(tuple(map(records, seeds))).enumerate(taken)
+    orders = _ORDERS[:1] if paste is None else _ORDERS
+    stored = tuple(records(order, seed) for order in orders)
+    dataset = tf.data.Dataset.zip(stored).enumerate(taken)
     dataset = dataset.map(
       lambda number, records: maker.sample(seed, number, records),
       num_parallel_calls=tf.data.AUTOTUNE,
@@ -133,11 +139,11 @@ def training(
   if data_service is not None:
     return _finish(service.distribute(batches, data_service), deterministic=False)
   first_seed = random.SystemRandom().getrandbits(31) if seed is None else seed
-  return _finish(batches(first_seed + _SEEDS * shard.host), deterministic=seed is not None)
+  return _finish(batches(first_seed), deterministic=seed is not None)
 
 
 class _SampleMaker(NamedTuple):
-  """Makes samples for training of records; the fields are arguments of `training`."""
+  """Makes samples for training of records; the fields are arguments of `training`, and the host."""
 
   label_space: structures.LabelSpace
   crop_size: tuple[int, int]
@@ -146,6 +152,7 @@ class _SampleMaker(NamedTuple):
   policy: autoaugment.Policy | None
   paste: copy_paste.CopyPaste | None
   target_options: targets.TargetOptions
+  host: int
 
   def sample(self, seed, number, records) -> structures.Sample:
     """Returns the sample of one image: cropped, pasted over, with targets; without batch axis.
@@ -156,14 +163,17 @@ class _SampleMaker(NamedTuple):
       records: tfrecord.Record of the image and, with copy-paste, of the other image.
     """
     space, name = self.label_space, records[0].name
-    image, label = self._crop(records[0], _key(seed, number), self.scale, space.void_id)
+
+    def key(stream):
+      return randomness.stream(_of_host(self.host, stream), seed, number)
+
+    image, label = self._crop(records[0], key(_AUGMENTATION), self.scale, space.void_id)
     if self.paste is not None:
       smaller = self.scale.times(self.paste.scale)
       padding = copy_paste.padding_id(space)
-      other = self._crop(records[1], _key(seed + _OTHER, number), smaller, padding)
-      key = _key(seed + _PASTE, number)
+      other = self._crop(records[1], key(_OTHER_AUGMENTATION), smaller, padding)
       image, label = copy_paste.paste(
-        image, label, *other, name=name, space=space, settings=self.paste, seed=key
+        image, label, *other, name=name, space=space, settings=self.paste, seed=key(_PASTE)
       )
     made = targets.make_targets(label, name, space, self.target_options)
     return structures.Sample(image, made)
@@ -181,9 +191,8 @@ class _SampleMaker(NamedTuple):
     )
 
 
-def _key(seed, number):
-  """Returns the seed [2] int64 of what is drawn for one image."""
-  return tf.stack([tf.cast(seed, tf.int64), number])
+def _of_host(host, stream):
+  return f'input of host {host}: {stream}'
 
 
 def shuffled(
@@ -192,12 +201,21 @@ def shuffled(
   buffer_size: int,
   seed: int | tf.Tensor,
   first_epoch: int = 0,
+  order: str = _of_host(0, _ORDERS[0]),
 ) -> tf.data.Dataset:
   """Returns stored records of all files in random order, endlessly, as `reader.decode` takes them.
 
   Every epoch holds every record once, in an order that seed and number of the epoch alone decide:
   so a run can go on in the middle of its input, and it is known whose sample is whose
   (inspect_data.py).
+
+  Args:
+    files: TFRecord files.
+    reader: reads them.
+    buffer_size: records among which the next one is drawn.
+    seed: of the run.
+    first_epoch: number of the epoch to begin with.
+    order: stream of random numbers that decides; by default that of the images of a first host.
   """
 
   def epoch(number):
@@ -206,7 +224,7 @@ def shuffled(
     tf.random.set_seed(1)
     file_seed, record_seed = tf.unstack(
       tf.random.stateless_uniform(
-        [2], tf.stack([tf.cast(seed, tf.int64), number]), 1, tf.int64.max, tf.int64
+        [2], randomness.stream(order, seed, number), 1, tf.int64.max, tf.int64
       )
     )
     dataset = reading.sources(files).shuffle(

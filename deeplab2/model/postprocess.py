@@ -15,9 +15,8 @@ import tensorflow as tf
 
 from deeplab2 import structures
 from deeplab2.kernels import bands
-
-# A mask pattern is stored as integers in float32 columns, which are exact up to 2**24.
-_BITS = 24
+from deeplab2.kernels import patterns
+from deeplab2.model.layers import shapes
 
 
 class MaskwiseOptions(NamedTuple):
@@ -148,11 +147,14 @@ class MaskwisePostprocess(_Postprocess):
       self._options.thing_confidence,
       self._options.stuff_confidence,
     )
-    passing = tf.where(ranked.confidence >= needed)[:, 0]  # Ranks of the masks that may be pasted.
-    winner, probability, columns = self._pixels(logits_hwn, tf.gather(ranking, passing))
-
-    patterns, counts, pattern_of_pixel = _distinct(tf.reshape(columns, [-1, tf.shape(columns)[2]]))
-    canvas = _paste(patterns, counts, tf.cast(passing, tf.int32), self._options.overlap)
+    passing = ranked.confidence >= needed  # Of each rank, whether its mask may be pasted.
+    ranks = patterns.ranks_to_paste(passing)
+    winner, probability, columns = self._pixels(
+      logits_hwn, tf.gather(ranking, ranks), tf.gather(passing, ranks)
+    )
+    columns = tf.reshape(columns, [-1, shapes.sizes(columns)[2]])
+    rows, counts, row_of_pixel = patterns.distinct(columns)
+    canvas = _paste(rows, counts, ranks, self._options.overlap)
     areas = tf.math.unsorted_segment_sum(counts, canvas, tf.size(ranking) + 1)
     ids = self._panoptic_ids(ranked.channel, areas[1:])
     scores = tf.concat([[0.0], ranked.confidence], 0)
@@ -161,7 +163,9 @@ class MaskwisePostprocess(_Postprocess):
     )
 
     def spread(by_canvas):
-      by_pixel = tf.gather(tf.gather(by_canvas, canvas), pattern_of_pixel)
+      by_pixel = tf.gather(by_canvas, canvas)
+      if row_of_pixel is not None:
+        by_pixel = tf.gather(by_pixel, row_of_pixel)
       return tf.reshape(by_pixel, self._output_size)
 
     return structures.PanopticMap(
@@ -180,24 +184,25 @@ class MaskwisePostprocess(_Postprocess):
       scores *= _mask_confidence(logits_hwn, self._pixel_confidence) ** self._options.mask_weight
     return tf.argsort(scores, direction='DESCENDING', stable=True)
 
-  def _pixels(self, logits_hwn, slots_m):
+  def _pixels(self, logits_hwn, slots_m, usable_m):
     """Returns the inputs of pasting for every pixel.
 
     Args:
       logits_hwn: mask logits on the grid.
-      slots_m: the slots that may be pasted, M of them.
+      slots_m: the slots to paste, M of them.
+      usable_m: whether each may be.
 
     Returns:
-      [H, W] int32 strongest slot, [H, W] float32 its probability, and [H, W, C] int32: the masks
-      among `slots_m` that hold the pixel, mask m being bit m % 24 of column m // 24.
+      [H, W] int32 strongest slot, [H, W] float32 its probability, and [H, W, C] int32: the usable
+      masks among `slots_m` that hold the pixel, mask m being bit m % 24 of column m // 24.
     """
-    num_slots = logits_hwn.shape[-1]
-    order = tf.range(tf.size(slots_m))
+    num_slots, num_masks = logits_hwn.shape[-1], shapes.sizes(slots_m)[0]
+    order, bits = tf.range(num_masks), patterns.BITS
     # Probabilities need all slots, but only those that may be pasted have a bit.
     weights_nc = tf.scatter_nd(
-      tf.stack([slots_m, order // _BITS], 1),
-      2.0 ** tf.cast(order % _BITS, tf.float32),
-      [num_slots, (tf.size(slots_m) + _BITS) // _BITS],
+      tf.stack([slots_m, order // bits], 1),
+      tf.where(usable_m, 2.0 ** tf.cast(order % bits, tf.float32), 0.0),
+      [num_slots, (num_masks + bits) // bits],
     )
 
     def pixels(band_rwn):
@@ -272,40 +277,24 @@ def _mask_confidence(logits_hwn, pixel_confidence):
   return tf.math.divide_no_nan(tf.reduce_sum(totals_hn, 0), tf.reduce_sum(counts_hn, 0))
 
 
-def _distinct(columns_pc):
-  """Returns the distinct rows of `columns_pc` [P, C]: rows [U, C], counts [U], row index [P]."""
-
-  def refine(column, index_p):
-    keys = tf.cast(index_p, tf.int64) * 2**_BITS + tf.cast(columns_pc[:, column], tf.int64)
-    return column + 1, tf.unique(keys).idx
-
-  num_columns = tf.shape(columns_pc)[1]
-  _, index_p = tf.while_loop(
-    lambda column, _: column < num_columns, refine, (0, tf.zeros_like(columns_pc[:, 0]))
-  )
-  size = tf.reduce_max(index_p) + 1
-  counts = tf.math.unsorted_segment_sum(tf.ones_like(index_p), index_p, size)
-  return tf.math.unsorted_segment_max(columns_pc, index_p, size), counts, index_p
-
-
 def _paste(patterns_uc, counts_u, ranks_m, overlap):
   """Pastes masks in order of rank, each if more than `overlap` of it is free.
 
-  Pixels that lie in the same masks fare alike, so it is enough to look at each pattern of masks
-  once, and no map is touched here.
+  Pixels that lie in the same masks fare alike, so they may be given as one row with a count
+  (kernels/patterns.py).
 
   Args:
     patterns_uc: [U, C] int32, bit m of a row says that mask m holds these pixels.
-    counts_u: [U] int32 pixels of each pattern.
+    counts_u: [U] int32 pixels of each row.
     ranks_m: [M] int32 ascending rank of each mask among all, those without a bit included.
     overlap: fraction of a mask in [0, 1].
 
   Returns:
-    [U] int32: 1 + rank of the mask that the pixels of a pattern belong to, 0 for none.
+    [U] int32: 1 + rank of the mask that the pixels of a row belong to, 0 for none.
   """
 
   def paste(m, canvas_u):
-    bits = tf.bitwise.right_shift(patterns_uc[:, m // _BITS], m % _BITS)
+    bits = tf.bitwise.right_shift(patterns_uc[:, m // patterns.BITS], m % patterns.BITS)
     inside = tf.bitwise.bitwise_and(bits, 1) == 1
     free = inside & (canvas_u == 0)
     area = tf.cast(tf.reduce_sum(tf.where(inside, counts_u, 0)), tf.float32)

@@ -85,6 +85,7 @@ class Evaluator:
     model: tf_keras.Model,
     segmenter: segmenter_lib.Segmenter,
     loss: Callable | None,
+    batch_size: int | None = None,
     use_tf_function: bool = True,
   ):
     """Creates an evaluator inside the strategy's scope.
@@ -96,6 +97,8 @@ class Evaluator:
       segmenter: of that model.
       loss: (Prediction, Targets) -> (losses {name: [B]}, diagnostics {name: (numerator [B],
         denominator [B])}); None where the dataset has no labels.
+      batch_size: of all replicas, where it is known: distributed batches have lost it, and a TPU
+        needs it to compile.
       use_tf_function: False runs model and loss op by op, to look into them.
     """
     self._strategy = tf.distribute.get_strategy()
@@ -103,6 +106,7 @@ class Evaluator:
     self._model = model
     self._segmenter = segmenter
     self._loss = loss
+    self._batch_size = batch_size
     self._run = self._run_replicas
     if use_tf_function:
       self._run = tf.function(self._run_replicas, autograph=False)
@@ -139,6 +143,11 @@ class Evaluator:
 
   def _replica_step(self, images, targets, batch):
     """Returns maps at crop size, losses and diagnostics of one replica's part of a batch."""
+    if self._batch_size is not None:
+      size = self._batch_size // self._strategy.num_replicas_in_sync
+      images, targets = tf.nest.map_structure(
+        lambda value: tf.ensure_shape(value, [size, *value.shape[1:]]), (images, targets)
+      )
     prediction = self._model(images, training=False)
     losses, ratios = {}, {}
     if self._loss is not None:

@@ -314,6 +314,7 @@ def _eval_loop(config, directory, model, global_step, stop, source=None, trainin
       model=model,
       segmenter=segmenter.create(config, model),
       loss=None if report is None else assemble.evaluation_loss(config).score,
+      batch_size=batch_size,
       use_tf_function=options.use_tf_function,
     ),
     report=report,

@@ -209,7 +209,8 @@ class Trainer:
     context = tf.distribute.get_replica_context()
     kept = [tf.identity(v) for v in self._statistics]
     key = tf.random.experimental.stateless_fold_in(
-      tf.stack([self._seed, tf.cast(self._global_step, tf.int32)]), context.replica_id_in_sync_group
+      randomness.stream('training step', self._seed, self._global_step),
+      tf.cast(context.replica_id_in_sync_group, tf.int64),
     )
     with randomness.keyed(key):
       values, gradients = self._gradients(sample)

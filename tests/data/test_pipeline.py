@@ -14,6 +14,7 @@ from deeplab2.data import copy_paste
 from deeplab2.data import geometry
 from deeplab2.data import images
 from deeplab2.data import pipeline
+from deeplab2.data import reading
 from deeplab2.data import targets
 from deeplab2.data import tfrecord
 from deeplab2.trainer import runtime
@@ -167,6 +168,22 @@ def test_orders_depend_on_the_seed_of_the_input_alone(pattern):
   tf.random.set_seed(None)
   np.testing.assert_array_equal(images[0], images[1])
   np.testing.assert_array_equal(images[0], images[2])
+
+
+def test_runs_of_the_next_seeds_share_no_order(tmp_path):
+  _write(tmp_path / 'a', [_example(number) for number in range(30)])
+  orders = [
+    tuple(
+      hash(str(tf.nest.flatten(stored)))
+      for stored in pipeline.shuffled(
+        [str(tmp_path / 'a')], reading.Fail(), 30, seed, order=order
+      ).take(30)
+    )
+    for seed in (0, 1, 2)
+    for order in pipeline._ORDERS
+  ]
+  assert len({frozenset(order) for order in orders}) == 1 and len(set(orders[0])) == 30
+  assert len(set(orders)) == 6
 
 
 def test_a_image_is_augmented_anew_each_time(tmp_path):

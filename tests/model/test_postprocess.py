@@ -82,6 +82,25 @@ def test_meets_recorded_maps(recorded, name):
   )
 
 
+@pytest.mark.parametrize(
+  'name', ['pix_default', 'pix_area', 'mask_coco', 'mask_weights', 'mask_none']
+)
+def test_compiled_maps_are_the_same(recorded, name):
+  """Under XLA, as a TPU needs it: all shapes are known."""
+  arrays, cases = recorded
+  case = cases[name]
+  logits = arrays[case['logits']]
+  arguments = tf.constant(logits), tf.constant(arrays[case['classes']][: len(logits)])
+  built = _build(case, _space_of(case))
+  maps = tf.function(built, jit_compile=True)(*arguments)
+  for compiled, plain in zip(maps[:3], built(*arguments)[:3], strict=True):
+    np.testing.assert_array_equal(compiled, plain)
+  np.testing.assert_array_equal(maps.panoptic, arrays[f'{name}/panoptic'])
+  np.testing.assert_array_equal(maps.instance, arrays[f'{name}/mask_id'])
+  for compiled, plain in zip(maps[3:], built(*arguments)[3:], strict=True):
+    np.testing.assert_allclose(compiled, plain, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize('name', ['pix_default', 'mask_default'])
 def test_semantic_map_comes_from_the_pass_without_thresholds(recorded, name):
   arrays, cases = recorded

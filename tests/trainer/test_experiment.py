@@ -11,12 +11,16 @@ import tensorflow as tf
 
 from deeplab2 import assemble
 from deeplab2 import errors
+from deeplab2.checkpoint import restore
 from deeplab2.config import load
 from deeplab2.data import datasets
 from deeplab2.data import images
 from deeplab2.data import shapes
 from deeplab2.data import tfrecord
+from deeplab2.inference import segmenter
+from deeplab2.trainer import evaluator
 from deeplab2.trainer import experiment
+from deeplab2.trainer import runtime
 from deeplab2.trainer import train
 from tests.trainer import runs
 
@@ -101,6 +105,34 @@ def test_train_and_eval(trained):
     'gradient_norm',
     'losses/train_aux_0mask_id_cross_entropy_loss',
   } <= (set(content['training']))
+
+
+def test_evaluation_compiles_to_the_same_maps(trained):
+  """Under XLA, as on a TPU: model, post-processing, matching and losses at once."""
+  config = _config('eval_dataset_options.batch_size=2')
+  model = assemble.model(config)
+  restore.restore_model(model, str(trained))
+
+  def parts(compiled):
+    made = evaluator.Evaluator(
+      lambda batches: runtime.distribute(
+        assemble.eval_dataset(config, skip=2 * batches), fetch_to_device=False
+      ),
+      model=model,
+      segmenter=segmenter.create(config, model),
+      loss=assemble.evaluation_loss(config).score,
+      batch_size=2,
+    )
+    if compiled:
+      made._run = tf.function(made._run_replicas, autograph=False, jit_compile=True)
+    return [part for batch in made.batches() for part in batch]
+
+  for plain, compiled in zip(parts(False), parts(True), strict=True):
+    for name in ('panoptic', 'instance', 'semantic'):
+      np.testing.assert_array_equal(getattr(plain.maps, name), getattr(compiled.maps, name))
+    assert set(plain.losses) == set(compiled.losses)
+    for name, value in plain.losses.items():
+      np.testing.assert_allclose(compiled.losses[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def test_a_finished_run_is_left_alone(trained, caplog):
