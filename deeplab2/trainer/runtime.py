@@ -37,8 +37,6 @@ def create_strategy(num_gpus: int | None, master: str | None) -> tf.distribute.S
       f'0 (the CPU) to {len(gpus)}, or leave it out to use all.'
     )
   tf.config.set_visible_devices(gpus[:num_gpus], 'GPU')
-  for gpu in gpus[:num_gpus]:
-    tf.config.experimental.set_memory_growth(gpu, True)
   if num_gpus > 1:
     return tf.distribute.MirroredStrategy([f'/gpu:{index}' for index in range(num_gpus)])
   return tf.distribute.OneDeviceStrategy('/gpu:0' if num_gpus else '/cpu:0')

@@ -23,7 +23,6 @@ def two_gpus(monkeypatch):
   visible = []
   monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: ['first', 'second'])
   monkeypatch.setattr(tf.config, 'set_visible_devices', lambda gpus, kind: visible.append(gpus))
-  monkeypatch.setattr(tf.config.experimental, 'set_memory_growth', lambda gpu, grow: None)
   monkeypatch.setattr(tf.distribute, 'MirroredStrategy', lambda devices: ('mirrored', devices))
   monkeypatch.setattr(tf.distribute, 'OneDeviceStrategy', lambda device: ('one', device))
   return visible
