@@ -68,6 +68,8 @@ ADVICE = {
   'learned from; a larger model_options.kmax.num_mask_slots takes them in.': 'tests/loss/test_matching.py::test_more_slots_take_in_more_segments',
   'an image has {} segments ({}), and those beyond the slots are not learned from; '
   'model_options.kmax.num_mask_slots={} would be enough.': 'tests/trainer/test_slots.py::test_a_training_says_it_at_its_start_and_the_advice_works',
+  '{}: the run in {} was started with another model: {}. A run keeps its model: take the old values, '
+  'or give another experiment_name to start a new one.': 'tests/trainer/test_run_record.py::test_another_model_is_refused_by_name_and_the_advice_works',
   '--num_gpus={}: this machine has {} GPUs; give 0 (the CPU) to {}, or leave it out to use all.': 'test_number_of_gpus',
   'The set has %d batches, fewer than eval_steps = %d: all were evaluated.': 'tests/trainer/test_run_directory.py::test_fewer_batches_than_asked_for_are_said',
   '--output_dir={}: no run of this grid has reached step {}: nothing to report.': 'tests/test_ablation.py::test_table_and_image',
@@ -84,6 +86,7 @@ NO_ADVICE = (
   'pixel_decoder_stages {',
   'high_resolution_stride: ',
   '%s: model_options.kmax takes %s',
+  'eval_dataset_options.batch_size = %d is rounded up',
   '--gin_param=set_up.',
   '# Models: sizes',
   '--master={}: no such TPU can be reached',

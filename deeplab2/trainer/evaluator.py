@@ -145,9 +145,11 @@ class Evaluator:
     """Returns maps at crop size, losses and diagnostics of one replica's part of a batch."""
     if self._batch_size is not None:
       size = self._batch_size // self._strategy.num_replicas_in_sync
-      images, targets = tf.nest.map_structure(
-        lambda value: tf.ensure_shape(value, [size, *value.shape[1:]]), (images, targets)
-      )
+
+      def with_size(value):
+        return None if value is None else tf.ensure_shape(value, [size, *value.shape[1:]])
+
+      images, targets = tf.nest.map_structure(with_size, (images, targets))
     prediction = self._model(images, training=False)
     losses, ratios = {}, {}
     if self._loss is not None:

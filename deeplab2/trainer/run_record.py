@@ -19,14 +19,12 @@ import time
 from typing import Any
 
 from absl import logging
-from google.protobuf import text_format
 import tensorflow as tf
 
 from deeplab2 import errors
 from deeplab2 import files
 from deeplab2.checkpoint import directory as directory_lib
-from deeplab2.config import config_pb2
-from deeplab2.config import textproto
+from deeplab2.config import changes
 from deeplab2.config.experiment import Config
 
 CONFIG = 'config.textproto'
@@ -71,7 +69,7 @@ def kept(config: Config, directory: str, mode: str) -> Iterator[None]:
   path = os.path.join(directory, CONFIG)
   if directory_lib.stored(directory):
     _compare(config, path)
-  files.write_whole(path, text_format.MessageToString(config.options).encode())
+  files.write_whole(path, changes.as_text(config).encode())
   starts = _read(os.path.join(directory, RECORD))
   entry = _describe(mode)
   starts.append(entry)
@@ -90,46 +88,11 @@ def kept(config: Config, directory: str, mode: str) -> Iterator[None]:
       _write(directory, starts)
 
 
-def differences(before, after) -> dict[str, tuple[str, str]]:
-  """Returns {path of a field: (shown before, shown after)} of two messages of one type.
-
-  A field that is not set counts as its default; a message that is set differs from one that is not.
-  """
-  one, other = dict(_leaves(before, '')), dict(_leaves(after, ''))
-  nothing = '(not set)'
-  return {
-    path: (one.get(path, nothing), other.get(path, nothing))
-    for path in sorted({*one, *other})
-    if one.get(path) != other.get(path)
-  }
-
-
-def _leaves(message, prefix):
-  """Yields (path, shown value) of all fields that hold values, defaults included."""
-  for field in message.DESCRIPTOR.fields:
-    path = f'{prefix}{field.name}'
-    if field.message_type is None:
-      yield path, textproto.show(message, field)
-    elif textproto.is_repeated(field):
-      for index, entry in enumerate(getattr(message, field.name)):
-        yield from _leaves(entry, f'{path}[{index}].')
-    elif message.HasField(field.name):
-      yield path, '{ ... }'
-      yield from _leaves(getattr(message, field.name), f'{path}.')
-
-
 def _compare(config, path):
   """Logs in which fields the run goes on otherwise than before, and refuses another model."""
   if not tf.io.gfile.exists(path):
     return
-  try:
-    before = text_format.Parse(files.read_text(path), config_pb2.ExperimentOptions())
-  except text_format.ParseError as error:
-    raise errors.UserError(
-      f'{path}: cannot be read ({error}); it is the configuration that this run was started with. '
-      'Put it right, or delete it to go on without comparing.'
-    ) from error
-  changed = differences(before, config.options)
+  changed = changes.since(config, path)
   of_model = [
     field for field in changed if field.startswith(_OF_MODEL) and not field.startswith(_OF_TRAINING)
   ]

@@ -10,7 +10,6 @@ import pytest
 from deeplab2 import errors
 from deeplab2.config import config_pb2
 from deeplab2.config import load
-from deeplab2.trainer import run_record
 from deeplab2.trainer import stopping
 from deeplab2.trainer import train
 from tests.trainer import runs
@@ -92,25 +91,3 @@ def test_files_of_no_use(tmp_path, caplog):
     runs.run('train', tmp_path)
   (tmp_path / 'config.textproto').unlink()
   runs.run('train', tmp_path)
-
-
-def test_differences_of_messages():
-  def parsed(text):
-    return text_format.Parse(text, config_pb2.ExperimentOptions())
-
-  one = parsed("""
-    experiment_name: "a"
-    model_options { backbone { name: "resnet50" } kmax {
-      decoder_layers: [2, 2] pixel_decoder_stages { filters: 8 } } }""")
-  other = parsed("""
-    model_options { backbone { output_stride: 32 } kmax {
-      decoder_layers: [2, 1] pixel_decoder_stages { filters: 9 } } max_deeplab {} }""")
-  found = run_record.differences(one, other)
-  assert found.pop('model_options.max_deeplab') == ('(not set)', '{ ... }')
-  # Set to its default is the same as not set: name and output_stride.
-  found = {path: values for path, values in found.items() if 'max_deeplab' not in path}
-  assert found == {
-    'experiment_name': ('"a"', ''),
-    'model_options.kmax.decoder_layers': ('[2, 2]', '[2, 1]'),
-    'model_options.kmax.pixel_decoder_stages[0].filters': ('8', '9'),
-  }
