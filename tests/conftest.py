@@ -1,6 +1,8 @@
 """Shared fixtures: seeds, the golden files, and the determinism that tests rely on."""
 
+import gc
 import pathlib
+import resource
 
 from absl import logging
 import numpy as np
@@ -8,6 +10,9 @@ import pytest
 import tensorflow as tf
 
 from deeplab2 import kernels
+from deeplab2.trainer import runtime
+
+_GROWTH_MB = 300  # After which memory is looked through.
 
 GOLDENS = pathlib.Path(__file__).parent / 'goldens'
 
@@ -18,6 +23,28 @@ def _same_start():
   np.random.seed(0)
   tf.random.set_seed(0)
   logging.set_verbosity(logging.INFO)
+
+
+_kept_mb = 0.0
+
+
+@pytest.fixture(autouse=True)
+def _memory_goes_back():
+  """Gives back the memory of models and graphs, which hold cycles that Python finds late."""
+  yield
+  global _kept_mb
+  if _resident_mb() > _kept_mb + _GROWTH_MB:
+    gc.collect()
+    runtime.release_freed_memory()
+    _kept_mb = _resident_mb()
+
+
+def _resident_mb():
+  try:
+    with open('/proc/self/statm', encoding='ascii') as file:
+      return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+  except OSError:
+    return 0.0
 
 
 @pytest.fixture(params=['plain', 'tuned'])

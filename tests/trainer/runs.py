@@ -11,6 +11,7 @@ from deeplab2.data import datasets
 from deeplab2.data import geometry
 from deeplab2.inference import segmenter
 from deeplab2.trainer import train
+from tests import eager
 from tests.trainer import fakes
 
 CONFIG = 'configs/shapes/kmax_mobilenet_v3_small.textproto'
@@ -71,4 +72,5 @@ def parts(monkeypatch, tmp_path_factory):
 
 def run(mode, directory, *overrides):
   """Runs a mode in the work directory of a run."""
-  train.MODES[mode](load.load(CONFIG, [*OVERRIDES, *overrides]), str(directory))
+  with eager.functions():
+    train.MODES[mode](load.load(CONFIG, [*OVERRIDES, *overrides]), str(directory))
