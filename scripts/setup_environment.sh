@@ -32,4 +32,3 @@ fi
 if [ "${VIRTUAL_ENV:-}" != "$_environment" ]; then
   source "$_environment/bin/activate"
 fi
-export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}

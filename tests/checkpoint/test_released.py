@@ -37,15 +37,6 @@ _RELEASED = [
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('make, backbone, name', _RELEASED)
-def test_keys_and_shapes_are_the_manifest(make, backbone, name):
-  variables = released_keys.of_model(make(backbone))
-  manifest = _manifest(name)
-  assert {manifest.pop('global_step'), manifest.pop('save_counter')} == {()}
-  assert {key: tuple(variable.shape) for key, variable in variables.items()} == manifest
-
-
 def _paths(num_stages):
   """Returns the attribute paths of a ResNet-50 model, from those of a tiny one."""
   paths = [

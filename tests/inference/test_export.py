@@ -26,7 +26,7 @@ _OVERRIDES = [
     'max_resize_value=65',
     'file_pattern=none',
   )
-]
+] + ['model_options.kmax.decoder_layers=1,0,0']
 _FLAGS = [f'--set={override}' for override in _OVERRIDES]
 
 

@@ -1,5 +1,6 @@
 """The modes, on a tiny real model and six real records."""
 
+import contextlib
 import json
 import logging
 import shutil
@@ -22,6 +23,7 @@ from deeplab2.trainer import evaluator
 from deeplab2.trainer import experiment
 from deeplab2.trainer import runtime
 from deeplab2.trainer import train
+from tests import eager
 from tests.trainer import runs
 
 _CONFIG, _SOLVER = runs.CONFIG, runs.SOLVER
@@ -65,7 +67,7 @@ def _records(tmp_path_factory):
 def trained(tmp_path_factory, _records):
   """A run of three steps, evaluated at the second and the last."""
   directory = tmp_path_factory.mktemp('trained') / 'run'
-  _run('train_and_eval', directory)
+  _run('train_and_eval', directory, graphs=True)
   return directory
 
 
@@ -73,8 +75,9 @@ def _config(*overrides):
   return load.load(_CONFIG, [*_OVERRIDES, *overrides])
 
 
-def _run(mode, directory, *overrides):
-  train.MODES[mode](_config(*overrides), str(directory))
+def _run(mode, directory, *overrides, graphs=False):
+  with contextlib.nullcontext() if graphs else eager.functions():
+    train.MODES[mode](_config(*overrides), str(directory))
 
 
 def _started(directory, *overrides):

@@ -88,23 +88,6 @@ def test_released_names():
   )
 
 
-@pytest.mark.parametrize(
-  'name, parameters',
-  [
-    ('tiny_moat0_pretrain_256_1k', 3_127_404),
-    ('tiny_moat1_pretrain_256_1k', 4_838_215),
-    pytest.param('tiny_moat2_pretrain_256_1k', 9_374_589, marks=pytest.mark.slow),
-    pytest.param('tiny_moat3_pretrain_256_1k', 18_966_030, marks=pytest.mark.slow),
-    pytest.param('moat0_pretrain_224_1k', 27_164_932, marks=pytest.mark.slow),
-    pytest.param('moat1_pretrain_224_1k', 40_975_240, marks=pytest.mark.slow),
-  ],
-)
-def test_parameters(name, parameters):
-  make = moat.MOATS[name]
-  backbone = _created(make(norm=builders.NORM, drop_path_keep_prob=0.8), (32, 32))
-  assert backbone.count_params() == parameters
-
-
 @pytest.mark.parametrize('size', [(32, 32), (33, 65), (50, 70), (71, 34)])
 @pytest.mark.parametrize('training', [False, True])
 def test_sizes_of_any_batch(size, training):
