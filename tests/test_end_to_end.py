@@ -204,7 +204,7 @@ def test_a_finished_run_is_not_trained_again(run):
 
 @pytest.mark.slow
 def test_a_short_training_reaches_a_panoptic_quality(tmp_path):
-  """See the next line."""
+  """A training of 400 steps had PQ 4.6 and 30.3, mIoU 7.7 and 33.4, after 100 and 200 of them."""
   one = Run(tmp_path)
   for split, count in (('train', 400), ('val', 50)):
     one.call(
