@@ -32,3 +32,6 @@ fi
 if [ "${VIRTUAL_ENV:-}" != "$_environment" ]; then
   source "$_environment/bin/activate"
 fi
+# As the package sets it; scripts that import TensorFlow first are quiet, too.
+if [ -e /dev/nvidia0 ]; then _quiet=2; else _quiet=3; fi
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-$_quiet}
