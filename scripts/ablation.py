@@ -373,6 +373,7 @@ def main(arguments) -> int:
   parser.add_old_name('--shares', '--normalizations')
 
   def run():
+    """Trains what is missing of the grid and reports; a run that fails is named at the end."""
     options = parser.parse_args(arguments)
     if options.jobs < 1:
       raise errors.UserError(f'--jobs={options.jobs}: must be 1 or more.')

@@ -28,6 +28,7 @@ def _relative(pattern):
 
 
 def main():
+  """Writes the generated modules next to their .proto files, with the pinned protoc."""
   installed = importlib.metadata.version('grpcio-tools')
   if installed != GRPCIO_TOOLS:
     sys.exit(f'grpcio-tools {installed} is installed; install grpcio-tools=={GRPCIO_TOOLS}.')

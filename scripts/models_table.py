@@ -100,6 +100,7 @@ def main(arguments) -> int:
   parser.add_argument('--backbones', help='Only these, with commas between.')
 
   def run():
+    """Builds every backbone on every dataset and writes the table."""
     options = parser.parse_args(arguments)
     names = [name for name in registry.BACKBONES if '_no_pe' not in name]
     if options.backbones:
