@@ -70,8 +70,8 @@ class Trainer:
     self._statistics = list(model.non_trainable_variables)
     self._iterator = None
     self._loop_on_device = loop_on_device
-    self._is_built = False
-    self._first_seconds = 0.0  # Of the first step, if it is one of the current `train`.
+    # Of the first step of all; None before it, 0 once it has been left out of a rate.
+    self._first_seconds: float | None = None
     # Without autograph, which would translate the source of the whole model first.
     self._call = tf.function(self._loop if loop_on_device else self._one, autograph=False)
     self.beyond_slots = slots.Beyond()
@@ -149,10 +149,10 @@ class Trainer:
       _, finite = result
       if before is not None:
         yield before
-      elif not self._is_built:
+      elif self._first_seconds is None:
         # Building the graph and optimising it took more memory than it keeps.
         runtime.release_freed_memory()
-        self._is_built, self._first_seconds = True, time.monotonic() - started
+        self._first_seconds = time.monotonic() - started
         logging.info('The first step took %.0f s.', self._first_seconds)
       before = result
     yield before
