@@ -3,12 +3,15 @@
 Everything below this module takes plain arguments; everything above it asks here.
 """
 
+from collections.abc import Iterator
+import contextlib
 import functools
 import os
 from typing import Any
 
 from absl import logging
 import tensorflow as tf
+import tf_keras
 
 from deeplab2 import errors
 from deeplab2.config import dataset_pb2
@@ -56,6 +59,11 @@ _MASK_ACTIVATIONS = {
   trainer_pb2.LossOptions.SIGMOID: mask_activation.SIGMOID,
   trainer_pb2.LossOptions.SOFTMAX: mask_activation.SOFTMAX,
 }
+_COMPUTING = {
+  trainer_pb2.TrainerOptions.FLOAT32: 'float32',
+  trainer_pb2.TrainerOptions.BFLOAT16: 'mixed_bfloat16',
+  trainer_pb2.TrainerOptions.FLOAT16: 'mixed_float16',
+}
 _READERS = {
   dataset_pb2.DatasetOptions.FAIL: lambda options: reading.Fail(),
   dataset_pb2.DatasetOptions.SKIP: lambda options: reading.Skip(options.max_corrupt_fraction),
@@ -93,18 +101,39 @@ def _dataset_name(name):
   return os.path.abspath(name) if name.endswith('.json') and '://' not in name else name
 
 
-def model(config: Config, training: bool = False) -> kmax_deeplab.KMaXDeepLab:
+def model(
+  config: Config,
+  training: bool = False,
+  precision: trainer_pb2.TrainerOptions.Precision = trainer_pb2.TrainerOptions.FLOAT32,
+) -> kmax_deeplab.KMaXDeepLab:
   """Builds the model, with all variables created and nothing restored.
 
   Args:
     config: the configuration.
     training: whether it will be trained: with ReMask, it has semantic heads then.
+    precision: what its layers compute in. Its variables are float32.
 
   Raises:
     UserError: if the backbone is unknown, or the semantic head has another number of classes than
       the dataset.
   """
   check_model(config)
+  with _computing(_COMPUTING[precision]):
+    return _model(config, training)
+
+
+@contextlib.contextmanager
+def _computing(policy: str) -> Iterator[None]:
+  """Lets layers that are created inside the context compute as a policy of Keras says."""
+  outer = tf_keras.mixed_precision.global_policy()
+  tf_keras.mixed_precision.set_global_policy(policy)
+  try:
+    yield
+  finally:
+    tf_keras.mixed_precision.set_global_policy(outer)
+
+
+def _model(config, training):
   options = config.options
   info = _model_dataset(config)
   solver = options.trainer_options.solver_options
@@ -149,6 +178,7 @@ def model(config: Config, training: bool = False) -> kmax_deeplab.KMaXDeepLab:
     predictor=predictor(name='predictor'),
     semantic_branch=_semantic_branch(config, norm),
     semantic_heads=_semantic_heads(config, norm) if training else None,
+    recompute_blocks=options.trainer_options.recompute == trainer_pb2.TrainerOptions.BLOCKS,
   )
 
 
@@ -374,14 +404,16 @@ def train_dataset(
       of the data service cannot be reached.
   """
   options = config.value(_TRAIN)
+  # The parts that a step's batch comes in.
+  parts = config.options.trainer_options.gradient_accumulation_steps
   return pipeline.training(
     config.require(f'{_TRAIN}.file_pattern'),
-    batch_size=options.batch_size,
+    batch_size=options.batch_size // parts,
     shuffle_buffer_size=options.shuffle_buffer_size,
     seed=options.seed if options.HasField('seed') else None,
     shard=shard or pipeline.Shard(),
     data_service=config.resolved(f'{_TRAIN}.data_service') or None,
-    first_step=first_step,
+    first_step=first_step * parts,
     **train_input(config),
   )
 

@@ -34,6 +34,17 @@ class _Keyed:
     stream = tf.random.experimental.stateless_fold_in(self._key, self._calls - 1)
     return tf.random.stateless_uniform(shape, stream)
 
+  @property
+  def position(self):
+    """Number of calls so far."""
+    return self._calls
+
+  def at(self, position):
+    """Returns a generator that goes on from a position."""
+    moved = _Keyed(self._key)
+    moved._calls = position
+    return moved
+
 
 @contextlib.contextmanager
 def use(generator) -> Iterator[None]:
@@ -49,6 +60,27 @@ def use(generator) -> Iterator[None]:
 def keyed(key: tf.Tensor) -> contextlib.AbstractContextManager[None]:
   """Lets every `uniform` inside the context depend on `key`, [2] int32 or int64, alone."""
   return use(_Keyed(key))
+
+
+def position() -> int:
+  """Returns the number of calls of `uniform` so far in the innermost context `keyed`.
+
+  Raises:
+    RuntimeError: outside such a context, where draws cannot be repeated.
+  """
+  return _keyed_one().position
+
+
+def at(position: int) -> contextlib.AbstractContextManager[None]:
+  """Lets `uniform` inside the context return again what it returned from `position` on."""
+  return use(_keyed_one().at(position))
+
+
+def _keyed_one():
+  generator = getattr(_current, 'generator', None)
+  if not isinstance(generator, _Keyed):
+    raise RuntimeError('Only draws inside randomness.keyed can be repeated.')
+  return generator
 
 
 def stream(name: str, seed: int | tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,8 @@ post-processing and both together on one made image; `compiled` the network comp
 
 `cpu_ms` is the process time of all threads and hardly depends on what else the machine does;
 `wall_ms` does. `first_call_s` holds tracing and the first run. `peak_mb` is the peak resident
-memory of the process, TensorFlow itself (about 500 MB) included.
+memory of the process, TensorFlow itself (about 500 MB) included; on a GPU, `device_peak_mb` is the
+peak of what TensorFlow's allocator gave out there.
 """
 
 import json
@@ -35,22 +36,28 @@ from deeplab2.data import targets
 from deeplab2.data import tfrecord
 from deeplab2.loss import assignment
 from deeplab2.metrics import panoptic_quality
-from deeplab2.trainer import experiment
 from deeplab2.trainer import trainer
+from deeplab2.trainer import training
 
 
 def measure(run, repeats: int) -> dict:
   """Calls `run` once, then `repeats` times; returns times in ms, first call in s, peak in MB."""
+  gpus = tf.config.list_logical_devices('GPU')
   started = time.perf_counter()
   run()
   first_call = time.perf_counter() - started
+  for gpu in gpus:  # The first call tries algorithms, which need more.
+    tf.config.experimental.reset_memory_stats(gpu.name)
   wall, cpu = zip(*(_times_ms(run) for _ in range(repeats)), strict=True)
+  peaks = [tf.config.experimental.get_memory_info(gpu.name)['peak'] for gpu in gpus]
+  on_device = {'device_peak_mb': round(max(peaks) / 2**20)} if peaks else {}
   return {
     'wall_ms_median': round(statistics.median(wall), 3),
     'wall_ms_min': round(min(wall), 3),
     'cpu_ms_median': round(statistics.median(cpu), 3),
     'peak_mb': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     'first_call_s': round(first_call, 2),
+    **on_device,
   }
 
 
@@ -219,15 +226,17 @@ def benchmark_remax(config, options) -> dict:
 
 def synthetic_trainer(config) -> trainer.Trainer:
   """Returns a trainer of the config's model from scratch on a made batch."""
-  model = assemble.model(config, training=True)
+  options = config.options.trainer_options
+  model = assemble.model(config, training=True, precision=options.precision)
   sample = synthetic_sample(config, 'train_dataset_options')
-  return trainer.Trainer(
-    tf.data.Dataset.from_tensors(sample).repeat(),
-    model=model,
-    loss=assemble.loss(config).score,
-    groups=tuple(experiment.optimizer_groups(config, model).values()),
+  batch = config.options.train_dataset_options.batch_size // options.gradient_accumulation_steps
+  part = tf.nest.map_structure(lambda tensor: tensor[:batch], sample)
+  return training.create_trainer(
+    config,
+    model,
+    training.create_state(config, model),
+    tf.data.Dataset.from_tensors(part).repeat(),
     global_step=tf.Variable(0, dtype=tf.int64),
-    batch_size=config.options.train_dataset_options.batch_size,
   )
 
 

@@ -22,6 +22,7 @@ from deeplab2.checkpoint import restore
 from deeplab2.config import checks
 from deeplab2.config import load
 from deeplab2.config import scope
+from deeplab2.config import trainer_checks
 from deeplab2.model.backbones import registry
 from deeplab2.trainer import runtime
 from tests.checkpoint import files as checkpoint_files
@@ -214,9 +215,9 @@ def test_refused_options_are_removed(small, path, value):
 
 
 def test_batches(small):
-  assert 'take 6 or 9.' in _message(lambda: checks.check_batch(small(), 3))
+  assert 'take 6 or 9.' in _message(lambda: trainer_checks.check_devices(small(), 3, 'CPU'))
   for size in (6, 9):
-    checks.check_batch(small(f'{TRAIN}.batch_size={size}'), 3)
+    trainer_checks.check_devices(small(f'{TRAIN}.batch_size={size}'), 3, 'CPU')
 
 
 def test_environment_variables(small, monkeypatch):
@@ -292,7 +293,7 @@ def _checkpoints(directory, model):
   return restore.Checkpoints(
     str(directory),
     model=model,
-    optimizers={},
+    training={},
     global_step=tf.Variable(0, dtype=tf.int64, trainable=False),
   )
 

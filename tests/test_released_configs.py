@@ -11,7 +11,7 @@ import pytest
 from deeplab2 import assemble
 from deeplab2 import errors
 from deeplab2.config import load
-from deeplab2.trainer import experiment
+from deeplab2.trainer import training
 from tests.config import configs
 
 # (dataset, backbone) -> trainable variables, parameters, variables of the backbone's group.
@@ -178,7 +178,7 @@ def test_assembles_with_its_dataset_s_values(write, dataset, backbone, crop):
   assert len(model.backbone.trainable_variables) == of_backbone
   assemble.loss(config)
   assert assemble.post_processing(config) is not None
-  assert set(experiment.optimizer_groups(config, model)) == {'optimizer', 'backbone_optimizer'}
+  assert set(training.create_state(config, model).groups) == {'optimizer', 'backbone_optimizer'}
 
 
 @pytest.mark.parametrize('meta, backbone', _OTHERS)

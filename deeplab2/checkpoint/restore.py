@@ -1,8 +1,9 @@
 """Checkpoints of a run: save, resume, and initialise a model from those of another run.
 
 A native checkpoint holds `model`, `global_step`, and what training alone has: optimizers by name,
-and `remask_semantic_heads`, the semantic heads of a model that has them, which are no part of
-`model` there: checkpoints with and without load into each other.
+the loss scale of float16, moving `averages` of the model's variables, and `remask_semantic_heads`,
+the semantic heads of a model that has them, which are no part of `model` there: checkpoints with
+and without load into each other.
 
 Whatever is restored is accounted for both ways: every variable must be in the file, and every
 tensor of the file must have its variable. Nothing is changed before that is known; only a file that
@@ -27,11 +28,18 @@ _SLOT = '/.OPTIMIZER_SLOT/'
 _MODEL = 'model/'
 _STEP = 'global_step'
 _HEADS = 'remask_semantic_heads'
+AVERAGES = 'averages'
 # Written by TensorFlow for its own use.
 _OF_TENSORFLOW = re.compile(r'(save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)$')
 # The last semantic layers, and what else has an axis of classes.
 _LAST_SEMANTIC_LAYERS = re.compile(rf'(^|/)(semantic_branch/final|{_HEADS}/heads/\d+/final)/')
 _CLASS_HEADS = re.compile(r'(^|/)class_head/')
+# The options that decide whether a training has a part.
+_OF_PARTS = {
+  AVERAGES: 'trainer_options.ema_decay',
+  'loss_scale': 'trainer_options.precision',
+  'backbone_optimizer': 'trainer_options.solver_options.backbone_learning_rate_multiplier',
+}
 _ARCHIVES = ('.tar.gz', '.tgz', '.tar', '.zip')
 # What to do about another number of classes, by what is done with the checkpoint {prefix}.
 _FRESH_HEADS = 'model_options.restore_semantic_last_layer_from_initial_checkpoint'
@@ -90,25 +98,58 @@ def _existing(path):
   return prefix
 
 
-def restore_model(model: tf.Module, path: str) -> str:
+def restore_model(model: tf.Module, path: str, *, averages: bool = False) -> str:
   """Fills all variables of `model`, for use without further training.
 
   Args:
     model: with its variables created.
     path: native or released DeepLab2 checkpoint, prefix or directory (its newest).
+    averages: whether to fill them with their moving averages, see trainer_options.ema_decay.
 
   Returns:
     The prefix of the checkpoint that was read.
 
   Raises:
-    UserError: if there is none, it cannot be read, or it is not of exactly this model.
+    UserError: if there is none, it cannot be read, it is not of exactly this model, or has no
+      averages.
   """
   reader = reading.Reader(newest(path))
   if _is_native(reader):
     _restore_parts(reader, {'model': model}, for_classes=_TO_USE)
+    if averages:
+      _apply_averages(reader, model)
+  elif averages:
+    raise _without_averages(reader)
   else:
     _restore_released(reader, released.load, model, for_classes=_TO_USE)
   return reader.prefix
+
+
+def _apply_averages(reader, model):
+  """Sets the variables of a model to the averages that a native checkpoint has of them.
+
+  Raises:
+    UserError: it has none, or they cannot be read.
+  """
+  keys = {
+    key: f'{AVERAGES}/by_key/{key.replace(".", "..").replace("/", ".S")}{reading.SUFFIX}'
+    for key in variable_keys({'model': model})
+  }
+  if not all(map(reader.has, keys.values())):
+    raise _without_averages(reader)
+  try:
+    for key, variable in variable_keys({'model': model}).items():
+      variable.assign(reader.get(keys[key]))
+  except reading.UNREADABLE as error:
+    raise reader.unreadable(error) from error
+  logging.info('%s: the moving averages of the variables are used.', reader.prefix)
+
+
+def _without_averages(reader):
+  return errors.UserError(
+    f'{reader.prefix}: has no moving averages of the variables, which trainer_options.ema_decay '
+    'asks for; evaluator_options.use_raw_weights=true takes the variables themselves.'
+  )
 
 
 def initialize_model(model: tf.Module, path: str, *, fresh_class_heads: bool = False) -> str:
@@ -188,7 +229,8 @@ class Checkpoints:
     *,
     model: tf.Module,
     global_step: tf.Variable,
-    optimizers: Mapping[str, tf.Module] | None = None,
+    training: Mapping[str, tf.Module] | None = None,
+    averages: bool = False,
     keep: int = 5,
   ):
     """Creates the keeper; reads and writes nothing yet.
@@ -197,16 +239,18 @@ class Checkpoints:
       directory: work directory, need not exist.
       model: with its variables created.
       global_step: number of updates done, restored and saved along.
-      optimizers: by name, with their state created. None: this run only evaluates, and passes
-        over what only training has.
+      training: what only training has, by name: optimizers, with their state created, and others.
+        None: this run only evaluates, and passes over it.
+      averages: whether the model gets the moving averages of its variables; of evaluations.
       keep: number of newest checkpoints that are kept.
     """
     self.directory = directory
     self._global_step = global_step
     self._parts = {'model': model, _STEP: global_step}
-    self._whole = optimizers is not None
-    if optimizers is not None:
-      self._parts |= {**_semantic_heads(model), **optimizers}
+    self._whole = training is not None
+    self._averages = averages
+    if training is not None:
+      self._parts |= {**_semantic_heads(model), **training}
     self._keep = keep
     self._saves = 0  # TensorFlow's counter of saves, which its own restore looks for.
     self.last_saved = -1  # The step of the newest checkpoint; -1 without one.
@@ -255,6 +299,8 @@ class Checkpoints:
     _restore_parts(
       reader, self._parts, whole=self._whole, for_classes=_TO_RESUME if self._whole else _TO_USE
     )
+    if self._averages:
+      _apply_averages(reader, self._parts['model'])
     self._saves = _number(reader, 'save_counter')
     self.last_saved = int(self._global_step.numpy())
 
@@ -370,7 +416,8 @@ def _restore_parts(
       status.assert_existing_objects_matched()
   except AssertionError as error:
     raise errors.UserError(
-      f'{prefix}: does not hold the whole state of the optimizer: {files.reason(error)}.'
+      f'{prefix}: does not hold the whole state of the optimizer (see '
+      f'trainer_options.solver_options.optimizer, which a run keeps): {files.reason(error)}.'
     ) from error
   except reading.UNREADABLE as error:
     raise reader.unreadable(error) from error
@@ -388,9 +435,9 @@ def _check_account(prefix, wanted, stored, for_classes):
   unexpected = sorted(key for key in stored if key not in wanted)
   complaints = []
   if missing:
-    complaints.append(f'it lacks {errors.listed(missing, 1)}')
+    complaints.append(f'it lacks {errors.listed(missing, 1)}{_because_of(missing)}')
   if unexpected:
-    complaints.append(f'it has {errors.listed(unexpected, 1)} in addition')
+    complaints.append(f'it has {errors.listed(unexpected, 1)} in addition{_because_of(unexpected)}')
   if wrong:
     complaints.append(errors.listed(wrong, 1))
     heads = released.heads_of_other_classes(wanted, stored, _CLASS_HEADS) & set(stored)
@@ -404,6 +451,13 @@ def _check_account(prefix, wanted, stored, for_classes):
     raise errors.UserError(
       f'{prefix}: this checkpoint does not fit the configuration: {"; ".join(complaints)}.'
     )
+
+
+def _because_of(keys):
+  """Returns which options decide whether checkpoints have the parts of `keys`, in parentheses."""
+  parts = {key.partition('/')[0] for key in keys}
+  options = {option for part, option in _OF_PARTS.items() if part in parts}
+  return f' (see {", ".join(sorted(options))}, which a run keeps)' if options else ''
 
 
 def _restore_released(reader, load, *arguments, **settings):

@@ -1,7 +1,7 @@
 """Checks of options, alone and against one another. Each raises a UserError that names the field.
 
-`check` needs nothing but the configuration. `check_mode` and `check_batch` ask for what a use of it
-needs. Numbers of classes are compared with the dataset in assemble.py, which knows both.
+`check` needs nothing but the configuration, `check_mode` asks for what a use of it needs. Numbers
+of classes are compared with the dataset in assemble.py, which knows both.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from deeplab2.config import config_pb2
 from deeplab2.config import experiment
 from deeplab2.config import loss_checks
 from deeplab2.config import model_checks
+from deeplab2.config import trainer_checks
 from deeplab2.config import values
 
 # What a configuration is used for: the modes of the trainer, and export.
@@ -37,8 +38,7 @@ def check(config: experiment.Config) -> None:
   """
   model_checks.check(config)
   loss_checks.check(config)
-  _check_solver(config)
-  _check_intervals(config)
+  trainer_checks.check(config)
   _check_evaluator(config)
   for field in _DATASETS:
     if config.options.HasField(field):
@@ -69,26 +69,6 @@ def check_mode(config: experiment.Config, mode: str) -> None:
   if 'eval' in mode:
     _check_model_input(config, 'eval_dataset_options')
     check_files(config, 'eval_dataset_options')
-
-
-def check_batch(config: experiment.Config, num_replicas: int) -> None:
-  """Checks that the training batch splits evenly over the replicas.
-
-  Args:
-    config: the configuration.
-    num_replicas: number of devices that share a batch.
-
-  Raises:
-    UserError: with the nearest sizes that do.
-  """
-  path = 'train_dataset_options.batch_size'
-  size = config.value(path)
-  if size % num_replicas:
-    lower = size - size % num_replicas
-    near = [str(fit) for fit in (lower, lower + num_replicas) if fit]
-    raise config.error(
-      path, f'cannot be split over {num_replicas} replicas; take {" or ".join(near)}.'
-    )
 
 
 def evaluated_by(config: experiment.Config, num_replicas: int) -> experiment.Config:
@@ -138,35 +118,6 @@ def check_files(config: experiment.Config, dataset_field: str) -> None:
       raise config.error(path, str(error)) from error
     if not matches:
       raise config.error(path, f'no file matches {pattern}')
-
-
-def _check_solver(config):
-  values.one_of(config, f'{_SOLVER}.learning_policy', ('poly', 'cosine'))
-  values.one_of(config, f'{_SOLVER}.optimizer', ('adamw', 'adam', 'sgd'))
-  values.positive(config, _SOLVER, 'base_learning_rate', 'poly_learning_power')
-  values.positive(config, _SOLVER, 'batchnorm_epsilon', 'training_number_of_steps')
-  values.not_negative(config, _SOLVER, 'poly_end_learning_rate', 'warmup_steps')
-  values.not_negative(config, _SOLVER, 'adamw_weight_decay', 'backbone_learning_rate_multiplier')
-  values.probability(config, f'{_SOLVER}.batchnorm_momentum')
-  solver = config.value(_SOLVER)
-  if solver.use_gradient_clipping:
-    values.positive(config, f'{_SOLVER}.clip_gradient_norm')
-  if solver.adamw_weight_decay and solver.optimizer != 'adamw':
-    message = f'has no effect on optimizer "{solver.optimizer}".'
-    logging.warning('%s', config.error(f'{_SOLVER}.adamw_weight_decay', message))
-
-
-def _check_intervals(config):
-  trainer = config.options.trainer_options
-  values.positive(config, 'trainer_options', 'num_checkpoints_to_keep', 'save_checkpoints_steps')
-  values.positive(config, 'trainer_options', 'save_summaries_steps', 'steps_per_loop')
-  loop = trainer.steps_per_loop
-  if trainer.save_summaries_steps % loop:
-    near = -(-trainer.save_summaries_steps // loop) * loop
-    raise config.error(
-      'trainer_options.save_summaries_steps',
-      f'must be a multiple of steps_per_loop {loop}, like {near}.',
-    )
 
 
 def _check_evaluator(config):

@@ -1,12 +1,13 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SolverOptions(_message.Message):
-    __slots__ = ("use_sync_batchnorm", "learning_policy", "base_learning_rate", "poly_learning_power", "poly_end_learning_rate", "warmup_steps", "optimizer", "weight_decay", "use_gradient_clipping", "clip_gradient_norm", "training_number_of_steps", "batchnorm_momentum", "batchnorm_epsilon", "backbone_learning_rate_multiplier", "adamw_weight_decay")
+    __slots__ = ("use_sync_batchnorm", "learning_policy", "base_learning_rate", "poly_learning_power", "poly_end_learning_rate", "warmup_steps", "optimizer", "weight_decay", "use_gradient_clipping", "clip_gradient_norm", "training_number_of_steps", "batchnorm_momentum", "batchnorm_epsilon", "backbone_learning_rate_multiplier", "adamw_weight_decay", "warmup_start_learning_rate")
     USE_SYNC_BATCHNORM_FIELD_NUMBER: _ClassVar[int]
     LEARNING_POLICY_FIELD_NUMBER: _ClassVar[int]
     BASE_LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +23,7 @@ class SolverOptions(_message.Message):
     BATCHNORM_EPSILON_FIELD_NUMBER: _ClassVar[int]
     BACKBONE_LEARNING_RATE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
     ADAMW_WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
+    WARMUP_START_LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     use_sync_batchnorm: bool
     learning_policy: str
     base_learning_rate: float
@@ -37,7 +39,8 @@ class SolverOptions(_message.Message):
     batchnorm_epsilon: float
     backbone_learning_rate_multiplier: float
     adamw_weight_decay: float
-    def __init__(self, use_sync_batchnorm: bool = ..., learning_policy: _Optional[str] = ..., base_learning_rate: _Optional[float] = ..., poly_learning_power: _Optional[float] = ..., poly_end_learning_rate: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., optimizer: _Optional[str] = ..., weight_decay: _Optional[float] = ..., use_gradient_clipping: bool = ..., clip_gradient_norm: _Optional[float] = ..., training_number_of_steps: _Optional[int] = ..., batchnorm_momentum: _Optional[float] = ..., batchnorm_epsilon: _Optional[float] = ..., backbone_learning_rate_multiplier: _Optional[float] = ..., adamw_weight_decay: _Optional[float] = ...) -> None: ...
+    warmup_start_learning_rate: float
+    def __init__(self, use_sync_batchnorm: bool = ..., learning_policy: _Optional[str] = ..., base_learning_rate: _Optional[float] = ..., poly_learning_power: _Optional[float] = ..., poly_end_learning_rate: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., optimizer: _Optional[str] = ..., weight_decay: _Optional[float] = ..., use_gradient_clipping: bool = ..., clip_gradient_norm: _Optional[float] = ..., training_number_of_steps: _Optional[int] = ..., batchnorm_momentum: _Optional[float] = ..., batchnorm_epsilon: _Optional[float] = ..., backbone_learning_rate_multiplier: _Optional[float] = ..., adamw_weight_decay: _Optional[float] = ..., warmup_start_learning_rate: _Optional[float] = ...) -> None: ...
 
 class LossOptions(_message.Message):
     __slots__ = ("semantic_loss", "center_loss", "regression_loss", "motion_loss", "next_regression_loss", "pq_style_loss", "mask_id_cross_entropy_loss", "instance_discrimination_loss", "depth_loss", "remask", "reclass", "mask_loss_activation")
@@ -127,17 +130,43 @@ class LossOptions(_message.Message):
     def __init__(self, semantic_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., center_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., regression_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., motion_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., next_regression_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., pq_style_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., mask_id_cross_entropy_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., instance_discrimination_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., depth_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., remask: _Optional[_Union[LossOptions.ReMaskOptions, _Mapping]] = ..., reclass: _Optional[_Union[LossOptions.ReClassOptions, _Mapping]] = ..., mask_loss_activation: _Optional[_Union[LossOptions.Activation, str]] = ...) -> None: ...
 
 class TrainerOptions(_message.Message):
-    __slots__ = ("num_checkpoints_to_keep", "save_checkpoints_steps", "save_summaries_steps", "steps_per_loop", "loss_options", "solver_options")
+    __slots__ = ("num_checkpoints_to_keep", "save_checkpoints_steps", "save_summaries_steps", "steps_per_loop", "loss_options", "solver_options", "precision", "jit_compile", "recompute", "gradient_accumulation_steps", "ema_decay", "profile_steps")
+    class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        FLOAT32: _ClassVar[TrainerOptions.Precision]
+        BFLOAT16: _ClassVar[TrainerOptions.Precision]
+        FLOAT16: _ClassVar[TrainerOptions.Precision]
+    FLOAT32: TrainerOptions.Precision
+    BFLOAT16: TrainerOptions.Precision
+    FLOAT16: TrainerOptions.Precision
+    class Recompute(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        NONE: _ClassVar[TrainerOptions.Recompute]
+        BLOCKS: _ClassVar[TrainerOptions.Recompute]
+    NONE: TrainerOptions.Recompute
+    BLOCKS: TrainerOptions.Recompute
     NUM_CHECKPOINTS_TO_KEEP_FIELD_NUMBER: _ClassVar[int]
     SAVE_CHECKPOINTS_STEPS_FIELD_NUMBER: _ClassVar[int]
     SAVE_SUMMARIES_STEPS_FIELD_NUMBER: _ClassVar[int]
     STEPS_PER_LOOP_FIELD_NUMBER: _ClassVar[int]
     LOSS_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     SOLVER_OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    JIT_COMPILE_FIELD_NUMBER: _ClassVar[int]
+    RECOMPUTE_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_ACCUMULATION_STEPS_FIELD_NUMBER: _ClassVar[int]
+    EMA_DECAY_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_STEPS_FIELD_NUMBER: _ClassVar[int]
     num_checkpoints_to_keep: int
     save_checkpoints_steps: int
     save_summaries_steps: int
     steps_per_loop: int
     loss_options: LossOptions
     solver_options: SolverOptions
-    def __init__(self, num_checkpoints_to_keep: _Optional[int] = ..., save_checkpoints_steps: _Optional[int] = ..., save_summaries_steps: _Optional[int] = ..., steps_per_loop: _Optional[int] = ..., loss_options: _Optional[_Union[LossOptions, _Mapping]] = ..., solver_options: _Optional[_Union[SolverOptions, _Mapping]] = ...) -> None: ...
+    precision: TrainerOptions.Precision
+    jit_compile: bool
+    recompute: TrainerOptions.Recompute
+    gradient_accumulation_steps: int
+    ema_decay: float
+    profile_steps: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, num_checkpoints_to_keep: _Optional[int] = ..., save_checkpoints_steps: _Optional[int] = ..., save_summaries_steps: _Optional[int] = ..., steps_per_loop: _Optional[int] = ..., loss_options: _Optional[_Union[LossOptions, _Mapping]] = ..., solver_options: _Optional[_Union[SolverOptions, _Mapping]] = ..., precision: _Optional[_Union[TrainerOptions.Precision, str]] = ..., jit_compile: bool = ..., recompute: _Optional[_Union[TrainerOptions.Recompute, str]] = ..., gradient_accumulation_steps: _Optional[int] = ..., ema_decay: _Optional[float] = ..., profile_steps: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -13,6 +13,7 @@ from deeplab2 import command_line
 from deeplab2.checkpoint import restore
 from deeplab2.config import checks
 from deeplab2.config import load
+from deeplab2.config import trainer_checks
 from deeplab2.inference import saved_model
 from deeplab2.inference import segmenter
 
@@ -33,7 +34,7 @@ def export(config_file: str, checkpoint_path: str, export_path: str, overrides=(
   checks.check_mode(config, 'export')
   saved_model.check_replaceable(export_path)
   model = assemble.model(config)
-  restore.restore_model(model, checkpoint_path)
+  restore.restore_model(model, checkpoint_path, averages=trainer_checks.averages_are_used(config))
   saved_model.save(segmenter.create(config, model), assemble.dataset_info(config), export_path)
   print(f'Exported {checkpoint_path} to {export_path}')
 

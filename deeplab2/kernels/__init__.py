@@ -50,7 +50,13 @@ def tuned() -> bool:
   # TensorFlow has no public way to ask.
   if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
     return False
-  if tf.distribute.has_strategy():
-    names = tf.distribute.get_strategy().extended.worker_devices
-    return all(tf.DeviceSpec.from_string(name).device_type == 'CPU' for name in names)
-  return all(device.device_type == 'CPU' for device in tf.config.list_logical_devices())
+  return device_types() == {'CPU'}
+
+
+def device_types() -> set[str]:
+  """Returns the types ('CPU', 'GPU', 'TPU') of the current strategy's devices; without a strategy,
+  of all devices that TensorFlow sees."""
+  if not tf.distribute.has_strategy():
+    return {device.device_type for device in tf.config.list_logical_devices()}
+  names = tf.distribute.get_strategy().extended.worker_devices
+  return {str(tf.DeviceSpec.from_string(name).device_type) for name in names}

@@ -154,12 +154,13 @@ def kmeans_update(mask_logits_bhws: tf.Tensor, values_bpd: tf.Tensor) -> tf.Tens
     values_bpd: [B, h * w, d].
 
   Returns:
-    [B, N, d] of the dtype of the values.
+    [B, N, d] float32.
   """
   batch, _, _, slots = shapes.sizes(mask_logits_bhws)
   chosen_bp = tf.reshape(tf.argmax(mask_logits_bhws, axis=-1, output_type=tf.int32), [batch, -1])
-  assignment_bps = tf.stop_gradient(tf.one_hot(chosen_bp, slots, dtype=values_bpd.dtype))
-  return tf.matmul(assignment_bps, values_bpd, transpose_a=True)
+  assignment_bps = tf.stop_gradient(tf.one_hot(chosen_bp, slots))
+  # Ten thousands of pixels: float16 cannot hold their sum, bfloat16 loses its last bits.
+  return tf.matmul(assignment_bps, tf.cast(values_bpd, tf.float32), transpose_a=True)
 
 
 class KMaXDecoder(tf_keras.layers.Layer):

@@ -12,6 +12,7 @@ from deeplab2.model import mask_predictor
 from deeplab2.model import pixel_decoder as pixel_decoder_lib
 from deeplab2.model import semantic_branch as semantic_branch_lib
 from deeplab2.model import semantic_heads as semantic_heads_lib
+from deeplab2.model.layers import recompute
 from deeplab2.model.layers import shapes
 
 # Any size of the form 32n + 1 creates the same variables.
@@ -36,6 +37,7 @@ class KMaXDeepLab(tf_keras.Model):
     predictor: mask_predictor.MaskPredictor,
     semantic_branch: semantic_branch_lib.SemanticBranch | None = None,
     semantic_heads: semantic_heads_lib.SemanticHeads | None = None,
+    recompute_blocks: bool = False,
     **kwargs,
   ):
     """Joins the parts and creates all variables.
@@ -47,12 +49,15 @@ class KMaXDeepLab(tf_keras.Model):
       predictor: the last feature and the slots' features -> masks and classes.
       semantic_branch: Pyramid -> semantic logits, which only losses use.
       semantic_heads: ReMask's, called in training alone; at most one for each decoder layer.
+      recompute_blocks: whether training keeps only the inputs of the blocks of backbone and pixel
+        decoder for the backward pass, see layers/recompute.py.
       **kwargs: passed on to the Keras model.
 
     Raises:
       ValueError: if there are more semantic heads than decoder layers.
     """
-    super().__init__(**kwargs)
+    super().__init__(autocast=False, **kwargs)  # Images are normalised in float32.
+    self._recompute_blocks = recompute_blocks
     self.backbone = backbone
     self.pixel_decoder = pixel_decoder
     self.kmax_decoder = kmax_decoder
@@ -98,8 +103,9 @@ class KMaXDeepLab(tf_keras.Model):
 
   def _predict(self, images, training):
     """Returns the final prediction and what it was made from."""
-    pyramid = self.backbone(normalize(images), training=training)
-    features = self.pixel_decoder(pyramid, training=training)
+    with recompute.blocks(self._recompute_blocks and training):
+      pyramid = self.backbone(normalize(images), training=training)
+      features = self.pixel_decoder(pyramid, training=training)
     class_feature, mask_feature, masks = self.kmax_decoder(features, training=training)
     final = self.predictor(features[-1], class_feature, mask_feature, training=training)
     return final, pyramid, features, masks

@@ -12,6 +12,7 @@ from deeplab2.model.layers import activations
 from deeplab2.model.layers import bottleneck
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import norm as norm_lib
+from deeplab2.model.layers import recompute
 
 # Types of residual blocks. The released models have a dilation of 2 in the decoder's 3x3
 # convolutions.
@@ -107,6 +108,6 @@ class PixelDecoder(tf_keras.layers.Layer):
       if i:
         x = self.skip_connections[i - 1](decoded[-1], x, training=training)
       for block in blocks:
-        x = block(x, training=training)
+        x = recompute.block(block, x, training)
       decoded.append(x)
     return tuple(decoded)

@@ -15,6 +15,7 @@ from deeplab2 import locks
 from deeplab2.checkpoint import directory as directory_lib
 from deeplab2.checkpoint import restore
 from deeplab2.config import checks
+from deeplab2.config import trainer_checks
 from deeplab2.config.experiment import Config
 from deeplab2.data import datasets
 from deeplab2.data import pipeline
@@ -24,14 +25,13 @@ from deeplab2.trainer import evaluated as evaluated_lib
 from deeplab2.trainer import evaluation
 from deeplab2.trainer import evaluator as evaluator_lib
 from deeplab2.trainer import loop
-from deeplab2.trainer import optimizer
 from deeplab2.trainer import reports
 from deeplab2.trainer import run_record
 from deeplab2.trainer import runtime
 from deeplab2.trainer import slots
 from deeplab2.trainer import stopping
 from deeplab2.trainer import summaries as summaries_lib
-from deeplab2.trainer import trainer as trainer_lib
+from deeplab2.trainer import training as training_lib
 from deeplab2.trainer import unfinished as unfinished_lib
 
 _TRAIN = 'train_dataset_options'
@@ -53,9 +53,9 @@ def train(config: Config, directory: str, stop: stopping.Request | None = None) 
     Stopped: `stop` was requested; what was done is saved.
   """
   with _only_training(directory), run_record.kept(config, directory, 'train'):
-    model = assemble.model(config, training=True)
+    model = _model(config, training=True)
     global_step = orbit.utils.create_global_step()
-    train_loop = _train_loop(config, directory, model, global_step, stop)
+    train_loop, _ = _train_loop(config, directory, model, global_step, stop)
     if train_loop.step < _num_steps(config):
       train_loop.run(_num_steps(config))
     else:
@@ -67,11 +67,17 @@ def train_and_evaluate(
 ) -> None:
   """Trains, and evaluates every eval_interval steps and at the end; arguments as of `train`."""
   with _only_training(directory), run_record.kept(config, directory, 'train_and_eval'):
-    model = assemble.model(config, training=True)
+    model = _model(config, training=True)
     global_step = orbit.utils.create_global_step()
-    train_loop = _train_loop(config, directory, model, global_step, stop)
+    train_loop, averages = _train_loop(config, directory, model, global_step, stop)
     eval_loop = _eval_loop(
-      config, directory, model, global_step, stop, training=lambda: train_loop.logs
+      config,
+      directory,
+      model,
+      global_step,
+      stop,
+      training=lambda: train_loop.logs,
+      averages=averages if trainer_checks.averages_are_used(config) else None,
     )
     if train_loop.step < _num_steps(config) or not eval_loop.is_done():
       loop.train_and_evaluate(
@@ -86,8 +92,11 @@ def train_and_evaluate(
 
 def evaluate(config: Config, directory: str, stop: stopping.Request | None = None) -> None:
   """Evaluates the newest checkpoint of the run, or initial_checkpoint; arguments as of `train`."""
-  model, global_step = assemble.model(config), orbit.utils.create_global_step()
-  checkpoints = restore.Checkpoints(directory, model=model, global_step=global_step)
+  model, global_step = _model(config), orbit.utils.create_global_step()
+  averages = trainer_checks.averages_are_used(config)
+  checkpoints = restore.Checkpoints(
+    directory, model=model, global_step=global_step, averages=averages
+  )
   prefix = checkpoints.resume()
   source = None
   if prefix is None:
@@ -96,7 +105,7 @@ def evaluate(config: Config, directory: str, stop: stopping.Request | None = Non
       raise errors.UserError(
         f'{directory}: there is no checkpoint, and {_INITIAL} is not set: nothing to evaluate.'
       )
-    prefix = source = restore.restore_model(model, initial)
+    prefix = source = restore.restore_model(model, initial, averages=averages)
   logging.info('Evaluating %s', prefix)
   _eval_loop(config, directory, model, global_step, stop, source=source).run()
 
@@ -109,8 +118,11 @@ def evaluate_continuously(
   It ends with the checkpoint of training_number_of_steps, or if none appears in time.
   """
   stop = stop or stopping.Request()
-  model, global_step = assemble.model(config), orbit.utils.create_global_step()
-  checkpoints = restore.Checkpoints(directory, model=model, global_step=global_step)
+  model, global_step = _model(config), orbit.utils.create_global_step()
+  averages = trainer_checks.averages_are_used(config)
+  checkpoints = restore.Checkpoints(
+    directory, model=model, global_step=global_step, averages=averages
+  )
   timeout = config.options.evaluator_options.continuous_eval_timeout
   count = loop.evaluate_continuously(
     _eval_loop(config, directory, model, global_step, stop),
@@ -126,30 +138,8 @@ def evaluate_continuously(
     )
 
 
-def optimizer_groups(config: Config, model):
-  """Creates the optimizers: {name in checkpoints: Group}, the head's or only one first.
-
-  The backbone has an optimizer of its own iff backbone_learning_rate_multiplier is present.
-  """
-  solver = config.options.trainer_options.solver_options
-  if not solver.HasField('backbone_learning_rate_multiplier'):
-    return {'optimizer': _group(solver, 1.0, model.trainable_variables)}
-  rest, backbone = optimizer.split(model.trainable_variables, model.backbone.trainable_variables)
-  return {
-    'optimizer': _group(solver, 1.0, rest),
-    'backbone_optimizer': _group(solver, solver.backbone_learning_rate_multiplier, backbone),
-  }
-
-
-def _group(solver, multiplier, variables):
-  rate, steps = solver.base_learning_rate * multiplier, solver.training_number_of_steps
-  if solver.learning_policy == 'cosine':
-    decay = optimizer.cosine(rate, steps)
-  else:
-    # The end rate is the same for both groups.
-    decay = optimizer.poly(rate, steps, solver.poly_learning_power, solver.poly_end_learning_rate)
-  schedule = optimizer.with_warm_up(decay, rate, solver.warmup_steps)
-  return optimizer.create(solver.optimizer, schedule, solver.adamw_weight_decay, variables)
+def _model(config, training=False):
+  return assemble.model(config, training, config.options.trainer_options.precision)
 
 
 def _num_steps(config):
@@ -171,35 +161,32 @@ def _log_finished(config, train_loop):
 
 
 def _train_loop(config, directory, model, global_step, stop):
-  """Creates the training loop, with the run resumed, or the model initialised."""
-  checks.check_batch(config, tf.distribute.get_strategy().num_replicas_in_sync)
+  """Returns the training loop, with the run resumed, or the model initialised; and the averages."""
+  trainer_checks.check_devices(
+    config, tf.distribute.get_strategy().num_replicas_in_sync, runtime.device_type()
+  )
   _warn_of_slots(config)
   options = config.options.trainer_options
-  groups = optimizer_groups(config, model)
+  state = training_lib.create_state(config, model)
   checkpoints = restore.Checkpoints(
     directory,
     model=model,
     global_step=global_step,
     keep=options.num_checkpoints_to_keep,
-    optimizers={name: group.optimizer for name, group in groups.items()},
+    training=state.parts(),
   )
-  _restore(config, model, checkpoints)
-  solver = options.solver_options
-  trainer = trainer_lib.Trainer(
+  _restore(config, model, checkpoints, state)
+  trainer = training_lib.create_trainer(
+    config,
+    model,
+    state,
     runtime.distribute_shards(
       functools.partial(assemble.train_dataset, config, first_step=int(global_step.numpy())),
       fetch_to_device=True,
     ),
-    model=model,
-    loss=assemble.loss(config).score,
-    groups=tuple(groups.values()),
     global_step=global_step,
-    batch_size=config.options.train_dataset_options.batch_size,
-    clip_norm=solver.clip_gradient_norm if solver.use_gradient_clipping else None,
-    seed=runtime.seed_of_steps(),
-    loop_on_device=runtime.has_tpu(),
   )
-  return loop.TrainLoop(
+  train_loop = loop.TrainLoop(
     trainer,
     checkpoints,
     global_step=global_step,
@@ -208,7 +195,9 @@ def _train_loop(config, directory, model, global_step, stop):
     summary_steps=options.save_summaries_steps,
     explained=lambda: _explained(config, _TRAIN),
     stop=stop,
+    profile_steps=tuple(options.profile_steps),
   )
+  return train_loop, state.averages
 
 
 def _warn_of_slots(config):
@@ -228,7 +217,7 @@ def _warn_of_slots(config):
     )
 
 
-def _restore(config, model, checkpoints):
+def _restore(config, model, checkpoints, state):
   """Resumes the run, else starts from initial_checkpoint, else from scratch; says which."""
   directory_lib.remove_unfinished(checkpoints.directory)
   prefix = checkpoints.resume()
@@ -236,6 +225,13 @@ def _restore(config, model, checkpoints):
     logging.info('Resumed %s', prefix)
     return
   directory_lib.check_unused(checkpoints.directory)
+  _initialize(config, model, checkpoints.directory)
+  if state.averages is not None:
+    state.averages.start()
+
+
+def _initialize(config, model, directory):
+  """Fills the model from what the configuration names; says which."""
   pretrained, initial = config.resolved(_PRETRAINED), config.resolved(_INITIAL)
   if pretrained:
     logging.info('Backbone from %s', restore.initialize_backbone(model.backbone, pretrained))
@@ -250,13 +246,15 @@ def _restore(config, model, checkpoints):
   elif not pretrained:
     logging.info(
       'Started from scratch: no checkpoint in %s, neither %s nor %s',
-      checkpoints.directory,
+      directory,
       _INITIAL,
       _PRETRAINED,
     )
 
 
-def _eval_loop(config, directory, model, global_step, stop, source=None, training=dict):
+def _eval_loop(
+  config, directory, model, global_step, stop, source=None, training=dict, averages=None
+):
   """Creates the evaluation loop.
 
   Args:
@@ -267,6 +265,7 @@ def _eval_loop(config, directory, model, global_step, stop, source=None, trainin
     stop: ends an evaluation after a batch.
     source: checkpoint that the model is from, None for that of the run and step.
     training: returns the logs of a concurrent training, if any.
+    averages: of the model's variables, to be evaluated instead of them.
   """
   config = checks.evaluated_by(config, tf.distribute.get_strategy().num_replicas_in_sync)
   options, info = config.options.evaluator_options, assemble.dataset_info(config)
@@ -303,7 +302,8 @@ def _eval_loop(config, directory, model, global_step, stop, source=None, trainin
   @contextlib.contextmanager
   def guard():
     lock = locks.hold(f'{path_of("evaluating")}.lock', f'The evaluation in {eval_directory}')
-    with lock, _explained(config, _EVAL):
+    weights = contextlib.nullcontext() if averages is None else averages.applied()
+    with lock, weights, _explained(config, _EVAL):
       yield
 
   return evaluation.Evaluation(

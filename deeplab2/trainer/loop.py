@@ -1,6 +1,6 @@
 """The outer loop: trains to a step, saves, writes logs, evaluates on the way."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import os
 
@@ -12,6 +12,7 @@ from deeplab2 import locks
 from deeplab2.checkpoint import directory as directory_lib
 from deeplab2.checkpoint import restore
 from deeplab2.trainer import evaluation
+from deeplab2.trainer import profile
 from deeplab2.trainer import progress
 from deeplab2.trainer import stopping
 from deeplab2.trainer import summaries as summaries_lib
@@ -35,6 +36,7 @@ class TrainLoop:
     summary_steps: int,
     explained: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     stop: stopping.Request | None = None,
+    profile_steps: Sequence[int] = (),
   ):
     """Creates the loop.
 
@@ -47,6 +49,8 @@ class TrainLoop:
       summary_steps: least number of steps between two entries of TensorBoard.
       explained: raises errors of the input as ones that name the file.
       stop: ends the training after a step, with a checkpoint of it.
+      profile_steps: first and last step of which a profile is written next to the logs; none if
+        empty.
     """
     self._trainer = trainer
     self._checkpoints = checkpoints
@@ -56,6 +60,7 @@ class TrainLoop:
     self._summary_steps = summary_steps
     self._explained = explained
     self._stop = stop or stopping.Request()
+    self._profile = profile.Window(os.path.join(checkpoints.directory, 'train'), profile_steps)
     self._summaries = summaries_lib.Summaries(
       os.path.join(checkpoints.directory, 'train'), global_step
     )
@@ -80,10 +85,11 @@ class TrainLoop:
     shown = progress.create('train', total, 'step', self.step)
     try:
       while self.step < until:
-        with self._explained():
-          self.logs = self._trainer.train(
-            min(self._steps_per_loop, until - self.step), self._stop.is_made
-          )
+        num_steps = self._profile.at_most(
+          min(self._steps_per_loop, until - self.step), after=self.step
+        )
+        with self._explained(), self._profile.running(after=self.step):
+          self.logs = self._trainer.train(num_steps, self._stop.is_made)
         shown.update(self.step, _main_losses(self.logs))
         self._write(last=self.step == total)
         if self.step >= self._checkpoints.last_saved + self._save_steps or self.step == total:

@@ -19,15 +19,22 @@ _DECAYED = ('kernel', 'weight')
 
 
 class WarmUp(_SCHEDULES.LearningRateSchedule):
-  """Rises linearly from 0 over the first `steps`, then follows `decay` at its own step.
+  """Rises linearly from a start over the first `steps`, then follows `decay` at its own step.
 
-  The decay is not shifted by the warm-up, so the rate falls a little where they meet, and the
-  first update has rate 0.
+  The decay is not shifted by the warm-up, so the rate falls a little where they meet.
   """
 
-  def __init__(self, base_rate: float, steps: int, decay: Any):
-    """Creates the schedule from the rate that is aimed at, and what follows after `steps`."""
+  def __init__(self, base_rate: float, steps: int, decay: Any, start_rate: float = 0.0):
+    """Creates the schedule.
+
+    Args:
+      base_rate: that is aimed at.
+      steps: length of the rise.
+      decay: schedule that follows.
+      start_rate: of the first update.
+    """
     super().__init__()
+    self._start_rate = start_rate
     self._base_rate = base_rate
     self._steps = steps
     self._decay = decay
@@ -35,12 +42,17 @@ class WarmUp(_SCHEDULES.LearningRateSchedule):
   def __call__(self, step):
     """Returns the rate of update number `step` (0 is the first), float32."""
     step = tf.cast(step, tf.float32)
-    rising = self._base_rate * step / self._steps
+    rising = self._start_rate + (self._base_rate - self._start_rate) * step / self._steps
     return tf.where(step < self._steps, rising, self._decay(step))
 
   def get_config(self):
     """Returns the constructor's arguments."""
-    return {'base_rate': self._base_rate, 'steps': self._steps, 'decay': self._decay}
+    return {
+      'base_rate': self._base_rate,
+      'steps': self._steps,
+      'decay': self._decay,
+      'start_rate': self._start_rate,
+    }
 
 
 def poly(base_rate: float, num_steps: int, power: float = 0.9, end_rate: float = 0.0):
@@ -53,9 +65,9 @@ def cosine(base_rate: float, num_steps: int):
   return _SCHEDULES.CosineDecay(base_rate, num_steps)
 
 
-def with_warm_up(decay, base_rate: float, steps: int):
+def with_warm_up(decay, base_rate: float, steps: int, start_rate: float = 0.0):
   """Returns `decay` with a linear rise to `base_rate` in its first `steps`; as it is for 0."""
-  return WarmUp(base_rate, steps, decay) if steps else decay
+  return WarmUp(base_rate, steps, decay, start_rate) if steps else decay
 
 
 class AdamW(_LEGACY.Adam):

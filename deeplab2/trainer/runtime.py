@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from deeplab2 import errors
 from deeplab2 import files
+from deeplab2 import kernels
 from deeplab2.data import pipeline
 from deeplab2.trainer import progress
 
@@ -53,9 +54,15 @@ def _tpu_strategy(master):
     raise errors.UserError(f'--master={master!r}: no such TPU can be reached: {reason}') from error
 
 
+def device_type() -> str:
+  """Returns what the current strategy computes on: 'CPU', 'GPU' or 'TPU'."""
+  types = kernels.device_types() - {'CPU'}
+  return types.pop() if types else 'CPU'
+
+
 def has_tpu() -> bool:
   """Returns whether the current strategy runs on a TPU."""
-  return isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
+  return device_type() == 'TPU'
 
 
 def distribute(dataset: tf.data.Dataset, *, fetch_to_device: bool):

@@ -22,7 +22,7 @@ def _checkpoints(path, step=0, keep=2):
   model.x = tf.Variable(float(step))
   global_step = tf.Variable(step, dtype=tf.int64, trainable=False)
   return (
-    restore.Checkpoints(str(path), model=model, global_step=global_step, keep=keep, optimizers={}),
+    restore.Checkpoints(str(path), model=model, global_step=global_step, keep=keep, training={}),
     model,
     global_step,
   )

@@ -55,7 +55,7 @@ def run(tmp_path):
   """A work directory with a checkpoint of step 5, of variables around 1."""
   model = _model(fill=1.0)
   checkpoints, _ = _checkpoints(
-    tmp_path / 'run', model, 5, optimizers={'optimizer': _optimizer(model)}
+    tmp_path / 'run', model, 5, training={'optimizer': _optimizer(model)}
   )
   checkpoints.save()
   return tmp_path / 'run', model
@@ -66,7 +66,7 @@ def test_resume_restores_model_step_and_optimizer(run):
   model = _model()
   optimizer = _optimizer(model)
   optimizer.apply_gradients([(tf.ones_like(v), v) for v in model.trainable_variables])
-  checkpoints, step = _checkpoints(directory, model, optimizers={'optimizer': optimizer})
+  checkpoints, step = _checkpoints(directory, model, training={'optimizer': optimizer})
   assert checkpoints.resume() == str(directory / 'ckpt-5')
   assert step.numpy() == checkpoints.last_saved == 5
   assert optimizer.iterations.numpy() == 1
@@ -176,11 +176,11 @@ def test_another_optimizer_is_refused(run):
   directory, _ = run
   model = _model()
   sgd = _optimizer(model, lambda rate: tf_keras.optimizers.legacy.SGD(rate, momentum=0.9))
-  checkpoints, _ = _checkpoints(directory, model, optimizers={'optimizer': sgd})
+  checkpoints, _ = _checkpoints(directory, model, training={'optimizer': sgd})
   files.refused(checkpoints.resume, 'does not fit', 'optimizer/beta_1')
   adam = _optimizer(model)
   checkpoints, _ = _checkpoints(
-    directory, model, optimizers={'optimizer': adam, 'backbone_optimizer': _optimizer(model)}
+    directory, model, training={'optimizer': adam, 'backbone_optimizer': _optimizer(model)}
   )
   files.refused(checkpoints.resume, 'it lacks backbone_optimizer/')
 
@@ -188,12 +188,12 @@ def test_another_optimizer_is_refused(run):
 def test_optimizer_without_its_slots_is_refused(tmp_path):
   model = _model()
   checkpoints, _ = _checkpoints(
-    tmp_path, model, optimizers={'optimizer': tf_keras.optimizers.legacy.Adam(0.1)}
+    tmp_path, model, training={'optimizer': tf_keras.optimizers.legacy.Adam(0.1)}
   )
   checkpoints._parts['optimizer'].iterations  # noqa: B018  Creates it, but no slots.
   checkpoints._parts['optimizer']._create_hypers()
   checkpoints.save()
-  whole, _ = _checkpoints(tmp_path, model, optimizers={'optimizer': _optimizer(model)})
+  whole, _ = _checkpoints(tmp_path, model, training={'optimizer': _optimizer(model)})
   files.refused(whole.resume, 'state of the optimizer')
 
 

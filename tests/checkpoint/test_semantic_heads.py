@@ -51,7 +51,7 @@ def _optimizer(variables, seed):
 def _checkpoints(directory, model, optimizer=None):
   step = tf.Variable(0, dtype=tf.int64, trainable=False)
   return restore.Checkpoints(
-    str(directory), model=model, global_step=step, optimizers={'optimizer': optimizer}
+    str(directory), model=model, global_step=step, training={'optimizer': optimizer}
   )
 
 

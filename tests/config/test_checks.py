@@ -4,6 +4,7 @@ import pytest
 
 from deeplab2 import errors
 from deeplab2.config import checks
+from deeplab2.config import trainer_checks
 
 SOLVER = 'trainer_options.solver_options'
 COPY_PASTE = 'train_dataset_options.augmentations.panoptic_copy_paste'
@@ -149,9 +150,41 @@ def test_maskwise_without_its_message_has_the_defaults(small):
 def test_batch(small, size, replicas, message):
   config = small(f'train_dataset_options.batch_size={size}')
   with pytest.raises(errors.UserError, match=message):
-    checks.check_batch(config, replicas)
-  checks.check_batch(config, 2)
-  checks.check_batch(config, 1)
+    trainer_checks.check_devices(config, replicas, 'GPU')
+  trainer_checks.check_devices(config, 2, 'GPU')
+  trainer_checks.check_devices(config, 1, 'GPU')
+
+
+@pytest.mark.parametrize(
+  'overrides, replicas, device, message',
+  [
+    ('precision=FLOAT16', 1, 'TPU', r'precision = FLOAT16: is not for TPUs.* BFLOAT16'),
+    ('jit_compile=true', 2, 'CPU', r'jit_compile = true: must be false on 2 CPU devices'),
+    ('gradient_accumulation_steps=2', 4, 'GPU', r'steps = 2: cannot split .* = 4 evenly .* of 8,'),
+  ],
+)
+def test_options_that_do_not_fit_the_devices(small, overrides, replicas, device, message):
+  config = small(f'trainer_options.{overrides}', 'train_dataset_options.batch_size=4')
+  with pytest.raises(errors.UserError, match=message):
+    trainer_checks.check_devices(config, replicas, device)
+  trainer_checks.check_devices(config, 1, 'GPU')
+
+
+@pytest.mark.parametrize(
+  'overrides, message',
+  [
+    (['gradient_accumulation_steps=3'], 'cannot split .* = 4 evenly .* batch of 3 or 6'),
+    (['gradient_accumulation_steps=0'], 'gradient_accumulation_steps = 0: must be greater than 0'),
+    (['ema_decay=1'], 'ema_decay = 1: must be at least 0 and less than 1'),
+    (['profile_steps=[3]'], 'must be two steps'),
+    (['profile_steps=[5, 3]'], 'must be two steps'),
+    (['solver_options.warmup_start_learning_rate=-1'], 'must be 0 or greater'),
+  ],
+)
+def test_trainer_options(small, overrides, message):
+  options = [f'trainer_options.{override}' for override in overrides]
+  with pytest.raises(errors.UserError, match=message):
+    checks.check(small('train_dataset_options.batch_size=4', *options))
 
 
 @pytest.mark.parametrize(

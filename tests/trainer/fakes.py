@@ -5,6 +5,7 @@ import tf_keras
 
 from deeplab2 import structures
 from deeplab2.trainer import optimizer
+from deeplab2.trainer import step as step_lib
 from deeplab2.trainer import trainer as trainer_lib
 
 SIZE = 5
@@ -74,21 +75,21 @@ def groups(model, rate=0.01, name='adamw', multiplier=0.1):
   )
 
 
-def trainer(batches, *, batch=4, name='adamw', **settings):
+def trainer(batches, *, batch=4, name='adamw', loop_on_device=False, **settings):
   """Returns (trainer, model, global step), created in the current strategy's scope."""
   model = TinyModel()
   model(tf.zeros([1, SIZE, SIZE, 3]))
   step = tf.Variable(
     0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
   )
+  created_groups = groups(model, name=name)
   created = trainer_lib.Trainer(
     tf.distribute.get_strategy().experimental_distribute_dataset(batches),
-    model=model,
-    loss=loss,
-    groups=groups(model, name=name),
+    step=step_lib.Step(model=model, loss=loss, groups=created_groups, global_step=step, **settings),
+    groups=created_groups,
     global_step=step,
     batch_size=batch,
-    **settings,
+    loop_on_device=loop_on_device,
   )
   return created, model, step
 

@@ -19,6 +19,7 @@ from deeplab2.data import images
 from deeplab2.data import shapes
 from deeplab2.data import tfrecord
 from deeplab2.inference import segmenter
+from deeplab2.trainer import evaluated
 from deeplab2.trainer import evaluator
 from deeplab2.trainer import experiment
 from deeplab2.trainer import runtime
@@ -84,7 +85,7 @@ def _started(directory, *overrides):
   """Returns the checkpoint of a training before its first step."""
   config = _config(*overrides)
   model, step = assemble.model(config), orbit.utils.create_global_step()
-  experiment._train_loop(config, str(directory), model, step, stop=None).save()
+  experiment._train_loop(config, str(directory), model, step, stop=None)[0].save()
   return tf.train.load_checkpoint(str(directory / 'ckpt-0'))
 
 
@@ -232,34 +233,6 @@ def test_images_without_labels_need_a_purpose(trained, tmp_path):
   assert not _metrics(tmp_path)
 
 
-def test_optimizer_groups_follow_the_options():
-  model = assemble.model(_config())
-  rate = f'{_SOLVER}.base_learning_rate=0.002'
-  groups = experiment.optimizer_groups(_config(rate), model)
-  assert list(groups) == ['optimizer', 'backbone_optimizer']
-  assert [v.name for v in groups['backbone_optimizer'].variables] == [
-    v.name for v in model.backbone.trainable_variables
-  ]
-  assert float(groups['optimizer'].rate(tf.constant(0))) == pytest.approx(2e-3)
-  assert float(groups['backbone_optimizer'].rate(tf.constant(0))) == pytest.approx(2e-4)
-  assert groups['optimizer'].optimizer._weight_decay == pytest.approx(0.05)
-  one = experiment.optimizer_groups(
-    load.load(
-      _CONFIG,
-      [
-        rate,
-        f'{_SOLVER}.learning_policy=cosine',
-        f'{_SOLVER}.warmup_steps=100',
-        f'{_STEPS}=1500',
-      ],
-    ),
-    model,
-  )
-  assert list(one) == ['optimizer']
-  # Half way, past the warm-up.
-  assert float(one['optimizer'].rate(tf.constant(750))) == pytest.approx(1e-3)
-
-
 @pytest.mark.parametrize(
   'arguments, words',
   [
@@ -276,3 +249,53 @@ def test_mistakes_in_flags_are_one_line_and_exit_code_2(arguments, words, capsys
   assert line.startswith('error: ')
   for word in words:
     assert word in line
+
+
+@contextlib.contextmanager
+def _evaluated_variables():
+  """Yields {key: value} of the variables of the model that is evaluated inside the context."""
+  found, digest = {}, evaluated.weights_digest
+
+  def recorded(model):
+    variables = restore.variable_keys({'model': model})
+    found.update({key: variable.numpy() for key, variable in variables.items()})
+    return digest(model)
+
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setattr(evaluated, 'weights_digest', recorded)
+    yield found
+
+
+def test_averages_are_evaluated_instead_of_the_variables(tmp_path):
+  ema, raw = 'trainer_options.ema_decay=0.9', 'evaluator_options.use_raw_weights=true'
+  with _evaluated_variables() as in_training:
+    _run('train_and_eval', tmp_path, ema)
+  reader = tf.train.load_checkpoint(str(tmp_path / 'ckpt-3'))
+  ending = '/.ATTRIBUTES/VARIABLE_VALUE'
+  variables = {key: reader.get_tensor(key + ending) for key in in_training}
+  averages = {
+    key: reader.get_tensor(f'averages/by_key/{key.replace("/", ".S")}{ending}')
+    for key in in_training
+  }
+  assert any(np.any(variables[key] != averages[key]) for key in variables)
+  # The last one in training, and those of the mode eval.
+  np.testing.assert_equal(in_training, averages)
+  for options, expected in (([ema], averages), ([ema, raw], variables), ([], variables)):
+    with _evaluated_variables() as found:
+      _run('eval', tmp_path, *options)
+    np.testing.assert_equal(found, expected)
+
+
+def test_a_checkpoint_without_averages(trained, tmp_path):
+  run = tmp_path / 'run'
+  shutil.copytree(trained, run)
+  for mode in ('eval', 'train'):
+    with pytest.raises(errors.UserError, match='averages.*trainer_options.ema_decay'):
+      _run(mode, run, 'trainer_options.ema_decay=0.9', f'{_STEPS}=9')
+
+
+def test_a_run_keeps_its_loss_scale(trained, tmp_path):
+  run = tmp_path / 'run'
+  shutil.copytree(trained, run)
+  with pytest.raises(errors.UserError, match='loss_scale.*trainer_options.precision'):
+    _run('train', run, 'trainer_options.precision=FLOAT16', f'{_STEPS}=9')

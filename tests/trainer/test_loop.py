@@ -38,7 +38,7 @@ def _run(
     model=model,
     global_step=step,
     keep=3,
-    optimizers={n: g.optimizer for n, g in zip(names, trainer._groups, strict=True)},
+    training={n: g.optimizer for n, g in zip(names, trainer._groups, strict=True)},
   )
   checkpoints.resume()
   train = loop.TrainLoop(

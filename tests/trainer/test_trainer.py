@@ -64,7 +64,7 @@ def test_a_step_is_the_optimizer_s_step_on_the_mean_loss():
 def test_logs_are_means_over_the_loop_and_rates_those_of_its_last_step(loop_on_device):
   trainer, model, _ = fakes.trainer(fakes.dataset(), loop_on_device=loop_on_device)
   once, _, _ = fakes.trainer(fakes.dataset())
-  once._model.set_weights(model.get_weights())
+  once._step._model.set_weights(model.get_weights())
   singles = [once.train(1) for _ in range(3)]
   logs = trainer.train(3)
   for name in ('losses/train_total_loss', 'gradient_norm'):
@@ -129,7 +129,7 @@ def test_a_gradient_that_is_not_finite_stops_too():
     nothing = tf.sqrt(tf.reduce_sum(0.0 * prediction.semantic_logits, axis=[1, 2, 3]))
     return {**losses, 'total_loss': losses['total_loss'] + nothing}, ratios
 
-  trainer._loss = square_root_of_zero
+  trainer._step._loss = square_root_of_zero
   before = _values(model)
   with pytest.raises(errors.UserError, match='Step 1: not finite: gradient_norm'):
     trainer.train(2)
@@ -143,7 +143,7 @@ def test_a_variable_without_gradient_keeps_its_value(caplog):
     del targets
     return {'total_loss': tf.reduce_mean(prediction.final.pixel_feature**2, axis=[1, 2, 3])}, {}
 
-  trainer._loss = loss_of_zeroth_class
+  trainer._step._loss = loss_of_zeroth_class
   head = [v.numpy() for v in model.head.variables]
   backbone = [v.numpy() for v in model.backbone.trainable_variables]
   trainer.train(2)

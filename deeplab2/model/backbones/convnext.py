@@ -13,6 +13,7 @@ from deeplab2.model.layers import affine
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import drop_path
 from deeplab2.model.layers import norm as norm_lib
+from deeplab2.model.layers import recompute
 from deeplab2.model.layers import weights
 
 _EPSILON = 1e-6  # Of every layer norm.
@@ -147,7 +148,7 @@ class ConvNeXt(tf_keras.layers.Layer):
       if level:
         x = self.downsampling[level](x)
       for block in blocks:
-        x = block(x, training=training)
+        x = recompute.block(block, x, training)
       stages.append(x)
     return structures.Pyramid(*stages, *(activations.gelu(stage) for stage in stages))
 

@@ -13,6 +13,7 @@ from deeplab2.model.layers import affine
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import drop_path
 from deeplab2.model.layers import norm as norm_lib
+from deeplab2.model.layers import recompute
 from deeplab2.model.layers import shapes
 from deeplab2.model.layers import squeeze_excite
 from deeplab2.model.layers import weights
@@ -366,7 +367,7 @@ class MOAT(tf_keras.layers.Layer):
     for blocks in self.blocks:
       x = stages[-1]
       for block in blocks:
-        x = block(x, training=training)
+        x = recompute.block(block, x, training)
       stages.append(x)
     return structures.Pyramid(*stages, *(activations.gelu(stage) for stage in stages))
 

@@ -11,6 +11,7 @@ from deeplab2 import structures
 from deeplab2.model.layers import activations
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import norm as norm_lib
+from deeplab2.model.layers import recompute
 from deeplab2.model.layers import squeeze_excite
 
 _HS = activations.hard_swish
@@ -149,7 +150,7 @@ class MobileNetV3(tf_keras.layers.Layer):
     """Returns (output, endpoint) of every block; a convolution is its own endpoint."""
     outputs, x = [], images
     for block in self.blocks:
-      result = block(x, training=training)
+      result = recompute.block(block, x, training)
       x, endpoint = result if isinstance(block, InvertedBottleneck) else (result, result)
       outputs.append((x, endpoint))
     return outputs

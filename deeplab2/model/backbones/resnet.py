@@ -11,6 +11,7 @@ from deeplab2.model.layers import bottleneck
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import drop_path
 from deeplab2.model.layers import norm as norm_lib
+from deeplab2.model.layers import recompute
 
 # (filters, stride, input_stride, drop_path_keep_prob) -> residual block.
 BlockFactory = Callable[[int, int, int, float], tf_keras.layers.Layer]
@@ -64,7 +65,7 @@ class ResNet(tf_keras.layers.Layer):
     for blocks in self.stages:
       x = stages[-1]
       for block in blocks:
-        x = block(x, training=training)
+        x = recompute.block(block, x, training)
       # TF 2.20's remapper fuses convolution, sum and relu even where the sum has other readers, and
       # then gives up on the whole graph. An operation between the sum and its readers prevents it.
       stages.append(tf.ensure_shape(x, x.shape))

@@ -50,7 +50,8 @@ class ASPP(tf_keras.layers.Layer):
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     branches = [layer(x, training=training) for layer in (self.conv, *self.atrous)]
-    mean = tf.reduce_mean(x, axis=[1, 2], keepdims=True)
+    # In float32, because float16 cannot hold the sum of a large map.
+    mean = tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2], keepdims=True)
     pooled = self.pool(mean, training=training)
     branches.append(tf.broadcast_to(pooled, tf.shape(branches[0])))
     x = self.project(tf.concat(branches, axis=-1), training=training)

@@ -6,6 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab2.model.layers import activations
+from deeplab2.model.layers import recompute
 from deeplab2.model.layers import shapes
 from deeplab2.model.layers import weights
 
@@ -136,6 +137,8 @@ class BatchNorm(tf_keras.layers.Layer):
     return self._scaled(values, scale, self._flat(self.beta) - mean * scale, x.dtype)
 
   def _move(self, mean, variance):
+    if recompute.is_repeated():
+      return
     rate = 1.0 - self._settings.momentum
     for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
       if len(self._shape) > 1:
