@@ -230,12 +230,12 @@ def synthetic_trainer(config) -> trainer.Trainer:
   model = assemble.model(config, training=True, precision=options.precision)
   sample = synthetic_sample(config, 'train_dataset_options')
   batch = config.options.train_dataset_options.batch_size // options.gradient_accumulation_steps
-  part = tf.nest.map_structure(lambda tensor: tensor[:batch], sample)
+  dataset = tf.data.Dataset.from_tensor_slices(sample).take(batch).batch(batch)
   return training.create_trainer(
     config,
     model,
     training.create_state(config, model),
-    tf.data.Dataset.from_tensors(part).repeat(),
+    dataset.cache().repeat(),
     global_step=tf.Variable(0, dtype=tf.int64),
   )
 

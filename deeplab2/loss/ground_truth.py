@@ -63,10 +63,7 @@ def prepare(
   row_bp = tf.where(is_instance_bp & (thing_bp < num_things), thing_bp, stuff_row_bp)
 
   num_rows = num_things + len(space.stuff_ids)
-  area_br = tf.math.bincount(
-    row_bp + 1, minlength=num_rows + 1, maxlength=num_rows + 1, axis=-1, dtype=tf.float32
-  )[:, 1:]
-  area_br = tf.ensure_shape(area_br, [row_bp.shape[0], num_rows])
+  area_br = _areas(row_bp, num_rows)
   thing_channel_bt = positions(targets.thing_id_class, space.thing_ids)
   stuff_channel_u = len(space.thing_ids) + np.arange(len(space.stuff_ids), dtype=np.int32)
   stuff_channel_bu = tf.broadcast_to(stuff_channel_u, [tf.shape(row_bp)[0], len(space.stuff_ids)])
@@ -79,6 +76,17 @@ def prepare(
     area_br=area_br,
     channel_br=tf.where(area_br > 0.5, channel_br, -1),
   )
+
+
+def _areas(row_bp, num_rows):
+  """Returns how often each row occurs, float32 [B, num_rows]; -1 is none."""
+  # Not tf.math.bincount, whose size XLA does not know on GPUs.
+  batch = row_bp.shape[0] or tf.shape(row_bp)[0]
+  first_b = num_rows * tf.range(batch)
+  segment_bp = tf.where(row_bp >= 0, row_bp + first_b[:, tf.newaxis], -1)
+  ones_bp = tf.ones_like(row_bp, tf.float32)
+  counts = tf.math.unsorted_segment_sum(ones_bp, segment_bp, batch * num_rows)
+  return tf.reshape(counts, [batch, num_rows])
 
 
 def positions(ids: tf.Tensor, known: Sequence[int], first: int = 0) -> tf.Tensor:

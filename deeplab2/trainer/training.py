@@ -7,7 +7,6 @@ import tf_keras
 
 from deeplab2 import assemble
 from deeplab2.checkpoint import restore
-from deeplab2.config import trainer_pb2
 from deeplab2.config.experiment import Config
 from deeplab2.trainer import averages as averages_lib
 from deeplab2.trainer import loss_scale as loss_scale_lib
@@ -37,7 +36,7 @@ class State(NamedTuple):
 def create_state(config: Config, model: tf_keras.Model) -> State:
   """Creates optimizers, loss scale and averages in the current strategy's scope."""
   options = config.options.trainer_options
-  half = options.precision == trainer_pb2.TrainerOptions.FLOAT16
+  half = options.precision == options.FLOAT16
   return State(
     _optimizer_groups(config, model),
     loss_scale_lib.LossScale() if half else None,
