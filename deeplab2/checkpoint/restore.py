@@ -232,6 +232,7 @@ class Checkpoints:
     training: Mapping[str, tf.Module] | None = None,
     averages: bool = False,
     keep: int = 5,
+    output: str | None = None,
   ):
     """Creates the keeper; reads and writes nothing yet.
 
@@ -243,8 +244,12 @@ class Checkpoints:
         None: this run only evaluates, and passes over it.
       averages: whether the model gets the moving averages of its variables; of evaluations.
       keep: number of newest checkpoints that are kept.
+      output: where checkpoints are written and then deleted, on all hosts but the one that writes
+        into `directory`; None on that one.
     """
     self.directory = directory
+    self.output = output or directory
+    self._keeps = output is None
     self._global_step = global_step
     self._parts = {'model': model, _STEP: global_step}
     self._whole = training is not None
@@ -279,7 +284,7 @@ class Checkpoints:
         f'{error} The newest other one that is whole is {older}. '
         f'{directory_lib.how_to_resume(older)}'
       ) from error
-    if self._whole:
+    if self._whole and self._keeps:
       # The run may have been interrupted between a save and what follows it.
       directory_lib.keep_newest(self.directory, prefix, self._keep)
     return prefix
@@ -313,9 +318,9 @@ class Checkpoints:
     step = int(self._global_step.numpy())
     if step == self.last_saved:
       return None
-    prefix = directory_lib.prefix_of(self.directory, step)
+    prefix = directory_lib.prefix_of(self.output, step)
     try:
-      files.make_directory(self.directory)
+      files.make_directory(self.output)
       checkpoint = tf.train.Checkpoint(**self._parts)
       checkpoint.save_counter.assign(self._saves + 1)
       checkpoint.write(prefix)
@@ -326,7 +331,10 @@ class Checkpoints:
         f'{prefix}: the checkpoint cannot be saved: {files.reason(error)}. {self._last_good()}'
       ) from error
     try:
-      directory_lib.keep_newest(self.directory, prefix, self._keep)
+      if self._keeps:
+        directory_lib.keep_newest(self.directory, prefix, self._keep)
+      else:
+        directory_lib.delete(prefix)
     except errors.UserError as error:
       raise errors.UserError(
         f'{prefix}: saved, but {error} {directory_lib.how_to_resume(prefix)}'

@@ -38,7 +38,7 @@ class Evaluation:
     *,
     report: reports.Report | None,
     writers: Sequence[Callable[[evaluator_lib.EvaluatedImage], None]],
-    unfinished: Callable[[], unfinished_lib.Unfinished],
+    unfinished: Callable[[], unfinished_lib.Unfinished | unfinished_lib.Never],
     summaries: summaries_lib.Summaries,
     num_steps: int = -1,
     num_images: int | None = None,

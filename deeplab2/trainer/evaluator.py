@@ -14,6 +14,7 @@ from deeplab2 import randomness
 from deeplab2 import structures
 from deeplab2.data import geometry
 from deeplab2.inference import segmenter as segmenter_lib
+from deeplab2.trainer import hosts
 
 _AHEAD = 2  # Batches: one being computed, one ready.
 _END = object()
@@ -112,7 +113,7 @@ class Evaluator:
       self._run = tf.function(self._run_replicas, autograph=False)
 
   def batches(self, first: int = 0, limit: int | None = None) -> Iterator[list[Part]]:
-    """Yields what each replica has of every batch; a thread computes at most two batches ahead.
+    """Yields what each replica of all hosts has of every batch; a thread is two batches ahead.
 
     Args:
       first: number of batches to pass over.
@@ -127,10 +128,13 @@ class Evaluator:
       targets = sample.targets if self._loss is not None else None
       results = self._run(sample.image, targets, tf.constant(number))
       parts = (sample._replace(targets=None), *results)
-      yield [
-        Part(*tf.nest.map_structure(lambda value, r=replica: self._on_host(value, r), parts))
-        for replica in range(self._strategy.num_replicas_in_sync)
-      ]
+      with self._strategy.scope():  # Which this thread has not entered.
+        local = [
+          Part(*tf.nest.map_structure(lambda value, r=replica: self._on_host(value, r), parts))
+          for replica in range(self._strategy.num_replicas_in_sync // hosts.count())
+        ]
+        of_hosts = hosts.gathered(local)
+      yield [part for of_host in of_hosts for part in of_host]
 
   def _on_host(self, value, replica):
     if value is None:

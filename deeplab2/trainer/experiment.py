@@ -24,6 +24,7 @@ from deeplab2.inference import segmenter
 from deeplab2.trainer import evaluated as evaluated_lib
 from deeplab2.trainer import evaluation
 from deeplab2.trainer import evaluator as evaluator_lib
+from deeplab2.trainer import hosts
 from deeplab2.trainer import loop
 from deeplab2.trainer import reports
 from deeplab2.trainer import run_record
@@ -52,10 +53,10 @@ def train(config: Config, directory: str, stop: stopping.Request | None = None) 
     UserError: as of all modes, see train.run.
     Stopped: `stop` was requested; what was done is saved.
   """
-  with _only_training(directory), run_record.kept(config, directory, 'train'):
+  with _only_training(config, directory, 'train') as output:
     model = _model(config, training=True)
     global_step = orbit.utils.create_global_step()
-    train_loop, _ = _train_loop(config, directory, model, global_step, stop)
+    train_loop, _ = _train_loop(config, directory, output, model, global_step, stop)
     if train_loop.step < _num_steps(config):
       train_loop.run(_num_steps(config))
     else:
@@ -66,20 +67,20 @@ def train_and_evaluate(
   config: Config, directory: str, stop: stopping.Request | None = None
 ) -> None:
   """Trains, and evaluates every eval_interval steps and at the end; arguments as of `train`."""
-  with _only_training(directory), run_record.kept(config, directory, 'train_and_eval'):
+  with _only_training(config, directory, 'train_and_eval') as output:
     model = _model(config, training=True)
     global_step = orbit.utils.create_global_step()
-    train_loop, averages = _train_loop(config, directory, model, global_step, stop)
+    train_loop, averages = _train_loop(config, directory, output, model, global_step, stop)
     eval_loop = _eval_loop(
       config,
-      directory,
+      output,
       model,
       global_step,
       stop,
       training=lambda: train_loop.logs,
       averages=averages if trainer_checks.averages_are_used(config) else None,
     )
-    if train_loop.step < _num_steps(config) or not eval_loop.is_done():
+    if train_loop.step < _num_steps(config) or not hosts.of_chief(eval_loop.is_done()):
       loop.train_and_evaluate(
         train_loop,
         eval_loop,
@@ -107,7 +108,8 @@ def evaluate(config: Config, directory: str, stop: stopping.Request | None = Non
       )
     prefix = source = restore.restore_model(model, initial, averages=averages)
   logging.info('Evaluating %s', prefix)
-  _eval_loop(config, directory, model, global_step, stop, source=source).run()
+  with hosts.own_directory(directory) as output:
+    _eval_loop(config, output, model, global_step, stop, source=source).run()
 
 
 def evaluate_continuously(
@@ -117,6 +119,11 @@ def evaluate_continuously(
 
   It ends with the checkpoint of training_number_of_steps, or if none appears in time.
   """
+  if hosts.count() > 1:
+    raise errors.UserError(
+      f'--mode=continuous_eval is for one host, and {hosts.count()} are given by '
+      f'{hosts.CLUSTER} or --master=slurm.'
+    )
   stop = stop or stopping.Request()
   model, global_step = _model(config), orbit.utils.create_global_step()
   averages = trainer_checks.averages_are_used(config)
@@ -146,9 +153,16 @@ def _num_steps(config):
   return config.options.trainer_options.solver_options.training_number_of_steps
 
 
-def _only_training(directory):
-  """Holds the run, so that no other process trains in its directory."""
-  return locks.hold(os.path.join(directory, 'train.lock'), f'The run {directory}')
+@contextlib.contextmanager
+def _only_training(config, directory, mode):
+  """Holds the run and keeps its record; yields the directory that this host writes into."""
+  with contextlib.ExitStack() as stack:
+    if hosts.is_chief():
+      # No other process trains in the directory.
+      lock = locks.hold(os.path.join(directory, 'train.lock'), f'The run {directory}')
+      stack.enter_context(lock)
+      stack.enter_context(run_record.kept(config, directory, mode))
+    yield stack.enter_context(hosts.own_directory(directory))
 
 
 def _log_finished(config, train_loop):
@@ -160,7 +174,7 @@ def _log_finished(config, train_loop):
   )
 
 
-def _train_loop(config, directory, model, global_step, stop):
+def _train_loop(config, directory, output, model, global_step, stop):
   """Returns the training loop, with the run resumed, or the model initialised; and the averages."""
   trainer_checks.check_devices(
     config, tf.distribute.get_strategy().num_replicas_in_sync, runtime.device_type()
@@ -174,6 +188,7 @@ def _train_loop(config, directory, model, global_step, stop):
     global_step=global_step,
     keep=options.num_checkpoints_to_keep,
     training=state.parts(),
+    output=None if hosts.is_chief() else output,
   )
   _restore(config, model, checkpoints, state)
   trainer = training_lib.create_trainer(
@@ -219,12 +234,16 @@ def _warn_of_slots(config):
 
 def _restore(config, model, checkpoints, state):
   """Resumes the run, else starts from initial_checkpoint, else from scratch; says which."""
-  directory_lib.remove_unfinished(checkpoints.directory)
+  if hosts.is_chief():
+    directory_lib.remove_unfinished(checkpoints.directory)
+    if directory_lib.newest(checkpoints.directory) is None:
+      directory_lib.check_unused(checkpoints.directory)
+  hosts.gathered(None)  # The others see what the chief leaves.
   prefix = checkpoints.resume()
+  hosts.gathered(None)  # And the chief changes nothing before they have.
   if prefix is not None:
     logging.info('Resumed %s', prefix)
     return
-  directory_lib.check_unused(checkpoints.directory)
   _initialize(config, model, checkpoints.directory)
   if state.averages is not None:
     state.averages.start()
@@ -259,7 +278,7 @@ def _eval_loop(
 
   Args:
     config: the configuration.
-    directory: work directory of the run.
+    directory: that is written into.
     model: to evaluate.
     global_step: of it.
     stop: ends an evaluation after a batch.
@@ -306,6 +325,13 @@ def _eval_loop(
     with lock, weights, _explained(config, _EVAL):
       yield
 
+  def unfinished():
+    path = f'{path_of("unfinished")}.npz'
+    return unfinished_lib.Unfinished(path, _identity(config, model, evaluated))
+
+  if hosts.count() > 1:  # They stop together, between evaluations.
+    unfinished, stop = unfinished_lib.Never, None
+
   return evaluation.Evaluation(
     evaluator_lib.Evaluator(
       lambda batches: runtime.distribute(
@@ -319,9 +345,7 @@ def _eval_loop(
     ),
     report=report,
     writers=writers,
-    unfinished=lambda: unfinished_lib.Unfinished(
-      f'{path_of("unfinished")}.npz', _identity(config, model, evaluated)
-    ),
+    unfinished=unfinished,
     summaries=summaries,
     num_steps=options.eval_steps,
     num_images=None if options.eval_steps == -1 else options.eval_steps * batch_size,

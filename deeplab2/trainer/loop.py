@@ -12,6 +12,7 @@ from deeplab2 import locks
 from deeplab2.checkpoint import directory as directory_lib
 from deeplab2.checkpoint import restore
 from deeplab2.trainer import evaluation
+from deeplab2.trainer import hosts
 from deeplab2.trainer import profile
 from deeplab2.trainer import progress
 from deeplab2.trainer import stopping
@@ -60,9 +61,9 @@ class TrainLoop:
     self._summary_steps = summary_steps
     self._explained = explained
     self._stop = stop or stopping.Request()
-    self._profile = profile.Window(os.path.join(checkpoints.directory, 'train'), profile_steps)
+    self._profile = profile.Window(os.path.join(checkpoints.output, 'train'), profile_steps)
     self._summaries = summaries_lib.Summaries(
-      os.path.join(checkpoints.directory, 'train'), global_step
+      os.path.join(checkpoints.output, 'train'), global_step
     )
     self._last_summary = self.step
     self.logs: Mapping[str, float] = {}  # Of the newest inner loop, by tag.
@@ -89,12 +90,15 @@ class TrainLoop:
           min(self._steps_per_loop, until - self.step), after=self.step
         )
         with self._explained(), self._profile.running(after=self.step):
-          self.logs = self._trainer.train(num_steps, self._stop.is_made)
+          # Several hosts can only stop together.
+          stop = self._stop.is_made if hosts.count() == 1 else bool
+          self.logs = self._trainer.train(num_steps, stop)
+        stopped = hosts.agree(self._stop)
         shown.update(self.step, _main_losses(self.logs))
         self._write(last=self.step == total)
         if self.step >= self._checkpoints.last_saved + self._save_steps or self.step == total:
           self.save()
-        if self._stop.is_made():
+        if stopped:
           self.save()
           self._stop.check(
             f'Step {self.step} is saved in {self._checkpoints.directory}; the run goes on from '
@@ -140,7 +144,7 @@ def train_and_evaluate(
       _evaluate_unless_another_does(evaluate)
 
   is_boundary = train.step % interval == 0 or train.step >= total
-  if train.step and is_boundary and not evaluate.is_done():
+  if train.step and is_boundary and not hosts.of_chief(evaluate.is_done()):
     evaluate_now()
   while train.step < total:
     train.run(min(total, (train.step // interval + 1) * interval), total)
@@ -156,7 +160,13 @@ def _evaluate_unless_another_does(evaluate):
 
 @contextlib.contextmanager
 def _saving_before_it_ends(train):
-  """Saves a checkpoint before a UserError passes, or the end that was asked for."""
+  """Saves a checkpoint before a UserError passes, or the end that was asked for.
+
+  Not with several hosts, which save together: the others may have no error.
+  """
+  if hosts.count() > 1:
+    yield
+    return
   try:
     yield
   except errors.Stopped:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 import ctypes
 import logging as python_logging
+import os
 import random
 
 from absl import logging
@@ -14,6 +15,7 @@ from deeplab2 import errors
 from deeplab2 import files
 from deeplab2 import kernels
 from deeplab2.data import pipeline
+from deeplab2.trainer import hosts
 from deeplab2.trainer import progress
 
 
@@ -21,13 +23,16 @@ def create_strategy(num_gpus: int | None, master: str | None) -> tf.distribute.S
   """Returns the strategy of the devices that are asked for.
 
   Args:
-    num_gpus: number of GPUs; 0 for the CPU, None for all GPUs that there are, else the CPU.
-    master: name or address of a TPU (`local` for one of this machine), or None.
+    num_gpus: number of GPUs of this host; 0 for the CPU, None for all GPUs that there are, else the
+      CPU.
+    master: name or address of a TPU (`local` for one of this machine), `slurm` for the hosts of a
+      Slurm job, or None: the hosts of the environment variable TF_CONFIG, else this one.
 
   Raises:
-    UserError: there is no such TPU, or not that many GPUs.
+    UserError: there is no such TPU or host, or not that many GPUs.
   """
-  if master is not None:
+  several_hosts = master == 'slurm' or (master is None and hosts.CLUSTER in os.environ)
+  if master is not None and not several_hosts:
     return _tpu_strategy(master)
   gpus = tf.config.list_physical_devices('GPU')
   if num_gpus is None:
@@ -38,6 +43,8 @@ def create_strategy(num_gpus: int | None, master: str | None) -> tf.distribute.S
       f'0 (the CPU) to {len(gpus)}, or leave it out to use all.'
     )
   tf.config.set_visible_devices(gpus[:num_gpus], 'GPU')
+  if several_hosts:
+    return hosts.create_strategy(master)
   if num_gpus > 1:
     return tf.distribute.MirroredStrategy([f'/gpu:{index}' for index in range(num_gpus)])
   return tf.distribute.OneDeviceStrategy('/gpu:0' if num_gpus else '/cpu:0')

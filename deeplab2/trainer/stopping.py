@@ -26,6 +26,11 @@ class Request:
     """Returns whether the run is to end."""
     return self._signal is not None
 
+  @property
+  def number(self) -> int | None:
+    """The signal's number, None before one."""
+    return None if self._signal is None else int(self._signal)
+
   def make(self, number: int) -> None:
     """Asks the run to end, because of signal `number`."""
     self._signal = signal.Signals(number)

@@ -6,8 +6,9 @@ Everything goes below DIRECTORY/<experiment_name>: checkpoints, TensorBoard logs
 `eval`, the results `eval/metrics-<step>.json`, images in `vis`. A run that was interrupted goes on
 from its newest checkpoint when it is started again, an evaluation after the images that are done.
 SIGTERM or Ctrl-C ends it after the step at hand, which is saved, with exit code 143 or 130; another
-one ends it at once. One process at a time trains in a directory. `config.textproto` and `run.json`
-say what the run is and where it was trained.
+one ends it at once. One process at a time trains in a directory, or those of several hosts do,
+the same command on each, with the environment variable TF_CONFIG or --master=slurm.
+`config.textproto` and `run.json` say what the run is and where it was trained.
 
 Modes:
   train            train up to training_number_of_steps
@@ -28,6 +29,7 @@ from deeplab2 import command_line  # noqa: E402
 from deeplab2.config import checks  # noqa: E402
 from deeplab2.config import load  # noqa: E402
 from deeplab2.trainer import experiment  # noqa: E402
+from deeplab2.trainer import hosts  # noqa: E402
 from deeplab2.trainer import runtime  # noqa: E402
 from deeplab2.trainer import stopping  # noqa: E402
 
@@ -56,7 +58,7 @@ def run(arguments) -> None:
   runtime.set_up()
   strategy = runtime.create_strategy(arguments.num_gpus, arguments.master)
   stop = stopping.Request()
-  with stopping.heeded(stop), strategy.scope():
+  with stopping.heeded(stop), strategy.scope(), hosts.explained():
     MODES[arguments.mode](config, run_directory(arguments.model_dir, config), stop)
 
 
@@ -73,7 +75,9 @@ def main(arguments) -> int:
   parser.add_argument('--mode', required=True, choices=MODES, help='What to do.')
   parser.add_path('--model_dir', required=True, help='Directory that runs are kept in.')
   parser.add_argument('--num_gpus', type=int, help='GPUs to use; 0: the CPU; by default all.')
-  parser.add_argument('--master', help='Name or address of a TPU to use.')
+  parser.add_argument(
+    '--master', help='Name or address of a TPU to use; slurm: the hosts of a Slurm job.'
+  )
   parser.add_overrides()
   parser.add_path(
     '--gin_file', action='append', default=[], help='File of gin bindings; may be repeated.'

@@ -19,6 +19,19 @@ SECONDS_BETWEEN = 20.0  # The least time between two writes.
 TIMES_AS_LONG = 50  # And as many times as the last write took.
 
 
+class Never:
+  """Keeps no state: the evaluation starts over."""
+
+  def load(self) -> None:
+    """Returns None."""
+
+  def save(self, arrays: Callable[[], Mapping[str, np.ndarray]], now: bool = False) -> None:
+    """Does nothing."""
+
+  def remove(self) -> None:
+    """Does nothing."""
+
+
 class Unfinished:
   """A file of arrays, `unfinished-<step>-<digest>.npz`, that holds for one identity alone."""
 

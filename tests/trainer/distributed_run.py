@@ -2,12 +2,13 @@
 
   python -m tests.trainer.distributed_run DEVICES DIRECTORY STEPS [OTHER_CHECKPOINT]
 
-Trains to step STEPS in DIRECTORY and evaluates there. The last line is JSON: the logs of every
-step, and, if another run's checkpoint is given, how far the variables on each device are from it
-after it has been restored.
+With the environment variable TF_CONFIG, it is one of several hosts of one device each. Trains to
+step STEPS in DIRECTORY and evaluates there. The last line is JSON: the logs of every step, and, if
+another run's checkpoint is given, how far the variables on each device are from it once restored.
 """
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -17,6 +18,7 @@ from deeplab2 import randomness
 from deeplab2.checkpoint import restore
 from deeplab2.config import load
 from deeplab2.trainer import experiment
+from deeplab2.trainer import hosts
 from deeplab2.trainer import runtime
 from deeplab2.trainer import trainer
 
@@ -37,6 +39,8 @@ _OVERRIDES = [
   f'{_LOSSES}.remask.num_relaxed_layers=1',
   f'{_LOSSES}.remask.head_channels=16',
   'model_options.decoder.atrous_rates=1,2,3',
+  'train_dataset_options.augmentations.min_scale_factor=1',
+  'train_dataset_options.augmentations.max_scale_factor=1',
   'trainer_options.recompute=BLOCKS',
   'trainer_options.steps_per_loop=1',
   'trainer_options.save_checkpoints_steps=4',
@@ -67,12 +71,16 @@ def main(devices, directory, steps, other=None):
   tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices)
   )
+  # It takes longer than the few steps.
+  tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': True})
   runtime.set_up(seed=1)
   # Replicas draw numbers of their own, as many devices do; here, all draw the same.
   randomness._Keyed.uniform = lambda self, shape: tf.fill(shape, 0.5)
   trainer.Trainer = _Recorded
   config = load.load(_CONFIG, [*_OVERRIDES, f'{_SOLVER}.training_number_of_steps={steps}'])
-  if devices == '1':
+  if hosts.CLUSTER in os.environ:
+    strategy = runtime.create_strategy(0, None)
+  elif devices == '1':
     strategy = tf.distribute.OneDeviceStrategy('/cpu:0')
   else:
     strategy = tf.distribute.MirroredStrategy([f'CPU:{index}' for index in range(int(devices))])
