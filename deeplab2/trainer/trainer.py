@@ -149,6 +149,7 @@ class Trainer:
       if before is not None:
         yield before
       elif self._first_seconds is None:
+        runtime.release_freed_memory()  # What optimising the graph took.
         self._first_seconds = time.monotonic() - started
         logging.info('The first step took %.0f s.', self._first_seconds)
       before = result

@@ -11,6 +11,7 @@ import tf_keras
 
 from deeplab2.checkpoint import released_keys
 from deeplab2.checkpoint import restore
+from deeplab2.trainer import averages as averages_lib
 from tests.checkpoint import files
 
 
@@ -436,3 +437,24 @@ def test_a_directory_that_cannot_be_written(tmp_path):
   (tmp_path / 'file').write_text('not a directory')
   checkpoints, _ = _checkpoints(tmp_path / 'file' / 'run', _model())
   files.refused(checkpoints.save, 'cannot be saved')
+
+
+def test_averages_are_restored_in_place_of_the_variables(run, tmp_path):
+  model = _model(fill=3.0)
+  averages = averages_lib.Averages(restore.variable_keys({'model': model}), 0.9)
+  for average in averages.saved.by_key.values():
+    average.assign(tf.fill(average.shape, 0.5))
+  checkpoints, _ = _checkpoints(tmp_path / 'averaged', model, training={'averages': averages.saved})
+  checkpoints.save()
+  for use, value in ((True, 0.5), (False, 3.0)):
+    restored = _model()
+    restore.restore_model(restored, str(tmp_path / 'averaged'), averages=use)
+    for variable in restored.variables:
+      np.testing.assert_array_equal(variable, np.full(variable.shape, value))
+  directory, _ = run
+  files.refused(
+    lambda: restore.restore_model(_model(), str(directory), averages=True),
+    'no moving averages',
+    'trainer_options.ema_decay',
+    'use_raw_weights=true',
+  )

@@ -66,6 +66,28 @@ def test_inference_golden(golden, make, backbone, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('policy, tolerance', [('mixed_bfloat16', 0.03), ('mixed_float16', 0.005)])
+def test_inference_golden_in_half_precision(golden, policy, tolerance):
+  """Root mean square errors, in standard deviations; mask logits may have three times as much."""
+  golden = golden('model_coco_r50')
+  tf_keras.mixed_precision.set_global_policy(policy)
+  try:
+    model = builders.coco()
+  finally:
+    tf_keras.mixed_precision.set_global_policy('float32')
+  builders.fill_by_key(model, golden=golden)
+  image = tf.constant(fill.image(*golden['image']), tf.float32)
+  prediction = tf.function(model.infer)(image)
+  for tensor, key, weight in (
+    (prediction.class_logits, 'transformer_class_logits', 1),
+    (prediction.mask_logits[:, ::4, ::4], 'pixel_space_mask_logits', 3),
+    (prediction.pixel_feature[:, ::4, ::4], 'pixel_space_normalized_feature', 1),
+  ):
+    error = np.sqrt(np.mean((tensor - golden[key]) ** 2)) / np.std(golden[key])
+    assert error < weight * tolerance, key
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures('each_form')
 def test_training_golden(golden):
   golden, model = golden('model_train_coco_r50'), builders.coco(dropout=0.0)
