@@ -443,7 +443,7 @@ def test_averages_are_restored_in_place_of_the_variables(run, tmp_path):
   model = _model(fill=3.0)
   averages = averages_lib.Averages(restore.variable_keys({'model': model}), 0.9)
   for average in averages.saved.by_key.values():
-    average.assign(tf.fill(average.shape, 0.5))
+    average.assign(np.full(average.shape, 0.5))
   checkpoints, _ = _checkpoints(tmp_path / 'averaged', model, training={'averages': averages.saved})
   checkpoints.save()
   for use, value in ((True, 0.5), (False, 3.0)):
