@@ -6,15 +6,15 @@ takes to keep step with it into a directory that is deleted at their end.
 
 from collections.abc import Iterator
 import contextlib
+import io
 import json
 import os
-import pickle
 import tempfile
 from typing import Any
 
 from absl import logging
+import numpy as np
 import tensorflow as tf
-from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 from tensorflow.python.eager import context as tensorflow_context
 
 from deeplab2 import errors
@@ -42,10 +42,8 @@ def create_strategy(master: str | None) -> tf.distribute.MultiWorkerMirroredStra
     resolver.task_id,
     cluster.as_dict(),
   )
-  jobs = [
-    coordination_config_pb2.CoordinatedJob(name=job, num_tasks=cluster.num_tasks(job))
-    for job in cluster.jobs
-  ]
+  job_message = tensorflow_context.coordination_config_pb2.CoordinatedJob
+  jobs = [job_message(name=job, num_tasks=cluster.num_tasks(job)) for job in cluster.jobs]
   leader = 'chief' if 'chief' in cluster.jobs else 'worker'
   # TensorFlow has no public way to say how long it waits.
   tensorflow_context.context().configure_coordination_service(
@@ -130,7 +128,7 @@ def of_chief(value: bool) -> bool:
 
 def agree(stop: stopping.Request) -> bool:
   """Lets all hosts stop if one of them was asked to; returns whether. All must ask together."""
-  numbers = [number for number in gathered(stop.number) if number is not None]
+  numbers = [int(number) for number in gathered(stop.number or 0) if number]
   if numbers:
     stop.make(numbers[0])
   return bool(numbers)
@@ -140,19 +138,29 @@ def gathered(value: Any) -> list:
   """Returns the values of all hosts, in their order; all hosts must ask together.
 
   Args:
-    value: anything that can be pickled.
+    value: a nest of arrays, numbers, byte strings and None, of one structure on all hosts.
+
+  Returns:
+    One nest of arrays and None for each host; for one host, `value` itself.
   """
   if count() == 1:
     return [value]
-  content = pickle.dumps(value)
+  buffer = io.BytesIO()
+  flat = [None if item is None else np.asarray(item) for item in tf.nest.flatten(value)]
+  # Arrays of byte strings are objects to numpy unless they have a length.
+  plain = [item.astype('S') if item is not None and item.dtype == object else item for item in flat]
+  named: dict[str, Any] = {str(i): item for i, item in enumerate(plain) if item is not None}
+  np.savez(buffer, **named)
+  content = buffer.getvalue()
   # Collectives carry no bytes.
-  words = len(content).to_bytes(8, 'little') + content
-  numbers = tf.io.decode_raw(words + bytes(-len(words) % 4), tf.int32)
-  data = _gather(numbers).numpy().tobytes()
-  values = []
+  sized = len(content).to_bytes(8, 'little') + content
+  numbers = tf.io.decode_raw(sized + bytes(-len(sized) % 4), tf.int32)
+  data, values = _gather(numbers).numpy().tobytes(), []
   while data:
     size = int.from_bytes(data[:8], 'little')
-    values.append(pickle.loads(data[8 : 8 + size]))
+    with np.load(io.BytesIO(data[8 : 8 + size]), allow_pickle=False) as stored:
+      items = [stored.get(str(i)) for i in range(len(flat))]
+    values.append(tf.nest.pack_sequence_as(value, items))
     data = data[8 + size + (-(8 + size)) % 4 :]
   return values
 
