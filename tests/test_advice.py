@@ -220,6 +220,15 @@ def test_batches(small):
     trainer_checks.check_devices(small(f'{TRAIN}.batch_size={size}'), 3, 'CPU')
 
 
+def test_parts_of_batches(small):
+  parts, size = 'trainer_options.gradient_accumulation_steps', f'{TRAIN}.batch_size'
+  config = small(f'{parts}=2', f'{size}=6')
+  message = _message(lambda: trainer_checks.check_devices(config, 4, 'GPU'))
+  assert 'take a batch of 8, or other parts.' in message
+  for advised in ([f'{parts}=2', f'{size}=8'], [f'{parts}=1', f'{size}=8']):
+    trainer_checks.check_devices(small(*advised), 4, 'GPU')
+
+
 def test_environment_variables(small, monkeypatch):
   message = _message(lambda: small().require(f'{TRAIN}.file_pattern'))
   assert 'TRAIN_SET is not set; export it, or give the value by --set train_dataset' in message

@@ -27,6 +27,10 @@ ADVICE = {
   f'model_options.initial_checkpoint={{prefix}} and {_FRESH}=false': 'test_another_number_of_classes',
   '{}; see --help.': 'test_help',
   'must be a multiple of steps_per_loop {}, like {}.': 'test_options',
+  'cannot split train_dataset_options.batch_size = {} evenly over {} replicas; take a batch of {}, or '
+  'other parts.': 'test_parts_of_batches',
+  '{}: has no moving averages of the variables, which trainer_options.ema_decay asks for; '
+  'evaluator_options.use_raw_weights=true takes the variables themselves.': 'tests/trainer/test_experiment.py::test_a_checkpoint_without_averages',
   'must not be less than min_scale_factor {}.': 'test_options',
   'cannot be kept with data_service, whose workers draw independently; remove one of them.': 'test_options',
   'must be the name of a directory within --model_dir.': 'test_names_of_runs',
@@ -90,6 +94,9 @@ NO_ADVICE = (
   '--gin_param=set_up.',
   '# Models: sizes',
   '--master={}: no such TPU can be reached',
+  '--master=slurm: Slurm says nothing of a cluster',
+  '--mode=continuous_eval is for one host',
+  '{}: does not hold the whole state of the optimizer (see ',
 )
 MODULES = [
   *(ROOT / 'deeplab2' / 'config').glob('*.py'),

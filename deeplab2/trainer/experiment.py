@@ -396,6 +396,8 @@ def _explained(config, field):
   """Raises errors of an input pipeline as ones that name file and record."""
   try:
     yield
+  except (tf.errors.UnavailableError, tf.errors.AbortedError):
+    raise  # Of another host, not of the data.
   except (tf.errors.OpError, UnicodeDecodeError) as error:
     explanation = pipeline.explain(
       error,

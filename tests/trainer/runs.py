@@ -47,8 +47,8 @@ def parts(monkeypatch, tmp_path_factory):
     {},
   )
 
-  def model(config, training=False):
-    del config, training
+  def model(config, training=False, precision=None):
+    del config, training, precision
     built = fakes.TinyModel()
     built(tf.zeros([1, fakes.SIZE, fakes.SIZE, 3]))
     return built

@@ -292,6 +292,9 @@ def test_a_checkpoint_without_averages(trained, tmp_path):
   for mode in ('eval', 'train'):
     with pytest.raises(errors.UserError, match='averages.*trainer_options.ema_decay'):
       _run(mode, run, 'trainer_options.ema_decay=0.9', f'{_STEPS}=9')
+  # As the message of `eval` advises.
+  raw = 'evaluator_options.use_raw_weights=true'
+  _run('eval', run, 'trainer_options.ema_decay=0.9', raw)
 
 
 def test_a_run_keeps_its_loss_scale(trained, tmp_path):
