@@ -14,6 +14,7 @@ from deeplab2.checkpoint import restore
 from deeplab2.config import load
 from deeplab2.loss import panoptic_loss
 from deeplab2.trainer import experiment
+from deeplab2.trainer import training as training_lib
 from tests import eager
 from tests import test_end_to_end
 
@@ -105,7 +106,7 @@ def test_heads_learn_at_the_rate_of_the_head_and_get_gradients():
   config = _config(*_REMAX, 'trainer_options.solver_options.backbone_learning_rate_multiplier=0.1')
   training = assemble.model(config, training=True)
   rest, backbone = (
-    group.variables for group in experiment.optimizer_groups(config, training).values()
+    group.variables for group in training_lib.create_state(config, training).groups.values()
   )
   ours = {v.ref() for v in training.semantic_heads.trainable_variables}
   assert ours <= {v.ref() for v in rest} and not ours & {v.ref() for v in backbone}

@@ -98,8 +98,17 @@ def test_fields_of_this_project_start_at_100():
       'max_corrupt_fraction': 105,
       'data_service': 106,
     },
-    'deeplab2.EvaluatorOptions': {'instance_ap': 100},
+    'deeplab2.EvaluatorOptions': {'instance_ap': 100, 'use_raw_weights': 101},
     'deeplab2.LossOptions': {'remask': 100, 'reclass': 101, 'mask_loss_activation': 102},
+    'deeplab2.SolverOptions': {'warmup_start_learning_rate': 100},
+    'deeplab2.TrainerOptions': {
+      'precision': 100,
+      'jit_compile': 101,
+      'recompute': 102,
+      'gradient_accumulation_steps': 103,
+      'ema_decay': 104,
+      'profile_steps': 105,
+    },
   }
 
 

@@ -85,7 +85,8 @@ def _started(directory, *overrides):
   """Returns the checkpoint of a training before its first step."""
   config = _config(*overrides)
   model, step = assemble.model(config), orbit.utils.create_global_step()
-  experiment._train_loop(config, str(directory), model, step, stop=None)[0].save()
+  run = str(directory)
+  experiment._train_loop(config, run, run, model, step, stop=None)[0].save()
   return tf.train.load_checkpoint(str(directory / 'ckpt-0'))
 
 
