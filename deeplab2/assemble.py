@@ -3,15 +3,12 @@
 Everything below this module takes plain arguments; everything above it asks here.
 """
 
-from collections.abc import Iterator
-import contextlib
 import functools
 import os
 from typing import Any
 
 from absl import logging
 import tensorflow as tf
-import tf_keras
 
 from deeplab2 import errors
 from deeplab2.config import dataset_pb2
@@ -37,6 +34,7 @@ from deeplab2.model import kmax_deeplab
 from deeplab2.model import mask_predictor
 from deeplab2.model import pixel_decoder
 from deeplab2.model import postprocess
+from deeplab2.model import precision as precision_lib
 from deeplab2.model import semantic_branch
 from deeplab2.model import semantic_decoder
 from deeplab2.model import semantic_heads
@@ -58,11 +56,6 @@ _ACTIVATIONS = {
 _MASK_ACTIVATIONS = {
   trainer_pb2.LossOptions.SIGMOID: mask_activation.SIGMOID,
   trainer_pb2.LossOptions.SOFTMAX: mask_activation.SOFTMAX,
-}
-_COMPUTING = {
-  trainer_pb2.TrainerOptions.FLOAT32: 'float32',
-  trainer_pb2.TrainerOptions.BFLOAT16: 'mixed_bfloat16',
-  trainer_pb2.TrainerOptions.FLOAT16: 'mixed_float16',
 }
 _READERS = {
   dataset_pb2.DatasetOptions.FAIL: lambda options: reading.Fail(),
@@ -118,19 +111,8 @@ def model(
       the dataset.
   """
   check_model(config)
-  with _computing(_COMPUTING[precision]):
+  with precision_lib.computing_in(trainer_pb2.TrainerOptions.Precision.Name(precision)):
     return _model(config, training)
-
-
-@contextlib.contextmanager
-def _computing(policy: str) -> Iterator[None]:
-  """Lets layers that are created inside the context compute as a policy of Keras says."""
-  outer = tf_keras.mixed_precision.global_policy()
-  tf_keras.mixed_precision.set_global_policy(policy)
-  try:
-    yield
-  finally:
-    tf_keras.mixed_precision.set_global_policy(outer)
 
 
 def _model(config, training):

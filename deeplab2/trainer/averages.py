@@ -14,7 +14,7 @@ class Averages:
   statistics are averaged like weights.
   """
 
-  def __init__(self, variables: Mapping[str, tf.Variable], decay: float = 0.0):
+  def __init__(self, variables: Mapping[str, tf.Variable], decay: float):
     """Creates the averages inside the strategy's scope, equal to the variables.
 
     Args:

@@ -306,12 +306,7 @@ def _eval_loop(
       training=training,
     )
   elif not writers:
-    raise config.error(
-      f'{_EVAL}.decode_groundtruth_label',
-      'without labels there is nothing to '
-      'measure; set evaluator_options.save_raw_predictions=true or '
-      'evaluator_options.save_predictions=true.',
-    )
+    raise _nothing_to_measure(config)
   batch_size = config.value(f'{_EVAL}.batch_size')
   digest = evaluated_lib.digest(evaluated_lib.identity(evaluated))
 
@@ -326,11 +321,10 @@ def _eval_loop(
       yield
 
   def unfinished():
+    if hosts.count() > 1:
+      return unfinished_lib.Never()
     path = f'{path_of("unfinished")}.npz'
     return unfinished_lib.Unfinished(path, _identity(config, model, evaluated))
-
-  if hosts.count() > 1:  # They stop together, between evaluations.
-    unfinished, stop = unfinished_lib.Never, None
 
   return evaluation.Evaluation(
     evaluator_lib.Evaluator(
@@ -350,7 +344,16 @@ def _eval_loop(
     num_steps=options.eval_steps,
     num_images=None if options.eval_steps == -1 else options.eval_steps * batch_size,
     guard=guard,
-    stop=stop,
+    stop=stop if hosts.count() == 1 else None,  # Several stop together, between evaluations.
+  )
+
+
+def _nothing_to_measure(config):
+  return config.error(
+    f'{_EVAL}.decode_groundtruth_label',
+    'without labels there is nothing to '
+    'measure; set evaluator_options.save_raw_predictions=true or '
+    'evaluator_options.save_predictions=true.',
   )
 
 

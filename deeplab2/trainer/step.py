@@ -71,6 +71,8 @@ class Step:
     self._statistics = list(model.non_trainable_variables)
     # Sums of the gradients of the parts so far, of each replica by itself; 0 between the steps.
     self._sums = [_sum_of(variable) for variable in self._variables] if parts > 1 else []
+    # Numbers of the variables that the loss depends on; known once a part is traced.
+    self._used: set[int] = set()
 
   def __call__(self, iterator, active: tf.Tensor):
     """Does one step if `active`.
@@ -135,13 +137,14 @@ class Step:
   def _add_part(self, sample, number):
     """Adds one part's gradients to the sums; returns its values."""
     values, gradients = self._gradients(sample, number)
+    self._used = set(gradients)
     for index, gradient in gradients.items():
       self._sums[index].assign_add(gradient / self._parts)
     return values
 
   def _finish(self, values, kept, active):
     """Does one replica's part of the update by the sums of gradients."""
-    gradients = {index: tf.identity(sum_) for index, sum_ in enumerate(self._sums)}
+    gradients = {index: tf.identity(self._sums[index]) for index in sorted(self._used)}
     result = self._finished(values, gradients, kept, active)
     for sum_ in self._sums:
       sum_.assign(tf.zeros_like(sum_))

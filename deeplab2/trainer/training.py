@@ -36,17 +36,13 @@ class State(NamedTuple):
 def create_state(config: Config, model: tf_keras.Model) -> State:
   """Creates optimizers, loss scale and averages in the current strategy's scope."""
   options = config.options.trainer_options
-  half = options.precision == options.FLOAT16
-  return State(
-    _optimizer_groups(config, model),
-    loss_scale_lib.LossScale() if half else None,
-    averages(model, options.ema_decay) if options.ema_decay else None,
-  )
-
-
-def averages(model: tf_keras.Model, decay: float = 0.0) -> averages_lib.Averages:
-  """Creates averages of what checkpoints hold of a model, in the current strategy's scope."""
-  return averages_lib.Averages(restore.variable_keys({'model': model}), decay)
+  loss_scale = averages = None
+  if options.precision == options.FLOAT16:
+    loss_scale = loss_scale_lib.LossScale()
+  if options.ema_decay:
+    # Of what checkpoints hold of a model.
+    averages = averages_lib.Averages(restore.variable_keys({'model': model}), options.ema_decay)
+  return State(_optimizer_groups(config, model), loss_scale, averages)
 
 
 def create_trainer(

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab2.checkpoint import released_keys
+from deeplab2.model import precision
 from tests.goldens import fill
 from tests.model import builders
 
@@ -66,15 +67,12 @@ def test_inference_golden(golden, make, backbone, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('policy, tolerance', [('mixed_bfloat16', 0.03), ('mixed_float16', 0.005)])
-def test_inference_golden_in_half_precision(golden, policy, tolerance):
+@pytest.mark.parametrize('name, tolerance', [('BFLOAT16', 0.03), ('FLOAT16', 0.005)])
+def test_inference_golden_in_half_precision(golden, name, tolerance):
   """Root mean square errors, in standard deviations; mask logits may have three times as much."""
   golden = golden('model_coco_r50')
-  tf_keras.mixed_precision.set_global_policy(policy)
-  try:
+  with precision.computing_in(name):
     model = builders.coco()
-  finally:
-    tf_keras.mixed_precision.set_global_policy('float32')
   builders.fill_by_key(model, golden=golden)
   image = tf.constant(fill.image(*golden['image']), tf.float32)
   prediction = tf.function(model.infer)(image)

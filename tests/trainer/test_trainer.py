@@ -136,8 +136,9 @@ def test_a_gradient_that_is_not_finite_stops_too():
   _assert_equal(_values(model), before)
 
 
-def test_a_variable_without_gradient_keeps_its_value(caplog):
-  trainer, model, _ = fakes.trainer(fakes.dataset())
+@pytest.mark.parametrize('parts', [1, 2])
+def test_a_variable_without_gradient_keeps_its_value(caplog, parts):
+  trainer, model, _ = fakes.trainer(fakes.dataset(), parts=parts)
 
   def loss_of_zeroth_class(prediction, targets):
     del targets

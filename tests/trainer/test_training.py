@@ -2,9 +2,11 @@
 
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from deeplab2 import assemble
 from deeplab2.config import load
+from deeplab2.config import trainer_pb2
 from deeplab2.trainer import training
 from tests.trainer import runs
 
@@ -52,3 +54,12 @@ def test_only_what_is_switched_on_is_saved(model):
   assert set(_state(model).parts()) == {'optimizer'}
   options = ['trainer_options.precision=FLOAT16', 'trainer_options.ema_decay=0.99']
   assert set(_state(model, *options).parts()) == {'optimizer', 'loss_scale', 'averages'}
+
+
+def test_precision_is_that_of_the_layers_alone():
+  options = trainer_pb2.TrainerOptions
+  outer = tf_keras.mixed_precision.global_policy()
+  half = assemble.model(load.load(runs.CONFIG, []), precision=options.BFLOAT16)
+  assert half.backbone.compute_dtype == half.kmax_decoder.compute_dtype == 'bfloat16'
+  assert {variable.dtype for variable in half.variables} == {tf.float32}
+  assert tf_keras.mixed_precision.global_policy() is outer
