@@ -230,7 +230,8 @@ def synthetic_trainer(config) -> trainer.Trainer:
   model = assemble.model(config, training=True, precision=options.precision)
   sample = synthetic_sample(config, 'train_dataset_options')
   batch = config.options.train_dataset_options.batch_size // options.gradient_accumulation_steps
-  dataset = tf.data.Dataset.from_tensor_slices(sample).take(batch).batch(batch)
+  dataset = tf.data.Dataset.from_tensor_slices(sample).take(batch)
+  dataset = dataset.batch(batch, drop_remainder=True)  # As in training, graphs know the size.
   return training.create_trainer(
     config,
     model,

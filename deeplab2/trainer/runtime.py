@@ -1,10 +1,12 @@
 """Devices, randomness and threads of a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import ctypes
 import logging as python_logging
 import os
 import random
+import threading
 
 from absl import logging
 import gin
@@ -162,6 +164,25 @@ def release_freed_memory() -> None:
   library = ctypes.CDLL(None)
   if hasattr(library, 'malloc_trim'):
     library.malloc_trim(0)
+
+
+@contextlib.contextmanager
+def releasing_freed_memory(seconds_between: float = 0.3) -> Iterator[None]:
+  """Does `release_freed_memory` every so many seconds while the context lasts, and at its end."""
+  done = threading.Event()
+
+  def release():
+    while not done.wait(seconds_between):
+      release_freed_memory()
+
+  thread = threading.Thread(target=release, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    thread.join()
+    release_freed_memory()
 
 
 def start_logging() -> None:

@@ -140,20 +140,27 @@ class Trainer:
 
     It changes no variable if the one before was not finite.
     """
-    before, finite, started = None, tf.constant(True), time.monotonic()
+    before, finite = None, tf.constant(True)
     for _ in range(num_steps):
       if before is not None and stop():
         break
-      result = self._call(self._iterator, finite)
+      step = self._first if self._first_seconds is None else self._call
+      result = step(self._iterator, finite)
       _, finite = result
       if before is not None:
         yield before
-      elif self._first_seconds is None:
-        runtime.release_freed_memory()  # What optimising the graph took.
-        self._first_seconds = time.monotonic() - started
-        logging.info('The first step took %.0f s.', self._first_seconds)
       before = result
     yield before
+
+  def _first(self, iterator, active):
+    """Does the first step, which optimises the graph before."""
+    started = time.monotonic()
+    # The step comes right after, and would add its memory to what optimising has freed.
+    with runtime.releasing_freed_memory():
+      result = self._call(iterator, active)
+    self._first_seconds = time.monotonic() - started
+    logging.info('The first step took %.0f s.', self._first_seconds)
+    return result
 
   def _steps_on_device(self, num_steps):
     """Does what `_steps_from_host` does, by one call that cannot be stopped."""

@@ -1,6 +1,9 @@
 """Devices, seeds and gin: what is asked for is what is used, or refused in one line."""
 
+import ctypes
 import logging
+import resource
+import time
 
 import gin
 import numpy as np
@@ -105,3 +108,24 @@ def test_log_lines_are_plain(capsys):
     assert capsys.readouterr().err.endswith(' hello\n')
   finally:
     logging.getLogger().handlers[:] = before
+
+
+def _resident_mb():
+  with open('/proc/self/statm', encoding='ascii') as file:
+    return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+@pytest.mark.skipif(
+  not hasattr(ctypes.CDLL(None), 'malloc_trim'), reason='only glibc gives memory back when asked'
+)
+def test_freed_memory_goes_back_while_a_context_lasts():
+  blocks = [bytes(1000) for _ in range(200_000)]
+  after = bytes(1000)  # What lies above them keeps them, freed, in this process.
+  full = _resident_mb()
+  with runtime.releasing_freed_memory(seconds_between=0.1):
+    del blocks
+    deadline = time.monotonic() + 30
+    while _resident_mb() > full - 150:
+      assert time.monotonic() < deadline
+      time.sleep(0.01)
+  assert len(after) == 1000
