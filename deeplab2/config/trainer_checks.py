@@ -92,6 +92,7 @@ def _check_solver(config):
   values.not_negative(config, _SOLVER, 'warmup_start_learning_rate')
   values.not_negative(config, _SOLVER, 'adamw_weight_decay', 'backbone_learning_rate_multiplier')
   values.probability(config, f'{_SOLVER}.batchnorm_momentum')
+  values.positive_probability(config, f'{_SOLVER}.backbone_layer_decay')
   solver = config.value(_SOLVER)
   if solver.use_gradient_clipping:
     values.positive(config, f'{_SOLVER}.clip_gradient_norm')

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SolverOptions(_message.Message):
-    __slots__ = ("use_sync_batchnorm", "learning_policy", "base_learning_rate", "poly_learning_power", "poly_end_learning_rate", "warmup_steps", "optimizer", "weight_decay", "use_gradient_clipping", "clip_gradient_norm", "training_number_of_steps", "batchnorm_momentum", "batchnorm_epsilon", "backbone_learning_rate_multiplier", "adamw_weight_decay", "warmup_start_learning_rate")
+    __slots__ = ("use_sync_batchnorm", "learning_policy", "base_learning_rate", "poly_learning_power", "poly_end_learning_rate", "warmup_steps", "optimizer", "weight_decay", "use_gradient_clipping", "clip_gradient_norm", "training_number_of_steps", "batchnorm_momentum", "batchnorm_epsilon", "backbone_learning_rate_multiplier", "adamw_weight_decay", "warmup_start_learning_rate", "backbone_layer_decay")
     USE_SYNC_BATCHNORM_FIELD_NUMBER: _ClassVar[int]
     LEARNING_POLICY_FIELD_NUMBER: _ClassVar[int]
     BASE_LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class SolverOptions(_message.Message):
     BACKBONE_LEARNING_RATE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
     ADAMW_WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
     WARMUP_START_LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    BACKBONE_LAYER_DECAY_FIELD_NUMBER: _ClassVar[int]
     use_sync_batchnorm: bool
     learning_policy: str
     base_learning_rate: float
@@ -40,7 +41,8 @@ class SolverOptions(_message.Message):
     backbone_learning_rate_multiplier: float
     adamw_weight_decay: float
     warmup_start_learning_rate: float
-    def __init__(self, use_sync_batchnorm: bool = ..., learning_policy: _Optional[str] = ..., base_learning_rate: _Optional[float] = ..., poly_learning_power: _Optional[float] = ..., poly_end_learning_rate: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., optimizer: _Optional[str] = ..., weight_decay: _Optional[float] = ..., use_gradient_clipping: bool = ..., clip_gradient_norm: _Optional[float] = ..., training_number_of_steps: _Optional[int] = ..., batchnorm_momentum: _Optional[float] = ..., batchnorm_epsilon: _Optional[float] = ..., backbone_learning_rate_multiplier: _Optional[float] = ..., adamw_weight_decay: _Optional[float] = ..., warmup_start_learning_rate: _Optional[float] = ...) -> None: ...
+    backbone_layer_decay: float
+    def __init__(self, use_sync_batchnorm: bool = ..., learning_policy: _Optional[str] = ..., base_learning_rate: _Optional[float] = ..., poly_learning_power: _Optional[float] = ..., poly_end_learning_rate: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., optimizer: _Optional[str] = ..., weight_decay: _Optional[float] = ..., use_gradient_clipping: bool = ..., clip_gradient_norm: _Optional[float] = ..., training_number_of_steps: _Optional[int] = ..., batchnorm_momentum: _Optional[float] = ..., batchnorm_epsilon: _Optional[float] = ..., backbone_learning_rate_multiplier: _Optional[float] = ..., adamw_weight_decay: _Optional[float] = ..., warmup_start_learning_rate: _Optional[float] = ..., backbone_layer_decay: _Optional[float] = ...) -> None: ...
 
 class LossOptions(_message.Message):
     __slots__ = ("semantic_loss", "center_loss", "regression_loss", "motion_loss", "next_regression_loss", "pq_style_loss", "mask_id_cross_entropy_loss", "instance_discrimination_loss", "depth_loss", "remask", "reclass", "mask_loss_activation")

@@ -4,7 +4,8 @@ The optimizers are those of tf_keras with fused update kernels (`optimizers.lega
 checkpoint keys are the ones that DeepLab2 writes: `<variable>/.OPTIMIZER_SLOT/<optimizer>/m`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import types
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -70,15 +71,25 @@ def with_warm_up(decay, base_rate: float, steps: int, start_rate: float = 0.0):
   return WarmUp(base_rate, steps, decay, start_rate) if steps else decay
 
 
-class AdamW(_LEGACY.Adam):
-  """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
+class _OwnRates:
+  """Updates some variables of a Keras optimizer at a multiple of its rate, with its own kernels."""
 
-  With rate a_t of the schedule and decay w, before Adam's own update of step t:
-    x <- x - a_t * w * x, for the variables whose name ends in `kernel` or `weight`.
-  """
+  # Reference of a variable -> multiple of the rate.
+  multiples: Mapping[Any, float] = types.MappingProxyType({})
+
+  def _resource_apply_dense(self, grad, var, apply_state=None):
+    multiple = self.multiples.get(_primary(var).ref(), 1.0)
+    if multiple != 1.0:
+      key = var.device, var.dtype.base_dtype
+      state = apply_state[key]
+      apply_state = {key: {**state, 'lr_t': state['lr_t'] * multiple}}
+    return super()._resource_apply_dense(grad, var, apply_state)
+
+
+class _DecoupledDecay(_LEGACY.Adam):
+  """What AdamW is, without rates of single variables."""
 
   def __init__(self, learning_rate, weight_decay: float, name: str = 'AdamW'):
-    """Creates the optimizer; `learning_rate` is a number or a schedule."""
     super().__init__(learning_rate, name=name)
     self._weight_decay = weight_decay
     self._decayed: set[Any] = set()
@@ -96,6 +107,22 @@ class AdamW(_LEGACY.Adam):
     return super()._resource_apply_dense(grad, var, apply_state)
 
 
+class AdamW(_OwnRates, _DecoupledDecay):
+  """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
+
+  With rate a_t of a variable and decay w, before Adam's own update of step t:
+    x <- x - a_t * w * x, for the variables whose name ends in `kernel` or `weight`.
+  """
+
+
+class Adam(_OwnRates, _LEGACY.Adam):
+  """Adam (Kingma & Ba 2015)."""
+
+
+class SGD(_OwnRates, _LEGACY.SGD):
+  """Gradient descent with momentum."""
+
+
 def _primary(variable):
   """Returns the variable that `variable` is one replica's copy of, or itself."""
   container = getattr(variable, '_distributed_container', None)
@@ -107,10 +134,10 @@ def decays(name: str) -> bool:
   return name.partition(':')[0].endswith(_DECAYED)
 
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Any] = {
   'adamw': AdamW,
-  'adam': lambda learning_rate, weight_decay: _LEGACY.Adam(learning_rate),
-  'sgd': lambda learning_rate, weight_decay: _LEGACY.SGD(learning_rate, momentum=0.9),
+  'adam': lambda learning_rate, weight_decay: Adam(learning_rate),
+  'sgd': lambda learning_rate, weight_decay: SGD(learning_rate, momentum=0.9),
 }
 
 
@@ -126,7 +153,13 @@ class Group(NamedTuple):
     return rate(step) if callable(rate) else rate
 
 
-def create(name: str, learning_rate, weight_decay: float, variables: Sequence[tf.Variable]):
+def create(
+  name: str,
+  learning_rate,
+  weight_decay: float,
+  variables: Sequence[tf.Variable],
+  multiples: Mapping[Any, float] | None = None,
+):
   """Creates an optimizer with its state for `variables`, inside the strategy's scope.
 
   Args:
@@ -134,6 +167,7 @@ def create(name: str, learning_rate, weight_decay: float, variables: Sequence[tf
     learning_rate: a number, or a schedule from step to rate.
     weight_decay: of the decayed variables, see AdamW.
     variables: the trainable variables that it will update.
+    multiples: reference of a variable -> multiple of the rate, 1 for those that it lacks.
 
   Raises:
     ValueError: for an unknown name.
@@ -141,6 +175,8 @@ def create(name: str, learning_rate, weight_decay: float, variables: Sequence[tf
   if name not in OPTIMIZERS:
     raise ValueError(f'{name!r} is no optimizer; choose from {sorted(OPTIMIZERS)}.')
   optimizer = OPTIMIZERS[name](learning_rate, weight_decay)
+  if multiples:
+    optimizer.multiples = types.MappingProxyType(dict(multiples))
   # The state exists before a checkpoint is restored, so that all of it is accounted for.
   optimizer._create_all_weights(variables)  # pylint: disable=protected-access
   return Group(optimizer, tuple(variables))
@@ -151,6 +187,21 @@ def split(variables: Sequence[tf.Variable], backbone: Sequence[tf.Variable]):
   members = {variable.ref() for variable in backbone}
   rest = tuple(v for v in variables if v.ref() not in members)
   return rest, tuple(v for v in variables if v.ref() in members)
+
+
+def by_depth(groups, decay: float) -> dict[Any, float]:
+  """Returns multiples of the rate that fall towards the images, for `create`.
+
+  Args:
+    groups: layers from the images on, see model/backbones/depth.py.
+    decay: multiple of the last group; the one before it has decay^2, and so on.
+  """
+  return {
+    variable.ref(): decay ** (len(groups) - depth)
+    for depth, layers in enumerate(groups)
+    for layer in layers
+    for variable in layer.trainable_variables
+  }
 
 
 def clip(gradients, norm, limit: float | None):

@@ -92,16 +92,22 @@ def _optimizer_groups(config, model):
   The backbone has an optimizer of its own iff backbone_learning_rate_multiplier is present.
   """
   solver = config.options.trainer_options.solver_options
+  multiples = None
+  if solver.backbone_layer_decay != 1:
+    groups = model.backbone.groups_by_depth()
+    multiples = optimizer.by_depth(groups, solver.backbone_layer_decay)
   if not solver.HasField('backbone_learning_rate_multiplier'):
-    return {'optimizer': _group(solver, 1.0, model.trainable_variables)}
+    return {'optimizer': _group(solver, 1.0, model.trainable_variables, multiples)}
   rest, backbone = optimizer.split(model.trainable_variables, model.backbone.trainable_variables)
   return {
     'optimizer': _group(solver, 1.0, rest),
-    'backbone_optimizer': _group(solver, solver.backbone_learning_rate_multiplier, backbone),
+    'backbone_optimizer': _group(
+      solver, solver.backbone_learning_rate_multiplier, backbone, multiples
+    ),
   }
 
 
-def _group(solver, multiplier, variables):
+def _group(solver, multiplier, variables, multiples=None):
   rate, steps = solver.base_learning_rate * multiplier, solver.training_number_of_steps
   if solver.learning_policy == 'cosine':
     decay = optimizer.cosine(rate, steps)
@@ -111,4 +117,6 @@ def _group(solver, multiplier, variables):
   schedule = optimizer.with_warm_up(
     decay, rate, solver.warmup_steps, solver.warmup_start_learning_rate * multiplier
   )
-  return optimizer.create(solver.optimizer, schedule, solver.adamw_weight_decay, variables)
+  return optimizer.create(
+    solver.optimizer, schedule, solver.adamw_weight_decay, variables, multiples
+  )

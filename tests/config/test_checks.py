@@ -179,6 +179,8 @@ def test_options_that_do_not_fit_the_devices(small, overrides, replicas, device,
     (['profile_steps=[3]'], 'must be two steps'),
     (['profile_steps=[5, 3]'], 'must be two steps'),
     (['solver_options.warmup_start_learning_rate=-1'], 'must be 0 or greater'),
+    (['solver_options.backbone_layer_decay=0'], 'must be greater than 0 and at most 1'),
+    (['solver_options.backbone_layer_decay=1.1'], 'must be greater than 0 and at most 1'),
   ],
 )
 def test_trainer_options(small, overrides, message):

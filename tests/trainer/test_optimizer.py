@@ -76,6 +76,26 @@ def test_updates_are_those_of_the_reference(golden, case, settings):
         )
 
 
+@pytest.mark.parametrize('name', ['adamw', 'adam', 'sgd'])
+def test_a_variable_can_have_a_multiple_of_the_rate(name):
+  start, gradients = np.linspace(-1, 1, 6), np.random.default_rng(0).normal(size=(4, 6))
+
+  def trained(rate, multiple):
+    first, second = (tf.Variable(start, dtype=tf.float32, name='kernel') for _ in range(2))
+    multiples = {second.ref(): multiple}
+    group = optimizer.create(name, rate, F(0.05), [first, second], multiples)
+    for gradient in gradients:
+      gradient = tf.constant(gradient, tf.float32)
+      group.optimizer.apply_gradients([(gradient, first), (gradient, second)])
+    return first.numpy(), second.numpy()
+
+  first, second = trained(0.01, 0.25)
+  slower, _ = trained(0.0025, 1.0)
+  np.testing.assert_array_equal(second, slower)
+  assert np.all(first != second)
+  np.testing.assert_array_equal(first, trained(0.01, 1.0)[1])
+
+
 def test_decay_follows_the_last_word_of_the_name():
   assert optimizer.decays('a/kernel:0')
   assert optimizer.decays('a/depthwise_kernel:0')

@@ -50,6 +50,20 @@ def test_one_group_with_a_warm_up_from_a_rate_and_cosine(model):
   assert rates == pytest.approx([4e-4, 1.2e-3, 1e-3])
 
 
+@pytest.mark.parametrize('multiplier', [[], [f'{_SOLVER}.backbone_learning_rate_multiplier=0.1']])
+def test_rates_of_the_backbone_fall_towards_the_images(model, multiplier):
+  groups = _state(model, *multiplier, f'{_SOLVER}.backbone_layer_decay=0.5').groups
+  multiples = list(groups.values())[-1].optimizer.multiples
+  assert set(multiples) == {variable.ref() for variable in model.backbone.trainable_variables}
+  # MobileNetV3-Small: the stem; one, two, five and four blocks of the strides 4 to 32.
+  stem, *_, last = model.backbone.blocks
+  assert {multiples[variable.ref()] for variable in stem.trainable_variables} == {0.5**7}
+  assert {multiples[variable.ref()] for variable in last.trainable_variables} == {0.5}
+  assert set(multiples.values()) == {0.5**power for power in range(1, 8)}
+  if multiplier:
+    assert not groups['optimizer'].optimizer.multiples
+
+
 def test_only_what_is_switched_on_is_saved(model):
   assert set(_state(model).parts()) == {'optimizer'}
   options = ['trainer_options.precision=FLOAT16', 'trainer_options.ema_decay=0.99']

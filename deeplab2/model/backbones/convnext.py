@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab2 import structures
+from deeplab2.model.backbones import depth
 from deeplab2.model.layers import activations
 from deeplab2.model.layers import affine
 from deeplab2.model.layers import conv
@@ -151,6 +152,14 @@ class ConvNeXt(tf_keras.layers.Layer):
         x = recompute.block(block, x, training)
       stages.append(x)
     return structures.Pyramid(*stages, *(activations.gelu(stage) for stage in stages))
+
+  def groups_by_depth(self) -> list[list[tf_keras.layers.Layer]]:
+    """Returns the layers from the images on, see depth.groups."""
+    found = depth.groups(self.downsampling[:1], self.levels)
+    # A downsampling goes with the blocks that follow it.
+    for downsampling, blocks in zip(self.downsampling[1:], self.levels[1:], strict=True):
+      next(group for group in found if blocks[0] in group).insert(0, downsampling)
+    return found
 
 
 def _initializer():

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab2 import structures
+from deeplab2.model.backbones import depth
 from deeplab2.model.layers import activations
 from deeplab2.model.layers import affine
 from deeplab2.model.layers import conv
@@ -370,6 +371,10 @@ class MOAT(tf_keras.layers.Layer):
         x = recompute.block(block, x, training)
       stages.append(x)
     return structures.Pyramid(*stages, *(activations.gelu(stage) for stage in stages))
+
+  def groups_by_depth(self) -> list[list[tf_keras.layers.Layer]]:
+    """Returns the layers from the images on, see depth.groups."""
+    return depth.groups([self.stem], self.blocks)
 
 
 def _initializer():

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 import functools
+import itertools
 from typing import NamedTuple
 
 import tensorflow as tf
 import tf_keras
 
 from deeplab2 import structures
+from deeplab2.model.backbones import depth
 from deeplab2.model.layers import activations
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import norm as norm_lib
@@ -154,6 +156,12 @@ class MobileNetV3(tf_keras.layers.Layer):
       x, endpoint = result if isinstance(block, InvertedBottleneck) else (result, result)
       outputs.append((x, endpoint))
     return outputs
+
+  def groups_by_depth(self) -> list[list[tf_keras.layers.Layer]]:
+    """Returns the layers from the images on, see depth.groups."""
+    ends = [index + 1 for index in self._endpoints]
+    stages = [self.blocks[start:end] for start, end in itertools.pairwise([1, *ends])]
+    return depth.groups(self.blocks[:1], stages)
 
 
 def round_to_eight(channels: float) -> int:

@@ -6,6 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab2 import structures
+from deeplab2.model.backbones import depth
 from deeplab2.model.layers import activations
 from deeplab2.model.layers import bottleneck
 from deeplab2.model.layers import conv
@@ -70,6 +71,10 @@ class ResNet(tf_keras.layers.Layer):
       # then gives up on the whole graph. An operation between the sum and its readers prevents it.
       stages.append(tf.ensure_shape(x, x.shape))
     return structures.Pyramid(*stages, *(self._activation(stage) for stage in stages))
+
+  def groups_by_depth(self) -> list[list[tf_keras.layers.Layer]]:
+    """Returns the layers from the images on, see depth.groups."""
+    return depth.groups([self.stem], self.stages)
 
 
 class InceptionStem(tf_keras.layers.Layer):

@@ -76,6 +76,9 @@ def test_every_variable_trains_and_is_restored(name, tmp_path):
   trainable = {variable.ref() for variable in backbone.trainable_variables}
   variables = {key: variable for key, variable in variables.items() if variable.ref() in trainable}
   assert len(variables) == len(trainable)
+  groups = backbone.groups_by_depth()
+  grouped = [v.ref() for layers in groups for layer in layers for v in layer.trainable_variables]
+  assert len(grouped) == len(trainable) and set(grouped) == trainable
   gradients = tape.gradient(loss, variables)
   for key, gradient in gradients.items():
     assert gradient is not None, key
@@ -117,6 +120,22 @@ def test_inference_compiles(name):
   ):
     scale = np.abs(theirs).max()
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize(
+  'name, sizes',
+  [
+    # facebookresearch/ConvNeXt, optim_factory.py: a downsampling goes with the blocks after it.
+    ('convnext_tiny', [1, 3, 4, 4, 3, 3, 4]),
+    ('convnext_large', [1, 3, 4, 4, *[3] * 8, 4]),
+    ('resnet50', [1, 3, 3, 1, 3, 3, 3]),
+    ('mobilenet_v3_large', [1, 1, 2, 3, 3, 3, 3, 1]),
+    ('tiny_moat0_pretrain_256_1k', [1, 2, 3, 3, 3, 1, 2]),
+  ],
+)
+def test_groups_by_depth(name, sizes):
+  groups = registry.create(name, norm=builders.NORM).groups_by_depth()
+  assert [len(group) for group in groups] == sizes
 
 
 def test_unknown_name():
