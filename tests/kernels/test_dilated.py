@@ -23,7 +23,9 @@ def _brute_force(x, kernel, dilation):
 
 
 @pytest.mark.usefixtures('each_form')
-@pytest.mark.parametrize('size, dilation', [((6, 7), 2), ((5, 9), 6), ((4, 4), 18)])
+@pytest.mark.parametrize(
+  'size, dilation', [((6, 7), 2), ((5, 9), 6), ((4, 4), 18), ((33, 35), 30), ((9, 12), 1)]
+)
 def test_values_and_gradients(size, dilation):
   generator = np.random.RandomState(0)
   x = generator.normal(size=(2, *size, 3))
@@ -53,10 +55,15 @@ def test_values_and_gradients(size, dilation):
     )
 
 
-@pytest.mark.parametrize('size, taps', [((5, 9), 3), ((7, 7), 9)])
-def test_taps_out_of_reach_are_cut_off_in_the_tuned_form(size, taps):
+@pytest.mark.parametrize(
+  'size, products, taps',
+  [((5, 9), 3, None), ((7, 7), 9, None), ((25, 25), 0, 9), ((5, 300), 0, 3), ((40, 40), 0, 9)],
+)
+def test_taps_out_of_reach_are_left_out_in_the_tuned_form(size, products, taps):
   with kernels.use('tuned'):
     graph = tf.function(lambda x: dilated.conv2d(x, tf.ones([3, 3, 2, 2]), 6))
     concrete = graph.get_concrete_function(tf.TensorSpec([1, *size, 2]))
-  (convolution,) = [op for op in concrete.graph.get_operations() if op.type == 'Conv2D']
-  assert convolution.inputs[1].shape[:2].num_elements() == taps
+  operations = concrete.graph.get_operations()
+  assert sum(op.type == 'MatMul' for op in operations) == products
+  convolved = [op.inputs[1].shape[:2].num_elements() for op in operations if op.type == 'Conv2D']
+  assert convolved == ([] if taps is None else [taps])

@@ -134,10 +134,10 @@ class ConvNeXt(tf_keras.layers.Layer):
     self.downsampling = [Stem(channels[0])] + [Downsampling(width) for width in channels[1:]]
     self.levels = []
     numbers = itertools.count()
-    for depth, width in zip(depths, channels, strict=True):
+    for num_blocks, width in zip(depths, channels, strict=True):
       keep_probs = [
         drop_path.keep_prob(drop_path_keep_prob, next(numbers), sum(depths) - 1)
-        for _ in range(depth)
+        for _ in range(num_blocks)
       ]
       self.levels.append([Block(width, drop_path_keep_prob=keep) for keep in keep_probs])
 
