@@ -6,6 +6,7 @@ such as `backbone/stages/0/0/reduce/kernel`, to those keys. Nothing here knows t
 any tf.Module or Keras model with such paths will do.
 """
 
+from collections.abc import Iterable
 import re
 
 import tensorflow as tf
@@ -143,7 +144,7 @@ def of_moat_name(name: str) -> str | None:
 
   Their exponential moving averages, which DeepLab2 does not load, are others.
   """
-  return _rename(name, _MOAT_NAMES)
+  return rename(name, _MOAT_NAMES)
 
 
 def of_model(model: tf.Module, place: str = '') -> dict[str, tf.Variable]:
@@ -171,12 +172,26 @@ def of_path(path: str) -> str:
   Raises:
     ValueError: if no rule says where the path belongs.
   """
-  placed = _rename(path, _PLACES)
+  placed = rename(path, _PLACES)
   if placed is None:
     raise ValueError(f'No rule gives {path} a key of the released checkpoints.')
   for table in (_PARTS, _LEAVES):
-    placed = _rename(placed, table) or placed
+    placed = rename(placed, table) or placed
   return placed
+
+
+def rename(path: str, table: Iterable[tuple[str, str]]) -> str | None:
+  """Applies the first rule of `table` that matches anywhere in `path`; None if none does.
+
+  Args:
+    path: names joined by slashes.
+    table: regular expressions, and what to put in: {1} for group 1, {1+2} for group 1 plus 2.
+  """
+  for pattern, template in table:
+    match = re.search(pattern, path)
+    if match:
+      return path[: match.start()] + _expand(template, match) + path[match.end() :]
+  return None
 
 
 def _walk(root, place):
@@ -196,15 +211,6 @@ def _walk(root, place):
         yield from visit(child, child_path)
 
   yield from visit(root, place)
-
-
-def _rename(path, table):
-  """Applies the first rule of `table` that matches; None if none does."""
-  for pattern, template in table:
-    match = re.search(pattern, path)
-    if match:
-      return path[: match.start()] + _expand(template, match) + path[match.end() :]
-  return None
 
 
 def _expand(template, match):
