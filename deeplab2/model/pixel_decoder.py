@@ -97,9 +97,10 @@ class PixelDecoder(tf_keras.layers.Layer):
     super().__init__(**kwargs)
     if len(stages) not in (4, 5):
       raise ValueError(f'The pixel decoder has 4 or 5 stages, not {len(stages)}.')
-    self._features = list(features or FEATURES[: len(stages)])
-    if len(self._features) != len(stages):
-      raise ValueError(f'{len(stages)} stages cannot read the features {self._features}.')
+    read = list(features or FEATURES[: len(stages)])
+    if len(read) != len(stages):
+      raise ValueError(f'{len(stages)} stages cannot read the features {read}.')
+    self._features = read
     self.backbone_norms = [
       norm_lib.LayerNorm(name=f'backbone_norm{i}') for i, _ in enumerate(stages)
     ]

@@ -195,4 +195,8 @@ def test_endings():
     assert torch_file.is_torch(name)
   for name in ('ckpt-7', 'a.pth.index', 'model.h5', 'pth'):
     assert not torch_file.is_torch(name)
+
+
+def test_the_conversion_is_documented():
   assert re.fullmatch(r'python -c ".*" MODEL\.pth MODEL\.safetensors', torch_file.CONVERSION)
+  assert torch_file.CONVERSION in (conftest.GOLDENS.parents[1] / 'docs/pytorch.md').read_text()
