@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 
 from deeplab2 import assemble
+from deeplab2.checkpoint import conventions
 from deeplab2.checkpoint import released_keys
 from deeplab2.checkpoint import restore
 from deeplab2.checkpoint import torch_file
-from deeplab2.checkpoint import torch_kmax
 from deeplab2.config import changes
 from deeplab2.config import load
 from deeplab2.model.backbones import resnet
@@ -72,9 +72,9 @@ def test_header_names_file_variables_and_quality(path):
 def test_it_computes_what_pytorch_s_model_does(path):
   config = load.load(str(path))
   assemble.check_model(config)
-  conventions = assemble.conventions(config)
+  configured = assemble.conventions(config)
   keys = [key for key, *_ in torch_files.rows(_name(path))]
-  assert conventions == torch_kmax._conventions(keys, conventions.label_space)
+  assert configured == conventions.of_torch(keys, configured.label_space)
 
 
 @_each_config

@@ -21,6 +21,7 @@ import tensorflow as tf
 from deeplab2 import errors
 from deeplab2 import files
 from deeplab2 import structures
+from deeplab2.checkpoint import conventions as conventions_lib
 from deeplab2.checkpoint import directory as directory_lib
 from deeplab2.checkpoint import reading
 from deeplab2.checkpoint import released
@@ -119,7 +120,8 @@ def restore_model(
     path: native or released DeepLab2 checkpoint, prefix or directory (its newest); or a file of
       PyTorch kMaX-DeepLab.
     averages: whether to fill them with their moving averages, see trainer_options.ema_decay.
-    conventions: of the model; without them, no file of PyTorch is read.
+    conventions: of the model, against which those of a released checkpoint are checked; without
+      them, no file of PyTorch is read.
 
   Returns:
     The prefix of the checkpoint that was read.
@@ -136,7 +138,7 @@ def restore_model(
   elif averages:
     raise _without_averages(reader)
   else:
-    _restore_released(reader, released.load, model, for_classes=_TO_USE)
+    _restore_released(reader, released.load, model, conventions, for_classes=_TO_USE)
   return reader.prefix
 
 
@@ -147,7 +149,7 @@ def _open(path, conventions):
     return reading.Reader(prefix)
   if conventions is None:
     raise ValueError(f'{prefix} is of PyTorch: the conventions of the model are needed.')
-  return torch_kmax.Reader(prefix, conventions)
+  return torch_kmax.Reader(prefix, conventions.label_space)
 
 
 def _is_of_torch(prefix):
@@ -214,7 +216,7 @@ def initialize_model(
   if _is_native(reader):
     _restore_parts(reader, {'model': model, **(heads if stored else {})}, **classes)
   else:
-    _restore_released(reader, released.load, model, backbone_alone=True, **classes)
+    _restore_released(reader, released.load, model, conventions, backbone_alone=True, **classes)
   return reader.prefix
 
 
@@ -240,7 +242,7 @@ def initialize_backbone(
     model.backbone = backbone
     _restore_parts(reader, {'model': model}, below='model/backbone/')
   else:
-    _restore_released(reader, released.load_backbone, backbone)
+    _restore_released(reader, released.load_backbone, backbone, conventions)
   return reader.prefix
 
 
@@ -509,7 +511,7 @@ def _because_of(keys):
   return f' (see {", ".join(sorted(options))}, which a run keeps)' if options else ''
 
 
-def _restore_released(reader, load, model, **settings):
+def _restore_released(reader, load, model, conventions, **settings):
   """Calls `load`, a function of released.py, on a released checkpoint and logs its report."""
   prefix, origin, left_out = reader.prefix, 'DeepLab2', ''
   if not released.is_released(reader):
@@ -519,11 +521,28 @@ def _restore_released(reader, load, model, **settings):
       f'{prefix}: neither a checkpoint of this program nor one of DeepLab2; it holds {some}.'
     )
   if isinstance(reader, torch_kmax.Reader):
-    place = 'backbone' if load is released.load_backbone else ''
-    reader.check_conventions(released_keys.of_model(model, place))
     origin = 'PyTorch kMaX-DeepLab'
     left_out = f'; left out: {len(reader.counters)} counters of batches (num_batches_tracked)'
+  if conventions is not None:
+    _check_conventions(reader, origin, model, conventions, load is not released.load_backbone)
   report = load(reader, model, **settings)
   # Next to a backbone there may be a classifier's head, or all of another model.
   log = logging.warning if report.unused else logging.info
   log('%s, a checkpoint of %s: %s%s.', prefix, origin, report.summary(), left_out)
+
+
+def _check_conventions(reader, origin, model, configured, whole):
+  """Raises UserError if the model of a released checkpoint computes otherwise."""
+  keys = reader.stripped_shapes()
+  if not isinstance(reader, torch_kmax.Reader):
+    computed = conventions_lib.of_deeplab2(keys, configured)
+  else:
+    computed = reader.computed
+    variables = released_keys.of_model(model, '' if whole else 'backbone')
+    if _of_backbone(keys) != _of_backbone(variables):
+      return  # Another backbone, which is refused as such.
+  conventions_lib.check(computed, configured, whole=whole, prefix=reader.prefix, origin=origin)
+
+
+def _of_backbone(keys):
+  return {key for key in keys if key.startswith('encoder/')}

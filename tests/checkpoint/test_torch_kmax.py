@@ -130,35 +130,30 @@ def test_deeplab2_s_conventions_are_refused_and_the_advice_works(text, model, st
   for call in (restore.restore_model, restore.initialize_model):
     files.refused(
       lambda call=call: _restored(model, path, plain, call),
-      f'{path}: the model of PyTorch computes otherwise than the configured one; set '
-      f'{", ".join(advised)}, as configs/*/pytorch do.',
+      f'{path}: its model, of PyTorch kMaX-DeepLab, computes otherwise than the configured one; '
+      f'set {", ".join(advised)} (docs/pytorch.md).',
     )
-  # Of one that differs in one thing, that alone is named.
-  almost = load.load(text, [f'{_KMAX}.pixel_decoder_dilation=2'])
-  files.refused(lambda: _restored(model, path, almost), f'one; set {advised[2]}, as')
   assert _is_empty(model)
   _restored(model, path, load.load(text, [*_AS_DEEPLAB2, *advised]))
   assert not _is_empty(model)
 
 
-def test_conventions_of_convnext(stored):
-  """Everything but the dilation of the pixel decoder, and what the semantic decoder reads."""
-  shapes = {key: shape for key, *_, shape in torch_files.rows('coco_convnext_tiny')}
-  path = stored({key: np.zeros(shape, np.int8) for key, shape in shapes.items()})
-  config = load.load(str(_CONFIGS / 'coco/kmax_convnext_tiny.textproto'))
-  reader = torch_kmax.Reader(path, assemble.conventions(config))
-  level = 'model_options.max_deeplab.auxiliary_low_level'
+def test_a_checkpoint_of_deeplab2_is_refused_the_other_way_round(text, model, values, tmp_path):
+  path = files.write(tmp_path / 'ckpt', {key + files.SUFFIX: x for key, x in values.items()})
   advised = [
-    f'{_KMAX}.pixel_decoder_dilation=1',
-    f'{level}[0].feature_key=stage3',
-    f'{level}[1].feature_key=stage2',
+    'model_options.backbone.stem_max_pool=false',
+    f'{_KMAX}.pixel_decoder_features=stage5,stage4,stage3,stage2,stage1',
+    f'{_KMAX}.pixel_decoder_dilation=2',
+    f'{_KMAX}.semantic_feature=stage5',
   ]
   files.refused(
-    lambda: reader.check_conventions(reader.shapes()), f'set {", ".join(advised)}, as configs/'
+    lambda: _restored(model, path, load.load(text)),
+    f'{path}: its model, of DeepLab2, computes otherwise than the configured one; set '
+    f'{", ".join(advised)} (docs/pytorch.md).',
   )
-  config = load.load(config.path, advised)
-  reader = torch_kmax.Reader(path, assemble.conventions(config))
-  reader.check_conventions(reader.shapes())
+  assert _is_empty(model)
+  _restored(model, path, load.load(text, advised))
+  assert not _is_empty(model)
 
 
 def test_a_backbone_alone(text, config, model, values, state_dict, stored, caplog):
@@ -166,7 +161,7 @@ def test_a_backbone_alone(text, config, model, values, state_dict, stored, caplo
   plain = load.load(text, _AS_DEEPLAB2)
   files.refused(
     lambda: _restored(model.backbone, path, plain, restore.initialize_backbone),
-    'set model_options.backbone.stem_max_pool=true, as',
+    'set model_options.backbone.stem_max_pool=true (docs/pytorch.md).',
   )
   _restored(model.backbone, path, config, restore.initialize_backbone)
   filled = released_keys.of_model(model.backbone, 'backbone')
@@ -251,8 +246,8 @@ def test_the_conventions_of_the_model_are_needed(model, stored):
     restore.restore_model(model, path)
 
 
-def test_a_label_space_of_one_s_own(stored, state_dict):
-  """Classes of another dataset with as many classes are put in order by it; others are left."""
+def test_classes_are_put_in_order_by_the_dataset(stored, state_dict):
+  """If it has as many; else they are left, for others to refuse."""
   bias = 'sem_seg_head.predictor._predcitor._transformer_class_head.conv.bias'
   path = stored({**state_dict, bias: np.arange(20)})
   for name, expected in (
@@ -260,5 +255,5 @@ def test_a_label_space_of_one_s_own(stored, state_dict):
     ('coco_panoptic', range(20)),
   ):
     space = datasets.get(name).label_space
-    reader = torch_kmax.Reader(path, torch_kmax._conventions(state_dict, space))
+    reader = torch_kmax.Reader(path, space)
     np.testing.assert_array_equal(reader.get('transformer_class_head/_conv/bias'), expected)

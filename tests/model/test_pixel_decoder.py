@@ -62,7 +62,11 @@ def test_features():
     *(tf.random.normal([1, size, size, 5]) for size in (17, 17, 9, 5, 3) * 2)
   )
   swapped = pyramid._replace(
-    **{f'stage{i}': getattr(pyramid, f'res{j}') for i, j in zip((5, 4, 3, 2, 1), (5, 4, 3, 1, 2))}
+    stage5=pyramid.res5,
+    stage4=pyramid.res4,
+    stage3=pyramid.res3,
+    stage2=pyramid.res1,
+    stage1=pyramid.res2,
   )
   decoder = pixel_decoder.PixelDecoder(
     stages, builders.NORM, features=('res5', 'res4', 'res3', 'res1', 'res2')
