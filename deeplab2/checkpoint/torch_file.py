@@ -69,8 +69,12 @@ def read(path: str) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path):
-  import safetensors.numpy
-
+  try:
+    import safetensors.numpy
+  except ImportError as error:
+    raise errors.UserError(
+      f'{path}: the library safetensors is needed to read it (pip install safetensors).'
+    ) from error
   try:
     if '://' not in path:
       return safetensors.numpy.load_file(path)
@@ -111,10 +115,18 @@ def _read_torch(path):
 
 
 def _check_sums(source):
-  """Compares the checksums of all that a file holds, which PyTorch does not do."""
+  """Compares the checksums of all that a file holds, which PyTorch does not do.
+
+  Raises:
+    ValueError: one is wrong, or something is compressed, which PyTorch never does: a small file
+      could hold more than fits into memory.
+  """
   if not zipfile.is_zipfile(source):
     return  # Of PyTorch before 1.6, or damaged.
   with zipfile.ZipFile(source) as archive:
+    for entry in archive.infolist():
+      if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f'{entry.filename} in it is compressed')
     altered = archive.testzip()
   if altered is not None:
     raise ValueError(f'the checksum of {altered} is wrong')

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -142,6 +143,25 @@ def test_damaged_files_of_torch(torch, tmp_path):
     )
 
 
+def test_an_altered_number_is_found(torch, tmp_path):
+  """By its checksum, which PyTorch does not look at."""
+  tensor = torch.arange(1000, dtype=torch.float32)
+  path = tmp_path / 'x.pth'
+  torch.save({'a': tensor}, path)
+  content = path.read_bytes()
+  place = content.index(tensor.numpy().tobytes()) + 2000
+  path.write_bytes(content[:place] + b'\xff' + content[place + 1 :])
+  files.refused(lambda: torch_file.read(str(path)), 'x.pth', 'the checksum of x/data/0 is wrong')
+
+
+def test_a_compressed_file_is_not_unpacked(torch, tmp_path):
+  del torch
+  path = tmp_path / 'x.pth'
+  with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr('x/data.pkl', b'0' * 10**6)
+  files.refused(lambda: torch_file.read(str(path)), 'x.pth', 'x/data.pkl in it is compressed')
+
+
 def test_damaged_safetensors(safe, tmp_path):
   content = safe.save(_TENSORS)
   for name, data in _damaged(content):
@@ -150,17 +170,25 @@ def test_damaged_safetensors(safe, tmp_path):
     files.refused(lambda path=path: torch_file.read(str(path)), f'{name}.safe', 'not a readable')
 
 
-def test_without_torch(monkeypatch, tmp_path):
-  """The line names the installation and the conversion."""
+@pytest.mark.parametrize(
+  'library, name, words',
+  [
+    ('torch', 'x.pth', ['PyTorch', 'pip install torch', torch_file.CONVERSION]),
+    ('safetensors', 'x.safetensors', ['pip install safetensors']),
+  ],
+)
+def test_without_libraries(monkeypatch, tmp_path, library, name, words):
+  """The line says what to install, or how to do without."""
   real = builtins.__import__
 
-  def without(name, *arguments, **keywords):
-    if name == 'torch':
-      raise ImportError(name)
-    return real(name, *arguments, **keywords)
+  def without(module, *arguments, **keywords):
+    if module.partition('.')[0] == library:
+      raise ImportError(module)
+    return real(module, *arguments, **keywords)
 
+  (tmp_path / name).touch()
   monkeypatch.setattr(builtins, '__import__', without)
-  files.refused(lambda: torch_file.read(_SAMPLE), 'pip install torch', torch_file.CONVERSION)
+  files.refused(lambda: torch_file.read(str(tmp_path / name)), name, *words)
 
 
 def test_the_conversion_works(torch, safe, tmp_path):
