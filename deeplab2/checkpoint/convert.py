@@ -12,6 +12,7 @@ use `initial_checkpoint` to train further.
 
 import sys
 
+from absl import logging
 import tensorflow as tf
 
 from deeplab2 import assemble
@@ -65,6 +66,7 @@ def main(arguments) -> int:
   )
   parser.add_path('--output_dir', required=True, help='Directory to write to.')
   parser.add_overrides()
+  logging.set_verbosity(logging.INFO)  # The account of all tensors.
   return command_line.run(lambda: convert(*vars(parser.parse_args(arguments)).values()))
 
 

@@ -107,13 +107,14 @@ def test_every_tensor_arrives(config, model, values, state_dict, stored, caplog)
   assert restore.stored_step(path) == 0
 
 
-def test_convert(text, model, values, state_dict, tmp_path, capsys):
+def test_convert(text, model, values, state_dict, tmp_path, capsys, caplog):
   safe = pytest.importorskip('safetensors.numpy')
   path, output = tmp_path / 'r50.safetensors', tmp_path / 'converted'
   safe.save_file(state_dict, path)
   arguments = [f'--config_file={text}', f'--checkpoint={path}', f'--output_dir={output}']
   assert convert.main(arguments) == 0
   assert f'Wrote {output}/ckpt-0, of step 0, from {path}' in capsys.readouterr().out
+  assert f'{path}, a checkpoint of PyTorch kMaX-DeepLab: {len(values)} tensors' in caplog.text
   restore.restore_model(model, str(output))
   for key, variable in released_keys.of_model(model).items():
     np.testing.assert_array_equal(variable, values[key], key)
