@@ -47,9 +47,9 @@ from deeplab2.model.layers import norm as norm_lib
 _TRAIN = 'train_dataset_options'
 _EVAL = 'eval_dataset_options'
 _MAX_DEEPLAB = 'model_options.max_deeplab'
+_MAX_POOL = 'model_options.backbone.stem_max_pool'
 _BACKBONE = 'model_options.backbone.name'
 _DROP_PATH = 'model_options.backbone.drop_path_keep_prob'
-_MAX_POOL = 'model_options.backbone.stem_max_pool'
 _LOSSES = 'trainer_options.loss_options'
 _ACTIVATIONS = {
   trainer_pb2.LossOptions.SIGMOID: tf.sigmoid,
@@ -222,11 +222,11 @@ def check_model(config: Config) -> None:
   if name not in registry.BACKBONES:
     known = [scope.BACKBONE_PREFIX + known for known in sorted(registry.BACKBONES)]
     raise config.error(_BACKBONE, f'is no backbone; choose from {known}.')
-  if name in registry.WITHOUT_DROP_PATH and config.value(_DROP_PATH) != 1:
-    raise config.error(_DROP_PATH, f'{config.value(_BACKBONE)} has no drop path; must be 1.0.')
   if config.value(_MAX_POOL) and name not in registry.WITH_MAX_POOL:
     others = ', '.join(scope.BACKBONE_PREFIX + other for other in sorted(registry.WITH_MAX_POOL))
     raise config.error(_MAX_POOL, f'{config.value(_BACKBONE)} has none; {others} can have one.')
+  if name in registry.WITHOUT_DROP_PATH and config.value(_DROP_PATH) != 1:
+    raise config.error(_DROP_PATH, f'{config.value(_BACKBONE)} has no drop path; must be 1.0.')
 
 
 def _model_dataset(config):

@@ -6,7 +6,7 @@ such as `backbone/stages/0/0/reduce/kernel`, to those keys. Nothing here knows t
 any tf.Module or Keras model with such paths will do.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 import re
 
 import tensorflow as tf
@@ -158,7 +158,7 @@ def of_model(model: tf.Module, place: str = '') -> dict[str, tf.Variable]:
     ValueError: if two variables would have one key.
   """
   variables = {}
-  for path, variable in _walk(model, place):
+  for path, variable in walk(model, place):
     key = of_path(path)
     if key in variables:
       raise ValueError(f'Two variables have the released key {key}; one is {path}.')
@@ -180,22 +180,13 @@ def of_path(path: str) -> str:
   return placed
 
 
-def rename(path: str, table: Iterable[tuple[str, str]]) -> str | None:
-  """Applies the first rule of `table` that matches anywhere in `path`; None if none does.
+def walk(root: tf.Module, place: str) -> Iterator[tuple[str, tf.Variable]]:
+  """Yields (attribute path, variable) for every variable under `root`, each once.
 
   Args:
-    path: names joined by slashes.
-    table: regular expressions, and what to put in: {1} for group 1, {1+2} for group 1 plus 2.
+    root: with its variables created. Walked along the edges that checkpoints save.
+    place: path of `root` if it is only a part, such as 'backbone'; '' for paths below it.
   """
-  for pattern, template in table:
-    match = re.search(pattern, path)
-    if match:
-      return path[: match.start()] + _expand(template, match) + path[match.end() :]
-  return None
-
-
-def _walk(root, place):
-  """Yields (path, variable) for every variable under `root`, each once."""
   view = tf.train.TrackableView(root)
   seen = set()
 
@@ -213,9 +204,24 @@ def _walk(root, place):
   yield from visit(root, place)
 
 
+def rename(path: str, table: Iterable[tuple[str, str]]) -> str | None:
+  """Applies the first rule of `table` that matches; None if none does.
+
+  Args:
+    path: what is renamed.
+    table: of (pattern, template). {1} in a template stands for group 1, which may be missing, {1+2}
+      for group 1 plus 2.
+  """
+  for pattern, template in table:
+    match = re.search(pattern, path)
+    if match:
+      return path[: match.start()] + _expand(template, match) + path[match.end() :]
+  return None
+
+
 def _expand(template, match):
   def value(field):
-    group, offset = match[int(field[1])], field[2]
+    group, offset = match[int(field[1])] or '', field[2]
     return str(int(group) + int(offset)) if offset else group
 
   return re.sub(r'\{(\d)(?:\+(\d))?\}', value, template)
