@@ -30,6 +30,7 @@ setuptools.setup(
     'Pillow>=10',
     'protobuf>=5.28.3,<8',
     'pycocotools>=2.0.7,<3',
+    'safetensors>=0.4.3,<1',
     'tqdm>=4.65,<5',
   ],
   extras_require={

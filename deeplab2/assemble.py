@@ -11,6 +11,7 @@ from absl import logging
 import tensorflow as tf
 
 from deeplab2 import errors
+from deeplab2 import structures
 from deeplab2.config import dataset_pb2
 from deeplab2.config import loss_checks
 from deeplab2.config import scope
@@ -46,6 +47,7 @@ from deeplab2.model.layers import norm as norm_lib
 _TRAIN = 'train_dataset_options'
 _EVAL = 'eval_dataset_options'
 _MAX_DEEPLAB = 'model_options.max_deeplab'
+_MAX_POOL = 'model_options.backbone.stem_max_pool'
 _BACKBONE = 'model_options.backbone.name'
 _DROP_PATH = 'model_options.backbone.drop_path_keep_prob'
 _LOSSES = 'trainer_options.loss_options'
@@ -137,16 +139,13 @@ def _model(config, training):
 
   return kmax_deeplab.KMaXDeepLab(
     backbone=registry.create(
-      _backbone_name(config), norm=norm, drop_path_keep_prob=config.value(_DROP_PATH)
+      _backbone_name(config),
+      norm=norm,
+      drop_path_keep_prob=config.value(_DROP_PATH),
+      stem_max_pool=config.value(_MAX_POOL),
     ),
     pixel_decoder=pixel_decoder.PixelDecoder(
-      [
-        pixel_decoder.PixelDecoderStage(
-          stage.filters, stage.num_blocks, pixel_decoder.BLOCKS[stage.Type.Name(stage.type)]
-        )
-        for stage in kmax.pixel_decoder_stages
-      ],
-      norm,
+      _pixel_decoder_stages(kmax), norm, features=kmax.pixel_decoder_features
     ),
     kmax_decoder=kmax_decoder.KMaXDecoder(
       kmax.num_mask_slots,
@@ -161,6 +160,39 @@ def _model(config, training):
     semantic_branch=_semantic_branch(config, norm),
     semantic_heads=_semantic_heads(config, norm) if training else None,
     recompute_blocks=options.trainer_options.recompute == trainer_pb2.TrainerOptions.BLOCKS,
+  )
+
+
+def _pixel_decoder_stages(kmax):
+  blocks = pixel_decoder.blocks(kmax.pixel_decoder_dilation)
+  return [
+    pixel_decoder.PixelDecoderStage(
+      stage.filters, stage.num_blocks, blocks[stage.Type.Name(stage.type)]
+    )
+    for stage in kmax.pixel_decoder_stages
+  ]
+
+
+def conventions(config: Config) -> structures.Conventions:
+  """Returns what the model computes that its variables do not show.
+
+  Raises:
+    UserError: as `dataset_info`, but that no dataset may be named.
+  """
+  kmax = config.value('model_options.kmax')
+  max_deeplab = config.value(_MAX_DEEPLAB)
+  semantic: list[str] = []
+  if max_deeplab.HasField('auxiliary_semantic_head'):
+    semantic.append(kmax.semantic_feature)
+    if kmax.semantic_decoder:
+      semantic += [level.feature_key for level in max_deeplab.auxiliary_low_level]
+  features = tuple(kmax.pixel_decoder_features)
+  return structures.Conventions(
+    label_space=_model_dataset(config).label_space,
+    stem_max_pool=config.value(_MAX_POOL),
+    pixel_decoder_features=features or pixel_decoder.FEATURES[: len(kmax.pixel_decoder_stages)],
+    semantic_features=tuple(semantic),
+    pixel_decoder_dilation=kmax.pixel_decoder_dilation,
   )
 
 
@@ -190,6 +222,9 @@ def check_model(config: Config) -> None:
   if name not in registry.BACKBONES:
     known = [scope.BACKBONE_PREFIX + known for known in sorted(registry.BACKBONES)]
     raise config.error(_BACKBONE, f'is no backbone; choose from {known}.')
+  if config.value(_MAX_POOL) and name not in registry.WITH_MAX_POOL:
+    others = ', '.join(scope.BACKBONE_PREFIX + other for other in sorted(registry.WITH_MAX_POOL))
+    raise config.error(_MAX_POOL, f'{config.value(_BACKBONE)} has none; {others} can have one.')
   if name in registry.WITHOUT_DROP_PATH and config.value(_DROP_PATH) != 1:
     raise config.error(_DROP_PATH, f'{config.value(_BACKBONE)} has no drop path; must be 1.0.')
 
@@ -213,19 +248,21 @@ def _semantic_branch(config, norm):
   if not max_deeplab.HasField('auxiliary_semantic_head'):
     return None
   head = max_deeplab.auxiliary_semantic_head
+  feature = config.value('model_options.kmax.semantic_feature')
   decoder = None
   if config.value('model_options.kmax.semantic_decoder'):
-    decoder = _semantic_decoder(config.value('model_options.decoder'), max_deeplab, norm)
+    decoder = _semantic_decoder(config.value('model_options.decoder'), max_deeplab, feature, norm)
   return semantic_branch.SemanticBranch(
     head.output_channels,
     norm=norm,
     head_channels=head.head_channels,
     decoder=decoder,
     head_conv=conv.CONVS_5X5[head.head_conv_type],
+    feature=feature,
   )
 
 
-def _semantic_decoder(decoder, max_deeplab, norm):
+def _semantic_decoder(decoder, max_deeplab, feature, norm):
   if decoder.aspp_use_only_1x1_proj_conv:
     pooling = aspp.PointwisePyramid(decoder.aspp_channels, norm=norm)
   else:
@@ -240,6 +277,7 @@ def _semantic_decoder(decoder, max_deeplab, norm):
     decoder.decoder_channels,
     norm=norm,
     fusion_conv=conv.CONVS_5X5[decoder.decoder_conv_type],
+    feature=feature,
   )
 
 

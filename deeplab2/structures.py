@@ -52,6 +52,21 @@ class LabelSpace(NamedTuple):
     return self.ignore_label * self.label_divisor
 
 
+class Conventions(NamedTuple):
+  """What a model computes that its variables do not show. Plain python values.
+
+  Checkpoints of other programs can fit all variables of a model and be of another one.
+  """
+
+  label_space: LabelSpace
+  stem_max_pool: bool = False  # Of a ResNet.
+  # Fields of Pyramid: of every stage of the pixel decoder, and of the semantic branch, from stride
+  # 32 on. () without a semantic branch.
+  pixel_decoder_features: tuple[str, ...] = ()
+  semantic_features: tuple[str, ...] = ()
+  pixel_decoder_dilation: int = 2  # In bottleneck blocks.
+
+
 class Placement(NamedTuple):
   """The place of an evaluation image in the crop: resized, then padded at the bottom and right."""
 
@@ -84,7 +99,8 @@ class Sample(NamedTuple):
 class Pyramid(NamedTuple):
   """Features of a backbone. `stageK` is not activated, `resK` is activated, both at stride 2**K.
 
-  Sizes are ceil(crop / stride). (ConvNeXt's stage1 and res1 are at stride 4.)
+  Sizes are ceil(crop / stride). (ConvNeXt's stage1 and res1 are at stride 4. So are those of a
+  ResNet whose stem ends in a max-pooling, where both are activated.)
   """
 
   stage1: tf.Tensor

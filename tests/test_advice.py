@@ -98,6 +98,11 @@ CONFIGS = [
     ],
   ),
   (
+    [f'{KMAX}.pixel_decoder_features=res5,res4'],
+    'must be 4 names, one for each of pixel_decoder_stages.',
+    [f'{KMAX}.pixel_decoder_features=res5,res4,res3,res2'],
+  ),
+  (
     [f'{MAX_DEEPLAB}.semantic_sample_k=10', f'{KMAX}.semantic_decoder=false'],
     'needs model_options.kmax.semantic_decoder: pixels are sampled on the grid of the masks; take '
     '0 for all pixels.',

@@ -115,6 +115,10 @@ def test_a_config_without_dataset_loads(check_config, tmp_path, capsys):
       'kmax_mobilenet_v3_small has no drop path; must be 1.0.',
     ),
     (
+      'model_options.backbone={name: "kmax_moat0_pretrain_224_1k" stem_max_pool: true}',
+      'kmax_moat0_pretrain_224_1k has none; kmax_resnet50 can have one.',
+    ),
+    (
       'model_options.max_deeplab.auxiliary_semantic_head.output_channels=18',
       'must be 19, the classes of cityscapes_panoptic.',
     ),

@@ -1,16 +1,18 @@
-"""Writes a checkpoint of this program from a released one of DeepLab2.
+"""Writes a checkpoint of this program from a released one, of DeepLab2 or PyTorch kMaX-DeepLab.
 
-  python -m deeplab2.checkpoint.convert --config_file=CONFIG --checkpoint=CHECKPOINT_OR_DIRECTORY \
+  python -m deeplab2.checkpoint.convert --config_file=CONFIG --checkpoint=CHECKPOINT \
       --output_dir=DIRECTORY [--set a.b.c=value ...]
 
-The config says which model the checkpoint is of: the released textproto, or one of this program.
-Evaluation, export and `initial_checkpoint` take either type of checkpoint; a converted one is
-for use without the released keys. The step is kept, optimizers are not, so that a run cannot be
-resumed from it: use `initial_checkpoint` to train further.
+The config says which model the checkpoint is of: the released textproto, or one of this program
+(configs/*/pytorch for files of PyTorch: .pth, .pt or .safetensors). Evaluation, export and
+`initial_checkpoint` take every type of checkpoint; a converted one is for use without the released
+keys. The step of DeepLab2's is kept, optimizers are not, so that a run cannot be resumed from it:
+use `initial_checkpoint` to train further.
 """
 
 import sys
 
+from absl import logging
 import tensorflow as tf
 
 from deeplab2 import assemble
@@ -28,7 +30,7 @@ def convert(config_file: str, checkpoint: str, output_dir: str, overrides=()) ->
 
   Args:
     config_file: textproto of the experiment.
-    checkpoint: prefix of a checkpoint, or a directory whose newest one is taken.
+    checkpoint: prefix of a checkpoint, a directory whose newest one is taken, or a file of PyTorch.
     output_dir: directory to write to, made if need be.
     overrides: 'a.b.c=value' each.
 
@@ -45,7 +47,7 @@ def convert(config_file: str, checkpoint: str, output_dir: str, overrides=()) ->
       f'--output_dir={output_dir}: there are checkpoints; give a new directory.'
     )
   model = assemble.model(config)
-  prefix = restore.restore_model(model, checkpoint)
+  prefix = restore.restore_model(model, checkpoint, conventions=assemble.conventions(config))
   step = tf.Variable(restore.stored_step(prefix), dtype=tf.int64, trainable=False)
   restore.Checkpoints(output_dir, model=model, global_step=step).save()
   written = directory.prefix_of(output_dir, int(step.numpy()))
@@ -60,10 +62,11 @@ def main(arguments) -> int:
   parser.add_path(
     '--checkpoint',
     required=True,
-    help='Prefix of a checkpoint, or a directory whose newest one is taken.',
+    help='Prefix of a checkpoint, a directory whose newest one is taken, or a file of PyTorch.',
   )
   parser.add_path('--output_dir', required=True, help='Directory to write to.')
   parser.add_overrides()
+  logging.set_verbosity(logging.INFO)  # The account of all tensors.
   return command_line.run(lambda: convert(*vars(parser.parse_args(arguments)).values()))
 
 

@@ -20,9 +20,14 @@ import tensorflow as tf
 
 from deeplab2 import errors
 from deeplab2 import files
+from deeplab2 import structures
+from deeplab2.checkpoint import conventions as conventions_lib
 from deeplab2.checkpoint import directory as directory_lib
 from deeplab2.checkpoint import reading
 from deeplab2.checkpoint import released
+from deeplab2.checkpoint import released_keys
+from deeplab2.checkpoint import torch_file
+from deeplab2.checkpoint import torch_kmax
 
 _SLOT = '/.OPTIMIZER_SLOT/'
 _MODEL = 'model/'
@@ -54,7 +59,8 @@ _TO_USE = 'it needs a configuration of the dataset that it was trained on'
 def newest(path: str) -> str:
   """Returns the checkpoint prefix that `path` means: itself, or the newest of a directory.
 
-  The newest is what the file `checkpoint` in a directory names, or the only one there is.
+  The newest is what the file `checkpoint` in a directory names, or the only one there is. A file of
+  PyTorch is its own prefix.
 
   Raises:
     UserError: if there is no checkpoint, or it is unknown which is the newest.
@@ -91,6 +97,8 @@ def _existing(path):
     )
   prefix = re.sub(f'{reading.FILE_ENDING}$', '', path)
   if not directory_lib.exists(prefix):
+    if torch_file.is_torch(path):
+      return torch_file.existing(path)
     raise errors.UserError(
       f'{path}: no such checkpoint; give the prefix of {prefix}.index without '
       'its ending, or a directory with checkpoints.'
@@ -98,13 +106,22 @@ def _existing(path):
   return prefix
 
 
-def restore_model(model: tf.Module, path: str, *, averages: bool = False) -> str:
+def restore_model(
+  model: tf.Module,
+  path: str,
+  *,
+  averages: bool = False,
+  conventions: structures.Conventions | None = None,
+) -> str:
   """Fills all variables of `model`, for use without further training.
 
   Args:
     model: with its variables created.
-    path: native or released DeepLab2 checkpoint, prefix or directory (its newest).
+    path: native or released DeepLab2 checkpoint, prefix or directory (its newest); or a file of
+      PyTorch kMaX-DeepLab.
     averages: whether to fill them with their moving averages, see trainer_options.ema_decay.
+    conventions: of the model, against which those of a released checkpoint are checked; without
+      them, no file of PyTorch is read.
 
   Returns:
     The prefix of the checkpoint that was read.
@@ -113,7 +130,7 @@ def restore_model(model: tf.Module, path: str, *, averages: bool = False) -> str
     UserError: if there is none, it cannot be read, it is not of exactly this model, or has no
       averages.
   """
-  reader = reading.Reader(newest(path))
+  reader = _open(path, conventions)
   if _is_native(reader):
     _restore_parts(reader, {'model': model}, for_classes=_TO_USE)
     if averages:
@@ -121,8 +138,22 @@ def restore_model(model: tf.Module, path: str, *, averages: bool = False) -> str
   elif averages:
     raise _without_averages(reader)
   else:
-    _restore_released(reader, released.load, model, for_classes=_TO_USE)
+    _restore_released(reader, released.load, model, conventions, for_classes=_TO_USE)
   return reader.prefix
+
+
+def _open(path, conventions):
+  """Returns a reader of the checkpoint that a path means."""
+  prefix = newest(path)
+  if not _is_of_torch(prefix):
+    return reading.Reader(prefix)
+  if conventions is None:
+    raise ValueError(f'{prefix} is of PyTorch: the conventions of the model are needed.')
+  return torch_kmax.Reader(prefix, conventions.label_space)
+
+
+def _is_of_torch(prefix):
+  return torch_file.is_torch(prefix) and not directory_lib.exists(prefix)
 
 
 def _apply_averages(reader, model):
@@ -152,7 +183,13 @@ def _without_averages(reader):
   )
 
 
-def initialize_model(model: tf.Module, path: str, *, fresh_class_heads: bool = False) -> str:
+def initialize_model(
+  model: tf.Module,
+  path: str,
+  *,
+  fresh_class_heads: bool = False,
+  conventions: structures.Conventions | None = None,
+) -> str:
   """Fills `model` from the checkpoint of another run, to train it further; logs a report.
 
   Args:
@@ -160,6 +197,7 @@ def initialize_model(model: tf.Module, path: str, *, fresh_class_heads: bool = F
     path: as of `restore_model`; a checkpoint of the backbone alone will also do.
     fresh_class_heads: leave the last semantic layers, and class heads with another number of
       classes, as they were initialised.
+    conventions: as of `restore_model`.
 
   Returns:
     The prefix of the checkpoint that was read.
@@ -167,7 +205,7 @@ def initialize_model(model: tf.Module, path: str, *, fresh_class_heads: bool = F
   Raises:
     UserError: as `restore_model`.
   """
-  reader = reading.Reader(newest(path))
+  reader = _open(path, conventions)
   heads = _semantic_heads(model)
   stored = any(key.startswith(f'{_HEADS}/') for key in reader.shapes())
   if heads and not stored:
@@ -178,16 +216,19 @@ def initialize_model(model: tf.Module, path: str, *, fresh_class_heads: bool = F
   if _is_native(reader):
     _restore_parts(reader, {'model': model, **(heads if stored else {})}, **classes)
   else:
-    _restore_released(reader, released.load, model, backbone_alone=True, **classes)
+    _restore_released(reader, released.load, model, conventions, backbone_alone=True, **classes)
   return reader.prefix
 
 
-def initialize_backbone(backbone: tf.Module, path: str) -> str:
+def initialize_backbone(
+  backbone: tf.Module, path: str, *, conventions: structures.Conventions | None = None
+) -> str:
   """Fills a backbone from a checkpoint of it alone, or of a whole model; logs a report.
 
   Args:
     backbone: with its variables created.
     path: as of `restore_model`.
+    conventions: of the model that it is of, as of `restore_model`.
 
   Returns:
     The prefix of the checkpoint that was read.
@@ -195,23 +236,25 @@ def initialize_backbone(backbone: tf.Module, path: str) -> str:
   Raises:
     UserError: as `restore_model`.
   """
-  reader = reading.Reader(newest(path))
+  reader = _open(path, conventions)
   if _is_native(reader):
     model = tf.Module()
     model.backbone = backbone
     _restore_parts(reader, {'model': model}, below='model/backbone/')
   else:
-    _restore_released(reader, released.load_backbone, backbone)
+    _restore_released(reader, released.load_backbone, backbone, conventions)
   return reader.prefix
 
 
 def stored_step(prefix: str) -> int:
   """Returns the number of updates that a checkpoint was saved after, 0 if it does not say.
 
+  Files of PyTorch do not.
+
   Raises:
     UserError: if the checkpoint cannot be read.
   """
-  return _number(reading.Reader(prefix), _STEP)
+  return 0 if _is_of_torch(prefix) else _number(reading.Reader(prefix), _STEP)
 
 
 def _number(reader, name):
@@ -468,16 +511,38 @@ def _because_of(keys):
   return f' (see {", ".join(sorted(options))}, which a run keeps)' if options else ''
 
 
-def _restore_released(reader, load, *arguments, **settings):
+def _restore_released(reader, load, model, conventions, **settings):
   """Calls `load`, a function of released.py, on a released checkpoint and logs its report."""
-  prefix = reader.prefix
+  prefix, origin, left_out = reader.prefix, 'DeepLab2', ''
   if not released.is_released(reader):
     known = (key for key in reader.stripped_shapes() if not _OF_TENSORFLOW.search(key))
     some = errors.listed(sorted(key for key in known if key != _STEP) or ['nothing'], 1)
     raise errors.UserError(
       f'{prefix}: neither a checkpoint of this program nor one of DeepLab2; it holds {some}.'
     )
-  report = load(reader, *arguments, **settings)
+  if isinstance(reader, torch_kmax.Reader):
+    origin = 'PyTorch kMaX-DeepLab'
+    left_out = f'; left out: {len(reader.counters)} counters of batches (num_batches_tracked)'
+  if conventions is not None:
+    _check_conventions(reader, origin, model, conventions, load is not released.load_backbone)
+  report = load(reader, model, **settings)
   # Next to a backbone there may be a classifier's head, or all of another model.
   log = logging.warning if report.unused else logging.info
-  log('%s, a checkpoint of DeepLab2: %s.', prefix, report.summary())
+  log('%s, a checkpoint of %s: %s%s.', prefix, origin, report.summary(), left_out)
+
+
+def _check_conventions(reader, origin, model, configured, whole):
+  """Raises UserError if the model of a released checkpoint computes otherwise."""
+  keys = reader.stripped_shapes()
+  if not isinstance(reader, torch_kmax.Reader):
+    computed = conventions_lib.of_deeplab2(keys, configured)
+  else:
+    computed = reader.computed
+    variables = released_keys.of_model(model, '' if whole else 'backbone')
+    if _of_backbone(keys) != _of_backbone(variables):
+      return  # Another backbone, which is refused as such.
+  conventions_lib.check(computed, configured, whole=whole, prefix=reader.prefix, origin=origin)
+
+
+def _of_backbone(keys):
+  return {key for key in keys if key.startswith('encoder/')}

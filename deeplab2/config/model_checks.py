@@ -61,6 +61,9 @@ def _check_kmax(config):
       f'there are {len(kmax.pixel_decoder_stages)}; '
       f'high_resolution_stride {kmax.high_resolution_stride} takes {wanted}, from stride 32 on.',
     )
+  _check_pixel_decoder_features(config, wanted)
+  values.positive(config, f'{_KMAX}.pixel_decoder_dilation')
+  values.one_of(config, f'{_KMAX}.semantic_feature', ('stage5', 'res5'))
   for index, stage in enumerate(kmax.pixel_decoder_stages):
     path = f'{_KMAX}.pixel_decoder_stages[{index}]'
     values.positive(config, path, 'filters', 'num_blocks')
@@ -68,6 +71,28 @@ def _check_kmax(config):
       raise config.error(f'{path}.type', 'is missing; give AXIAL or BOTTLENECK.')
     if stage.type == stage.AXIAL and stage.filters % 8:
       raise config.error(f'{path}.filters', 'must be a multiple of the 8 attention heads.')
+
+
+def _check_pixel_decoder_features(config, num_stages):
+  path = f'{_KMAX}.pixel_decoder_features'
+  features = config.value(path)
+  if not features:
+    return
+  if len(features) != num_stages:
+    raise config.error(path, f'must be {num_stages} names, one for each of pixel_decoder_stages.')
+  finest = 2 if config.value('model_options.backbone.stem_max_pool') else 1
+  before = 5
+  for feature in features:
+    if feature not in structures.Pyramid._fields:
+      raise config.error(path, f'{feature!r} is none of {", ".join(structures.Pyramid._fields)}.')
+    level = max(int(feature[-1]), finest)
+    if level > before:
+      raise config.error(
+        path,
+        f'{feature} is coarser than the feature before, at stride {2**before}; must go from '
+        'coarse to fine.',
+      )
+    before = level
 
 
 def _check_semantic_branch(config):

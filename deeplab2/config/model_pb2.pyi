@@ -61,7 +61,7 @@ class InstanceOptions(_message.Message):
     def __init__(self, enable: bool = ..., low_level_override: _Optional[_Iterable[_Union[LowLevelOptions, _Mapping]]] = ..., instance_decoder_override: _Optional[_Union[DecoderOptions, _Mapping]] = ..., center_head: _Optional[_Union[HeadOptions, _Mapping]] = ..., regression_head: _Optional[_Union[HeadOptions, _Mapping]] = ..., next_regression_head: _Optional[_Union[HeadOptions, _Mapping]] = ...) -> None: ...
 
 class KMaXOptions(_message.Message):
-    __slots__ = ("num_mask_slots", "pixel_decoder_stages", "decoder_layers", "decoder_drop_path_keep_prob", "high_resolution_stride", "semantic_decoder", "cluster_channels", "feed_forward_channels")
+    __slots__ = ("num_mask_slots", "pixel_decoder_stages", "decoder_layers", "decoder_drop_path_keep_prob", "high_resolution_stride", "semantic_decoder", "cluster_channels", "feed_forward_channels", "pixel_decoder_features", "pixel_decoder_dilation", "semantic_feature")
     class PixelDecoderStage(_message.Message):
         __slots__ = ("filters", "num_blocks", "type")
         class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -85,6 +85,9 @@ class KMaXOptions(_message.Message):
     SEMANTIC_DECODER_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_CHANNELS_FIELD_NUMBER: _ClassVar[int]
     FEED_FORWARD_CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    PIXEL_DECODER_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    PIXEL_DECODER_DILATION_FIELD_NUMBER: _ClassVar[int]
+    SEMANTIC_FEATURE_FIELD_NUMBER: _ClassVar[int]
     num_mask_slots: int
     pixel_decoder_stages: _containers.RepeatedCompositeFieldContainer[KMaXOptions.PixelDecoderStage]
     decoder_layers: _containers.RepeatedScalarFieldContainer[int]
@@ -93,12 +96,15 @@ class KMaXOptions(_message.Message):
     semantic_decoder: bool
     cluster_channels: int
     feed_forward_channels: int
-    def __init__(self, num_mask_slots: _Optional[int] = ..., pixel_decoder_stages: _Optional[_Iterable[_Union[KMaXOptions.PixelDecoderStage, _Mapping]]] = ..., decoder_layers: _Optional[_Iterable[int]] = ..., decoder_drop_path_keep_prob: _Optional[float] = ..., high_resolution_stride: _Optional[int] = ..., semantic_decoder: bool = ..., cluster_channels: _Optional[int] = ..., feed_forward_channels: _Optional[int] = ...) -> None: ...
+    pixel_decoder_features: _containers.RepeatedScalarFieldContainer[str]
+    pixel_decoder_dilation: int
+    semantic_feature: str
+    def __init__(self, num_mask_slots: _Optional[int] = ..., pixel_decoder_stages: _Optional[_Iterable[_Union[KMaXOptions.PixelDecoderStage, _Mapping]]] = ..., decoder_layers: _Optional[_Iterable[int]] = ..., decoder_drop_path_keep_prob: _Optional[float] = ..., high_resolution_stride: _Optional[int] = ..., semantic_decoder: bool = ..., cluster_channels: _Optional[int] = ..., feed_forward_channels: _Optional[int] = ..., pixel_decoder_features: _Optional[_Iterable[str]] = ..., pixel_decoder_dilation: _Optional[int] = ..., semantic_feature: _Optional[str] = ...) -> None: ...
 
 class ModelOptions(_message.Message):
     __slots__ = ("backbone", "decoder", "deeplab_v3", "deeplab_v3_plus", "panoptic_deeplab", "motion_deeplab", "max_deeplab", "vip_deeplab", "initial_checkpoint", "restore_semantic_last_layer_from_initial_checkpoint", "restore_instance_last_layer_from_initial_checkpoint", "kmax")
     class BackboneOptions(_message.Message):
-        __slots__ = ("name", "output_stride", "pretrained_weights", "use_squeeze_and_excite", "drop_path_keep_prob", "drop_path_schedule", "stem_width_multiplier", "backbone_width_multiplier", "backbone_layer_multiplier", "use_sac_beyond_stride")
+        __slots__ = ("name", "output_stride", "pretrained_weights", "use_squeeze_and_excite", "drop_path_keep_prob", "drop_path_schedule", "stem_width_multiplier", "backbone_width_multiplier", "backbone_layer_multiplier", "use_sac_beyond_stride", "stem_max_pool")
         NAME_FIELD_NUMBER: _ClassVar[int]
         OUTPUT_STRIDE_FIELD_NUMBER: _ClassVar[int]
         PRETRAINED_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +115,7 @@ class ModelOptions(_message.Message):
         BACKBONE_WIDTH_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
         BACKBONE_LAYER_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
         USE_SAC_BEYOND_STRIDE_FIELD_NUMBER: _ClassVar[int]
+        STEM_MAX_POOL_FIELD_NUMBER: _ClassVar[int]
         name: str
         output_stride: int
         pretrained_weights: str
@@ -119,7 +126,8 @@ class ModelOptions(_message.Message):
         backbone_width_multiplier: float
         backbone_layer_multiplier: float
         use_sac_beyond_stride: int
-        def __init__(self, name: _Optional[str] = ..., output_stride: _Optional[int] = ..., pretrained_weights: _Optional[str] = ..., use_squeeze_and_excite: bool = ..., drop_path_keep_prob: _Optional[float] = ..., drop_path_schedule: _Optional[str] = ..., stem_width_multiplier: _Optional[float] = ..., backbone_width_multiplier: _Optional[float] = ..., backbone_layer_multiplier: _Optional[float] = ..., use_sac_beyond_stride: _Optional[int] = ...) -> None: ...
+        stem_max_pool: bool
+        def __init__(self, name: _Optional[str] = ..., output_stride: _Optional[int] = ..., pretrained_weights: _Optional[str] = ..., use_squeeze_and_excite: bool = ..., drop_path_keep_prob: _Optional[float] = ..., drop_path_schedule: _Optional[str] = ..., stem_width_multiplier: _Optional[float] = ..., backbone_width_multiplier: _Optional[float] = ..., backbone_layer_multiplier: _Optional[float] = ..., use_sac_beyond_stride: _Optional[int] = ..., stem_max_pool: bool = ...) -> None: ...
     class DeeplabV3Options(_message.Message):
         __slots__ = ("num_classes",)
         NUM_CLASSES_FIELD_NUMBER: _ClassVar[int]

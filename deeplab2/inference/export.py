@@ -23,7 +23,8 @@ def export(config_file: str, checkpoint_path: str, export_path: str, overrides=(
 
   Args:
     config_file: textproto of the experiment.
-    checkpoint_path: prefix of a checkpoint, or a directory whose newest one is taken.
+    checkpoint_path: prefix of a checkpoint, a directory whose newest one is taken, or a file of
+      PyTorch kMaX-DeepLab.
     export_path: directory of the SavedModel.
     overrides: 'a.b.c=value' each.
 
@@ -34,7 +35,12 @@ def export(config_file: str, checkpoint_path: str, export_path: str, overrides=(
   checks.check_mode(config, 'export')
   saved_model.check_replaceable(export_path)
   model = assemble.model(config)
-  restore.restore_model(model, checkpoint_path, averages=trainer_checks.averages_are_used(config))
+  restore.restore_model(
+    model,
+    checkpoint_path,
+    averages=trainer_checks.averages_are_used(config),
+    conventions=assemble.conventions(config),
+  )
   saved_model.save(segmenter.create(config, model), assemble.dataset_info(config), export_path)
   print(f'Exported {checkpoint_path} to {export_path}')
 
@@ -46,7 +52,7 @@ def main(arguments) -> int:
   parser.add_path(
     '--checkpoint_path',
     required=True,
-    help='Prefix of a checkpoint, or a directory whose newest one is taken.',
+    help='Prefix of a checkpoint, a directory whose newest one is taken, or a file of PyTorch.',
   )
   parser.add_path('--export_path', required=True, help='Directory to write the SavedModel to.')
   parser.add_overrides()

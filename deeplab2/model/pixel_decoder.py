@@ -14,12 +14,19 @@ from deeplab2.model.layers import conv
 from deeplab2.model.layers import norm as norm_lib
 from deeplab2.model.layers import recompute
 
-# Types of residual blocks. The released models have a dilation of 2 in the decoder's 3x3
-# convolutions.
-BLOCKS: dict[str, Callable[..., tf_keras.layers.Layer]] = {
-  'AXIAL': bottleneck.AxialBottleneck,
-  'BOTTLENECK': functools.partial(bottleneck.Bottleneck, dilation=2),
-}
+# What the stages read, from stride 32 on.
+FEATURES = ('stage5', 'stage4', 'stage3', 'stage2', 'stage1')
+
+
+def blocks(dilation: int) -> dict[str, Callable[..., tf_keras.layers.Layer]]:
+  """Returns the types of residual blocks; `dilation` is that of the 3x3 convolutions."""
+  return {
+    'AXIAL': bottleneck.AxialBottleneck,
+    'BOTTLENECK': functools.partial(bottleneck.Bottleneck, dilation=dilation),
+  }
+
+
+BLOCKS = blocks(2)  # Of DeepLab2's models.
 
 
 class PixelDecoderStage(NamedTuple):
@@ -27,7 +34,7 @@ class PixelDecoderStage(NamedTuple):
 
   filters: int
   num_blocks: int
-  block: Callable[..., tf_keras.layers.Layer]  # A value of BLOCKS.
+  block: Callable[..., tf_keras.layers.Layer]  # A value of BLOCKS, or of other `blocks`.
 
 
 class _Input(tf_keras.layers.Layer):
@@ -68,20 +75,32 @@ class SkipConnection(tf_keras.layers.Layer):
 class PixelDecoder(tf_keras.layers.Layer):
   """Residual blocks at stride 32, 16, 8, 4 and, with five stages, 2, joined by skip connections."""
 
-  def __init__(self, stages: Sequence[PixelDecoderStage], norm: norm_lib.NormSettings, **kwargs):
+  def __init__(
+    self,
+    stages: Sequence[PixelDecoderStage],
+    norm: norm_lib.NormSettings,
+    *,
+    features: Sequence[str] = (),
+    **kwargs,
+  ):
     """Creates a decoder.
 
     Args:
       stages: 4 (up to stride 4) or 5 (up to stride 2), from stride 32 on.
       norm: settings of the batch norms.
+      features: what each stage reads, fields of structures.Pyramid; none: those of FEATURES.
       **kwargs: passed on to the Keras layer.
 
     Raises:
-      ValueError: on any other number of stages.
+      ValueError: on any other number of stages, or one of features that differs from it.
     """
     super().__init__(**kwargs)
     if len(stages) not in (4, 5):
       raise ValueError(f'The pixel decoder has 4 or 5 stages, not {len(stages)}.')
+    read = list(features or FEATURES[: len(stages)])
+    if len(read) != len(stages):
+      raise ValueError(f'{len(stages)} stages cannot read the features {read}.')
+    self._features = read
     self.backbone_norms = [
       norm_lib.LayerNorm(name=f'backbone_norm{i}') for i, _ in enumerate(stages)
     ]
@@ -101,13 +120,12 @@ class PixelDecoder(tf_keras.layers.Layer):
 
   def call(self, pyramid: structures.Pyramid, training: bool = False) -> tuple[tf.Tensor, ...]:
     """Returns one feature per stage, from stride 32 to the highest resolution."""
-    backbone = (pyramid.stage5, pyramid.stage4, pyramid.stage3, pyramid.stage2, pyramid.stage1)
     decoded: list[tf.Tensor] = []
-    for i, blocks in enumerate(self.stages):
-      x = self.backbone_norms[i](backbone[i])
+    for i, stage in enumerate(self.stages):
+      x = self.backbone_norms[i](getattr(pyramid, self._features[i]))
       if i:
         x = self.skip_connections[i - 1](decoded[-1], x, training=training)
-      for block in blocks:
+      for block in stage:
         x = recompute.block(block, x, training)
       decoded.append(x)
     return tuple(decoded)

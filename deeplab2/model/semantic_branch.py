@@ -22,6 +22,7 @@ class SemanticBranch(tf_keras.layers.Layer):
     head_channels: int = 256,
     decoder: semantic_decoder.SemanticDecoder | None = None,
     head_conv=conv.SEPARABLE_5X5,
+    feature: str = 'stage5',
     **kwargs,
   ):
     """Creates a branch.
@@ -30,13 +31,15 @@ class SemanticBranch(tf_keras.layers.Layer):
       num_classes: dataset ids.
       norm: settings of the batch norms.
       head_channels: hidden channels of the head.
-      decoder: of the backbone's features; None: the head reads stage5, and the logits have
+      decoder: of the backbone's features; None: the head reads `feature`, and the logits have
         stride 32.
       head_conv: type of the head's 5x5 convolution, a value of conv.CONVS_5X5.
+      feature: of stride 32, a field of structures.Pyramid.
       **kwargs: passed on to the Keras layer.
     """
     super().__init__(**kwargs)
     self.decoder = decoder
+    self._feature = feature
     self.hidden = head_conv(head_channels, norm=norm, activation=activations.gelu, name='hidden')
     self.final = affine.Projection(
       num_classes, spatial_rank=2, name='final', kernel_initializer=conv.truncated_normal(0.01)
@@ -44,5 +47,8 @@ class SemanticBranch(tf_keras.layers.Layer):
 
   def call(self, pyramid: structures.Pyramid, training: bool = False) -> tf.Tensor:
     """Returns float32 logits [B, h, w, num_classes] of the decoder's size."""
-    x = pyramid.stage5 if self.decoder is None else self.decoder(pyramid, training=training)
+    if self.decoder is None:
+      x = getattr(pyramid, self._feature)
+    else:
+      x = self.decoder(pyramid, training=training)
     return tf.cast(self.final(self.hidden(x, training=training)), tf.float32)

@@ -30,6 +30,7 @@ class SemanticDecoder(tf_keras.layers.Layer):
     *,
     norm: norm_lib.NormSettings,
     fusion_conv=conv.SEPARABLE_5X5,
+    feature: str = 'stage5',
     **kwargs,
   ):
     """Creates a decoder.
@@ -40,18 +41,19 @@ class SemanticDecoder(tf_keras.layers.Layer):
       channels: of the result.
       norm: settings of the batch norms.
       fusion_conv: type of the 5x5 convolutions, a value of conv.CONVS_5X5.
+      feature: of stride 32, that the pyramid pooling reads, a field of structures.Pyramid.
       **kwargs: passed on to the Keras layer.
 
     Raises:
       ValueError: if the backbone has no such feature.
     """
     super().__init__(**kwargs)
+    self._pooled = feature
     self._features = [level.feature for level in low_levels]
-    for feature in self._features:
-      if feature not in structures.Pyramid._fields:
+    for name in (feature, *self._features):
+      if name not in structures.Pyramid._fields:
         raise ValueError(
-          f'{feature!r} is no feature of a backbone; choose from '
-          f'{list(structures.Pyramid._fields)}.'
+          f'{name!r} is no feature of a backbone; choose from {list(structures.Pyramid._fields)}.'
         )
     self.pyramid_pooling = pyramid_pooling
     self.low_level = [
@@ -64,7 +66,7 @@ class SemanticDecoder(tf_keras.layers.Layer):
     ]
 
   def call(self, pyramid: structures.Pyramid, training: bool = False) -> tf.Tensor:
-    x = self.pyramid_pooling(pyramid.stage5, training=training)
+    x = self.pyramid_pooling(getattr(pyramid, self._pooled), training=training)
     for feature, project, fuse in zip(self._features, self.low_level, self.fusion, strict=True):
       low = project(getattr(pyramid, feature), training=training)
       x = fuse(tf.concat([conv.resize_like(x, low), low], axis=-1), training=training)

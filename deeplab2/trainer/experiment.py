@@ -106,7 +106,9 @@ def evaluate(config: Config, directory: str, stop: stopping.Request | None = Non
       raise errors.UserError(
         f'{directory}: there is no checkpoint, and {_INITIAL} is not set: nothing to evaluate.'
       )
-    prefix = source = restore.restore_model(model, initial, averages=averages)
+    prefix = source = restore.restore_model(
+      model, initial, averages=averages, conventions=assemble.conventions(config)
+    )
   logging.info('Evaluating %s', prefix)
   with hosts.own_directory(directory) as output:
     _eval_loop(config, output, model, global_step, stop, source=source).run()
@@ -252,14 +254,19 @@ def _restore(config, model, checkpoints, state):
 def _initialize(config, model, directory):
   """Fills the model from what the configuration names; says which."""
   pretrained, initial = config.resolved(_PRETRAINED), config.resolved(_INITIAL)
+  conventions = assemble.conventions(config)
   if pretrained:
-    logging.info('Backbone from %s', restore.initialize_backbone(model.backbone, pretrained))
+    logging.info(
+      'Backbone from %s',
+      restore.initialize_backbone(model.backbone, pretrained, conventions=conventions),
+    )
   if initial:
     options = config.options.model_options
     prefix = restore.initialize_model(
       model,
       initial,
       fresh_class_heads=not options.restore_semantic_last_layer_from_initial_checkpoint,
+      conventions=conventions,
     )
     logging.info('Started from %s', prefix)
   elif not pretrained:

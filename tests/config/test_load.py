@@ -204,6 +204,8 @@ def test_every_text_that_is_a_path_is_known():
       'name',
       'experiment_name',
       'feature_key',
+      'pixel_decoder_features',
+      'semantic_feature',
       'head_conv_type',
       'decoder_conv_type',
       'learning_policy',

@@ -38,6 +38,17 @@ HEAD = 'model_options.max_deeplab.auxiliary_semantic_head'
       f'{KMAX}.pixel_decoder_stages={{filters: 8 num_blocks: 1 type: AXIAL}}',
       'there are 1; high_resolution_stride 4 takes 4, from stride 32 on.',
     ),
+    (f'{KMAX}.pixel_decoder_features=stage5', 'must be 4 names, one for each of pixel_decoder_'),
+    (
+      f'{KMAX}.pixel_decoder_features=res5,res4,res3,stem',
+      "'stem' is none of stage1, stage2,",
+    ),
+    (
+      f'{KMAX}.pixel_decoder_features=res5,res3,res4,res2',
+      'res4 is coarser than the feature before, at stride 8; must go from coarse to fine.',
+    ),
+    (f'{KMAX}.pixel_decoder_dilation=0', 'must be greater than 0.'),
+    (f'{KMAX}.semantic_feature=res4', 'must be one of stage5, res5.'),
   ],
 )
 def test_refused(small, override, message):
@@ -77,6 +88,8 @@ def test_stages(small, stage, message):
     ],
     [f'{HEAD}='],
     [f'{KMAX}.semantic_decoder=false', 'model_options.decoder='],
+    [f'{KMAX}.pixel_decoder_features=res5,stage4,res3,res1'],
+    [f'{KMAX}.semantic_feature=res5', f'{KMAX}.pixel_decoder_dilation=1'],
   ],
 )
 def test_accepted(small, overrides):
@@ -94,3 +107,15 @@ def test_sampling_of_the_semantic_loss_needs_the_decoder(small):
   small(sample)
   with pytest.raises(errors.UserError, match='semantic_sample_k = 64: needs'):
     small(sample, f'{KMAX}.semantic_decoder=false')
+
+
+def test_the_stem_comes_before_stage_2_where_both_are_at_stride_4(small):
+  five = [
+    f'{KMAX}.high_resolution_stride=2',
+    f'{KMAX}.pixel_decoder_features=res5,res4,res3,res1,res2',
+  ]
+  small(*five, 'model_options.backbone.stem_max_pool=true')
+  with pytest.raises(
+    errors.UserError, match='res2 is coarser than the feature before, at stride 2'
+  ):
+    small(*five)

@@ -55,6 +55,44 @@ def test_stages(num_stages):
   assert [len(blocks) for blocks in decoder.stages] == [2, 1, 1, 1, 3][:num_stages]
 
 
+def test_features():
+  """Each stage reads what it is told to, whatever the others read."""
+  stages = [pixel_decoder.PixelDecoderStage(4, 1, pixel_decoder.BLOCKS['BOTTLENECK'])] * 5
+  pyramid = structures.Pyramid(
+    *(tf.random.normal([1, size, size, 5]) for size in (17, 17, 9, 5, 3) * 2)
+  )
+  swapped = pyramid._replace(
+    stage5=pyramid.res5,
+    stage4=pyramid.res4,
+    stage3=pyramid.res3,
+    stage2=pyramid.res1,
+    stage1=pyramid.res2,
+  )
+  decoder = pixel_decoder.PixelDecoder(
+    stages, builders.NORM, features=('res5', 'res4', 'res3', 'res1', 'res2')
+  )
+  usual = pixel_decoder.PixelDecoder(stages, builders.NORM)
+  decoder(pyramid)
+  usual(pyramid)
+  for ours, others in zip(decoder.variables, usual.variables, strict=True):
+    others.assign(ours)
+  for ours, expected in zip(decoder(pyramid), usual(swapped), strict=True):
+    np.testing.assert_array_equal(ours, expected)
+  with pytest.raises(ValueError, match="5 stages cannot read the features .'res5', 'res4'."):
+    pixel_decoder.PixelDecoder(stages, builders.NORM, features=('res5', 'res4'))
+
+
+def test_dilation():
+  """Of the blocks that are asked for; 2 in DeepLab2's."""
+  x = np.zeros([1, 9, 9, 1], np.float32)
+  x[0, 4, 4] = 1.0
+  for blocks, distance in ((pixel_decoder.BLOCKS, 2), (pixel_decoder.blocks(1), 1)):
+    block = blocks['BOTTLENECK'](1, norm=builders.NORM, activation=tf.identity)
+    block(x)
+    changed = np.flatnonzero(np.any(block.conv(x).numpy() != 0, axis=(0, 2, 3)))
+    np.testing.assert_array_equal(changed, [4 - distance, 4, 4 + distance])
+
+
 def test_number_of_stages():
   stage = pixel_decoder.PixelDecoderStage(8, 1, pixel_decoder.BLOCKS['BOTTLENECK'])
   with pytest.raises(ValueError, match='4 or 5 stages, not 3'):

@@ -31,3 +31,9 @@ def test_semantic_branch_golden(golden, mode):
 def test_without_decoder_it_stays_at_stride_32():
   pyramid = structures.Pyramid(*[None] * 10)._replace(stage5=tf.zeros([1, 3, 5, 8]))
   assert semantic_branch.SemanticBranch(7, norm=builders.NORM)(pyramid).shape == (1, 3, 5, 7)
+
+
+def test_it_reads_the_feature_that_it_is_told_to():
+  branch = semantic_branch.SemanticBranch(7, norm=builders.NORM, feature='res5')
+  pyramid = structures.Pyramid(*[None] * 10)._replace(res5=tf.zeros([1, 3, 5, 8]))
+  assert branch(pyramid).shape == (1, 3, 5, 7)

@@ -19,11 +19,16 @@ BACKBONES: dict[str, Callable[..., tf_keras.layers.Layer]] = {
   'resnet50': resnet.resnet50,
 }
 WITHOUT_DROP_PATH = frozenset(mobilenet_v3.MOBILENETS)
+WITH_MAX_POOL = frozenset({'resnet50'})  # Those whose stem can end in one.
 _WITHOUT_BATCH_NORM = frozenset(convnext.CONVNEXTS)
 
 
 def create(
-  name: str, *, norm: norm_lib.NormSettings, drop_path_keep_prob: float = 1.0
+  name: str,
+  *,
+  norm: norm_lib.NormSettings,
+  drop_path_keep_prob: float = 1.0,
+  stem_max_pool: bool = False,
 ) -> tf_keras.layers.Layer:
   """Creates a backbone: `backbone(images in -1..1, training=...)` -> structures.Pyramid.
 
@@ -31,10 +36,11 @@ def create(
     name: a key of BACKBONES.
     norm: settings of its batch norms.
     drop_path_keep_prob: probability that training keeps the residual of the last block.
+    stem_max_pool: whether its stem ends in a max-pooling.
 
   Raises:
-    ValueError: if there is no backbone of that name, or it is one of WITHOUT_DROP_PATH and
-      `drop_path_keep_prob` is not 1.
+    ValueError: if there is no backbone of that name, it is one of WITHOUT_DROP_PATH and
+      `drop_path_keep_prob` is not 1, or none of WITH_MAX_POOL and there is to be one.
   """
   if name not in BACKBONES:
     raise ValueError(f'{name!r} is no backbone; choose from {sorted(BACKBONES)}.')
@@ -45,4 +51,8 @@ def create(
     raise ValueError(
       f'drop_path_keep_prob is {drop_path_keep_prob}; {name} has no drop path: it must be 1.0.'
     )
+  if name in WITH_MAX_POOL:
+    settings['stem_max_pool'] = stem_max_pool
+  elif stem_max_pool:
+    raise ValueError(f'{name} has no max-pooling; {", ".join(WITH_MAX_POOL)} can have one.')
   return BACKBONES[name](**settings)

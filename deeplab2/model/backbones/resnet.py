@@ -1,4 +1,7 @@
-"""ResNet (He et al. 2016) as kMaX-DeepLab's pixel encoder: no pooling, sums without activation."""
+"""ResNet (He et al. 2016) as kMaX-DeepLab's pixel encoder: sums without activation.
+
+DeepLab2's has no pooling; PyTorch's has the max-pooling of the paper behind its stem.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -18,11 +21,12 @@ from deeplab2.model.layers import recompute
 BlockFactory = Callable[[int, int, int, float], tf_keras.layers.Layer]
 
 _FILTERS = (64, 128, 256, 512)
+_STRIDES = (4, 8, 16, 32)
 _STEM_STRIDE = 2
 
 
 class ResNet(tf_keras.layers.Layer):
-  """A stem at stride 2 and four stages of residual blocks at strides 4 to 32."""
+  """A stem at stride 2 or 4, and four stages of residual blocks at strides 4 to 32."""
 
   def __init__(
     self,
@@ -32,28 +36,31 @@ class ResNet(tf_keras.layers.Layer):
     block: BlockFactory,
     activation: conv.Activation,
     drop_path_keep_prob: float = 1.0,
+    stem_stride: int = _STEM_STRIDE,
     **kwargs,
   ):
     """Creates a ResNet.
 
     Args:
-      stem: images [B, H, W, 3] -> a feature, not activated, at stride 2.
-      blocks_per_stage: numbers of blocks of the four stages; the first of each has stride 2.
+      stem: images [B, H, W, 3] -> a feature at `stem_stride`.
+      blocks_per_stage: numbers of blocks of the four stages; the first of each has the stride that
+        leads to that of the stage.
       block: makes one residual block.
       activation: of the activated features.
       drop_path_keep_prob: probability, in (0, 1], that training keeps the residual of a block of
         stride 32; blocks of stride 16 lie in between, earlier ones are always kept.
+      stem_stride: 2 or 4.
       **kwargs: passed on to the Keras layer.
     """
     super().__init__(**kwargs)
     self._activation = activation
     self.stem = stem
     self.stages = []
-    stride = _STEM_STRIDE
-    for filters, count in zip(_FILTERS, blocks_per_stage, strict=True):
+    stride = stem_stride
+    for filters, count, stage_stride in zip(_FILTERS, blocks_per_stage, _STRIDES, strict=True):
       blocks = []
-      for index in range(count):
-        block_stride = 2 if index == 0 else 1
+      for _ in range(count):
+        block_stride = stage_stride // stride
         # Stride 16 is three quarters of the depth, stride 32 all of it.
         keep = drop_path.keep_prob(drop_path_keep_prob, stride.bit_length() - 2, 4)
         blocks.append(block(filters, block_stride, stride, keep if stride >= 16 else 1.0))
@@ -75,6 +82,18 @@ class ResNet(tf_keras.layers.Layer):
   def groups_by_depth(self) -> list[list[tf_keras.layers.Layer]]:
     """Returns the layers from the images on, see depth.groups."""
     return depth.groups([self.stem], self.stages)
+
+
+class MaxPoolStem(conv.ConvNorm):
+  """A 7x7 convolution of stride 2, ReLU, and 3x3 max-pooling of stride 2: stride 4 in all."""
+
+  def __init__(self, filters: int, *, norm: norm_lib.NormSettings, **kwargs):
+    super().__init__(filters, 7, norm=norm, stride=2, activation=tf.nn.relu, **kwargs)
+
+  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    # Zeros around what is not negative are never the largest.
+    x, padding = conv.pad_evenly(super().call(x, training=training), 3, 2)
+    return tf.nn.max_pool2d(x, 3, 2, padding)
 
 
 class InceptionStem(tf_keras.layers.Layer):
@@ -104,8 +123,10 @@ class InceptionStem(tf_keras.layers.Layer):
     return x
 
 
-def resnet50(*, norm: norm_lib.NormSettings, drop_path_keep_prob: float = 1.0) -> ResNet:
-  """ResNet-50 with a 7x7 stem."""
+def resnet50(
+  *, norm: norm_lib.NormSettings, drop_path_keep_prob: float = 1.0, stem_max_pool: bool = False
+) -> ResNet:
+  """ResNet-50 with a 7x7 stem, which ends in a max-pooling if `stem_max_pool`."""
 
   def block(filters, stride, input_stride, keep):
     del input_stride
@@ -113,8 +134,13 @@ def resnet50(*, norm: norm_lib.NormSettings, drop_path_keep_prob: float = 1.0) -
       filters, norm=norm, activation=tf.nn.relu, stride=stride, drop_path_keep_prob=keep
     )
 
+  if stem_max_pool:
+    stem, stem_stride = MaxPoolStem(64, norm=norm, name='stem'), 4
+  else:
+    stem, stem_stride = conv.ConvNorm(64, 7, norm=norm, stride=2, name='stem'), 2
   return ResNet(
-    stem=conv.ConvNorm(64, 7, norm=norm, stride=2, name='stem'),
+    stem=stem,
+    stem_stride=stem_stride,
     blocks_per_stage=(3, 4, 6, 3),
     block=block,
     activation=tf.nn.relu,

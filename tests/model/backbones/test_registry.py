@@ -147,3 +147,9 @@ def test_drop_path_where_there_is_none():
   assert registry.WITHOUT_DROP_PATH == {'mobilenet_v3_large', 'mobilenet_v3_small'}
   with pytest.raises(ValueError, match='0.9'):
     registry.create('mobilenet_v3_small', norm=builders.NORM, drop_path_keep_prob=0.9)
+
+
+def test_max_pooling_where_there_is_none():
+  assert registry.WITH_MAX_POOL == {'resnet50'}
+  with pytest.raises(ValueError, match='axial_resnet50 has no max-pooling; resnet50 can'):
+    registry.create('axial_resnet50', norm=builders.NORM, stem_max_pool=True)
