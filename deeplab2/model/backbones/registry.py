@@ -19,11 +19,18 @@ BACKBONES: dict[str, Callable[..., tf_keras.layers.Layer]] = {
   'resnet50': resnet.resnet50,
 }
 WITHOUT_DROP_PATH = frozenset(mobilenet_v3.MOBILENETS)
+WITH_WIDTHS = frozenset(mobilenet_v3.MOBILENETS)  # Those that have a width multiplier,
+WITH_GATES = frozenset({'mobilenet_v3_large', 'mobilenet_v3_small'})  # and a choice of gates.
 _WITHOUT_BATCH_NORM = frozenset(convnext.CONVNEXTS)
 
 
 def create(
-  name: str, *, norm: norm_lib.NormSettings, drop_path_keep_prob: float = 1.0
+  name: str,
+  *,
+  norm: norm_lib.NormSettings,
+  drop_path_keep_prob: float = 1.0,
+  width_multiplier: float = 1.0,
+  squeeze_excite_gate: str = 'SIGMOID',
 ) -> tf_keras.layers.Layer:
   """Creates a backbone: `backbone(images in -1..1, training=...)` -> structures.Pyramid.
 
@@ -31,10 +38,12 @@ def create(
     name: a key of BACKBONES.
     norm: settings of its batch norms.
     drop_path_keep_prob: probability that training keeps the residual of the last block.
+    width_multiplier: of its widths.
+    squeeze_excite_gate: what squeeze-and-excite ends in, a key of squeeze_excite.GATES.
 
   Raises:
-    ValueError: if there is no backbone of that name, or it is one of WITHOUT_DROP_PATH and
-      `drop_path_keep_prob` is not 1.
+    ValueError: if there is no backbone of that name, or it has no such choice (see
+      WITHOUT_DROP_PATH, WITH_WIDTHS, WITH_GATES) and the value is not the default.
   """
   if name not in BACKBONES:
     raise ValueError(f'{name!r} is no backbone; choose from {sorted(BACKBONES)}.')
@@ -45,4 +54,12 @@ def create(
     raise ValueError(
       f'drop_path_keep_prob is {drop_path_keep_prob}; {name} has no drop path: it must be 1.0.'
     )
+  for having, setting, value, default in (
+    (WITH_WIDTHS, 'width_multiplier', width_multiplier, 1.0),
+    (WITH_GATES, 'squeeze_excite_gate', squeeze_excite_gate, 'SIGMOID'),
+  ):
+    if name in having:
+      settings[setting] = value
+    elif value != default:
+      raise ValueError(f'{setting} is {value}; {name} has no choice: it must be {default}.')
   return BACKBONES[name](**settings)
