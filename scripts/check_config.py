@@ -17,6 +17,7 @@ from deeplab2 import assemble
 from deeplab2 import command_line
 from deeplab2 import errors
 from deeplab2 import model_size
+from deeplab2.checkpoint import pretrained
 from deeplab2.checkpoint import restore
 from deeplab2.config import checks
 from deeplab2.config import load
@@ -24,7 +25,9 @@ from deeplab2.config import textproto
 
 _DATASETS = ('eval_dataset_options', 'train_dataset_options')
 _CROPS = tuple(f'{dataset}.crop_size' for dataset in _DATASETS)
-_CHECKPOINTS = ('model_options.initial_checkpoint', 'model_options.backbone.pretrained_weights')
+_INITIAL = 'model_options.initial_checkpoint'
+_PRETRAINED = 'model_options.backbone.pretrained_weights'
+_CHECKPOINTS = (_INITIAL, _PRETRAINED)
 _PARTS = {
   'backbone': 'backbone',
   'pixel_decoder': 'pixel decoder',
@@ -66,8 +69,12 @@ def _absent(config, unresolved):
         yield error
   for field in _CHECKPOINTS:
     if config.value(field) and field not in unresolved:
+      source = config.value(field)
       try:
-        restore.newest(config.value(field))
+        if field == _PRETRAINED and pretrained.is_meant(source):
+          pretrained.check_there(source)
+        else:
+          restore.newest(source)
       except errors.UserError as error:
         yield config.error(field, str(error))
 

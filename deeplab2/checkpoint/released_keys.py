@@ -6,6 +6,7 @@ such as `backbone/stages/0/0/reduce/kernel`, to those keys. Nothing here knows t
 any tf.Module or Keras model with such paths will do.
 """
 
+from collections.abc import Iterable, Iterator
 import re
 
 import tensorflow as tf
@@ -143,7 +144,7 @@ def of_moat_name(name: str) -> str | None:
 
   Their exponential moving averages, which DeepLab2 does not load, are others.
   """
-  return _rename(name, _MOAT_NAMES)
+  return rename(name, _MOAT_NAMES)
 
 
 def of_model(model: tf.Module, place: str = '') -> dict[str, tf.Variable]:
@@ -157,7 +158,7 @@ def of_model(model: tf.Module, place: str = '') -> dict[str, tf.Variable]:
     ValueError: if two variables would have one key.
   """
   variables = {}
-  for path, variable in _walk(model, place):
+  for path, variable in walk(model, place):
     key = of_path(path)
     if key in variables:
       raise ValueError(f'Two variables have the released key {key}; one is {path}.')
@@ -171,16 +172,21 @@ def of_path(path: str) -> str:
   Raises:
     ValueError: if no rule says where the path belongs.
   """
-  placed = _rename(path, _PLACES)
+  placed = rename(path, _PLACES)
   if placed is None:
     raise ValueError(f'No rule gives {path} a key of the released checkpoints.')
   for table in (_PARTS, _LEAVES):
-    placed = _rename(placed, table) or placed
+    placed = rename(placed, table) or placed
   return placed
 
 
-def _walk(root, place):
-  """Yields (path, variable) for every variable under `root`, each once."""
+def walk(root: tf.Module, place: str) -> Iterator[tuple[str, tf.Variable]]:
+  """Yields (attribute path, variable) for every variable under `root`, each once.
+
+  Args:
+    root: with its variables created. Walked along the edges that checkpoints save.
+    place: path of `root` if it is only a part, such as 'backbone'; '' for paths below it.
+  """
   view = tf.train.TrackableView(root)
   seen = set()
 
@@ -198,8 +204,13 @@ def _walk(root, place):
   yield from visit(root, place)
 
 
-def _rename(path, table):
-  """Applies the first rule of `table` that matches; None if none does."""
+def rename(path: str, table: Iterable[tuple[str, str]]) -> str | None:
+  """Applies the first rule of `table` that matches; None if none does.
+
+  Args:
+    path: what is renamed.
+    table: of (pattern, template). {1} in a template stands for group 1, {1+2} for group 1 plus 2.
+  """
   for pattern, template in table:
     match = re.search(pattern, path)
     if match:

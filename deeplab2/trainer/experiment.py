@@ -13,6 +13,7 @@ from deeplab2 import assemble
 from deeplab2 import errors
 from deeplab2 import locks
 from deeplab2.checkpoint import directory as directory_lib
+from deeplab2.checkpoint import pretrained as pretrained_lib
 from deeplab2.checkpoint import restore
 from deeplab2.config import checks
 from deeplab2.config import trainer_checks
@@ -253,6 +254,9 @@ def _initialize(config, model, directory):
   """Fills the model from what the configuration names; says which."""
   pretrained, initial = config.resolved(_PRETRAINED), config.resolved(_INITIAL)
   if pretrained:
+    if pretrained_lib.is_meant(pretrained) and hosts.is_chief():
+      pretrained_lib.fetch(model.backbone, pretrained)
+    hosts.gathered(None)  # The others find it in the cache, or fetch it into one of their own.
     logging.info('Backbone from %s', restore.initialize_backbone(model.backbone, pretrained))
   if initial:
     options = config.options.model_options

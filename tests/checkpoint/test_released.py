@@ -41,7 +41,7 @@ def _paths(num_stages):
   """Returns the attribute paths of a ResNet-50 model, from those of a tiny one."""
   paths = [
     path
-    for path, _ in released_keys._walk(builders.tiny(num_stages), '')
+    for path, _ in released_keys.walk(builders.tiny(num_stages), '')
     if not path.startswith('backbone/')
   ]
   norm = [f'norm/{leaf}' for leaf in ('gamma', 'beta', 'moving_mean', 'moving_variance')]
