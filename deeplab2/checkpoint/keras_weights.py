@@ -189,8 +189,9 @@ def fetch(backbone: tf.Module) -> str:
       os.path.basename(url), url, cache_subdir='models', file_hash=digest
     )
   except Exception as error:  # Keras raises Exception itself where the network fails.
+    reason = files.reason(error).rpartition(' -- ')[2]  # Behind the URL once more.
     raise errors.UserError(
-      f'imagenet: {url} cannot be had ({files.reason(error)}). Without network, put this file into '
+      f'imagenet: {url} cannot be had ({reason}). Without network, put this file into '
       f'{cache}, or set model_options.backbone.pretrained_weights=keras:FILE.'
     ) from error
 
