@@ -1,7 +1,8 @@
 """Weights of Keras Applications: their files, and which variable of a backbone gets which tensor.
 
-Tensors go by the names of the layers that Keras Applications give them (tf_keras 2.20:
-applications/mobilenet_v3.py, applications/convnext.py), never by their order.
+Tensors of `.h5` files go by the names of the layers that Keras Applications give them (tf_keras
+2.20: applications/mobilenet_v3.py, applications/convnext.py). `.weights.h5` files of Keras hold no
+such names: they number the layers of every class, `conv2d_3`, and so is the backbone numbered here.
 
 What differs around the weights is taken into account:
   MobileNetV3's squeeze-and-excite ends in a hard sigmoid; its input is ours (-1..1).
@@ -11,7 +12,8 @@ What differs around the weights is taken into account:
 ResNet-50 is another network in Keras than here, see `_RESNET`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import hashlib
 import os
@@ -161,6 +163,10 @@ CONVNEXT = Family(
   _of_convnext,
 )
 _FAMILIES = (MOBILENET, CONVNEXT)
+_NORM = ('gamma', 'beta', 'moving_mean', 'moving_variance')
+_HEAD_OF_CONVNEXT = {'dense': 1, 'layer_normalization': 1, 'normalization': 1}
+# The groups of the layers in a file that numbers them.
+_NUMBERED = ('layers', '_layer_checkpoint_dependencies')
 _RESNET_SIGN = re.compile(r'conv2_block1_1_conv/')
 
 
@@ -197,8 +203,12 @@ def fetch(backbone: tf.Module) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[foreign.Weights]:
+def opened(path: str, backbone: tf.Module) -> Iterator[foreign.Weights]:
   """Yields the weights of a file of Keras, which are read while the context lasts.
+
+  Args:
+    path: of the file.
+    backbone: that they will be for, with its variables created.
 
   Raises:
     UserError: it is missing, cannot be read, is not what Keras published under its name, or has
@@ -208,8 +218,12 @@ def opened(path: str) -> Iterator[foreign.Weights]:
   with contextlib.ExitStack() as stack:
     with _explained(path):
       file = stack.enter_context(h5py.File(path, 'r'))
-      tensors = dict(_tensors(path, file))
-    yield recognized(path, tensors, 'of Keras')
+      is_numbered = any(group in file for group in _NUMBERED)
+      tensors = dict(_numbered_tensors(file) if is_numbered else _tensors(file))
+    if is_numbered:
+      yield _of_numbers(path, tensors, backbone)
+    else:
+      yield recognized(path, tensors, 'of Keras')
 
 
 @contextlib.contextmanager
@@ -240,18 +254,29 @@ def _check_hash(path):
     )
 
 
-def _tensors(path, file) -> Iterator[tuple[str, foreign.Tensor]]:
+def _tensors(file) -> Iterator[tuple[str, foreign.Tensor]]:
   """Yields (name, tensor) of all weights of a file: 'Conv/BatchNorm/gamma' and the like."""
   group = file['model_weights'] if 'model_weights' in file else file
   for layer in _listed(group, 'layer_names'):
     for name in _listed(group[layer], 'weight_names'):
-      dataset = group[layer][name]
-      if not isinstance(dataset, h5py.Dataset) or dataset.file.filename != file.filename:
-        raise ValueError(f'{name} is no tensor of this file')
-      yield name.partition(':')[0], _tensor(dataset)
+      yield name.partition(':')[0], _tensor(file, group[layer][name], name)
 
 
-def _tensor(dataset):
+def _numbered_tensors(file) -> Iterator[tuple[str, foreign.Tensor]]:
+  """Yields (name, tensor) of all weights of a numbered file: 'conv2d_3/0' and the like."""
+  found: list[str] = []
+  file.visit(found.append)
+  for name in found:
+    if isinstance(file[name], h5py.Dataset):
+      shown = name.replace('/vars/', '/')
+      for group in _NUMBERED:
+        shown = shown.removeprefix(f'{group}/')
+      yield shown, _tensor(file, file[name], name)
+
+
+def _tensor(file, dataset, name):
+  if not isinstance(dataset, h5py.Dataset) or dataset.file.filename != file.filename:
+    raise ValueError(f'{name} is no tensor of this file')
   return foreign.Tensor(tuple(dataset.shape), lambda: dataset[()])
 
 
@@ -352,3 +377,79 @@ def _last_width(tensors):
 
 def _numbers(path):
   return [int(number) for number in re.findall(r'\d+', path)]
+
+
+def _of_numbers(path, stored, backbone) -> foreign.Weights:
+  """Returns what the tensors of a file that numbers its layers are for a backbone."""
+  variables = dict(released_keys.walk(backbone, ''))
+  family: Family | None
+  layers: Iterable[tuple[str, str, tuple[str, ...]]]
+  if 'blocks/0/kernel' in variables:
+    family, layers, head = MOBILENET, _layers_of_mobilenet(backbone), {'conv2d': 2}
+  elif 'downsampling/0/conv/kernel' in variables:
+    family, layers, head = CONVNEXT, _layers_of_convnext(backbone), _HEAD_OF_CONVNEXT
+  else:
+    family, layers, head = None, (), {}
+  counts: collections.Counter[str] = collections.Counter()
+  expected: dict[str, str] = {}
+  for kind, place, leaves in layers:
+    there = [f'{place}/{leaf}' for leaf in leaves if f'{place}/{leaf}' in variables]
+    name = _numbered(kind, counts[kind])
+    expected |= {f'{name}/{index}': ours for index, ours in enumerate(there)}
+    counts[kind] += bool(there)
+  classifier = {
+    _numbered(kind, counts[kind] + index) for kind, most in head.items() for index in range(most)
+  }
+  tensors, names, left_out, unknown = {}, {}, [], []
+  for name, tensor in stored.items():
+    if name in expected:
+      ours = expected[name]
+      tensors[ours], names[ours] = _shaped(ours, tensor), name
+    elif name.rpartition('/')[0] in classifier:
+      left_out.append(name)
+    else:
+      unknown.append(name)
+  places = {name.rpartition('/')[0] for name in stored}
+  found = collections.Counter(re.sub(r'_\d+(?=/|$)', '', place) for place in places)
+  described = ', '.join(f'{number} {kind}' for kind, number in sorted(found.items()))
+  return foreign.Weights(
+    path,
+    f'a network of Keras with numbered layers ({described or "no tensor"})',
+    tensors,
+    names,
+    tuple(left_out),
+    tuple(unknown),
+    gates.HARD_SIGMOID if any('/squeeze_excite/' in ours for ours in tensors) else None,
+    family.adjust if family else lambda values, _: values,
+  )
+
+
+def _numbered(kind, number):
+  """Returns Keras's name of a layer among those of its class."""
+  return f'{kind}_{number}' if number else kind
+
+
+def _layers_of_mobilenet(backbone) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+  """Yields (class, path, variables) of the layers that a backbone may have, in Keras's order."""
+  parts = ('', '/expand', '/depthwise', '/squeeze_excite/reduce', '/squeeze_excite/expand')
+  for index in range(len(backbone.blocks)):
+    for part in (*parts, '/project'):
+      place = f'blocks/{index}{part}'
+      kind = 'depthwise_conv2d' if part == '/depthwise' else 'conv2d'
+      yield kind, place, ('kernel', 'depthwise_kernel', 'bias')
+      yield 'batch_normalization', f'{place}/norm', _NORM
+
+
+def _layers_of_convnext(backbone) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+  """The same; the layers of a downsampling are in a network of their own."""
+  for level, blocks in enumerate(backbone.levels):
+    inside = f'{_numbered("sequential", level)}/layers'
+    yield f'{inside}/conv2d', f'downsampling/{level}/conv', ('kernel', 'bias')
+    yield f'{inside}/layer_normalization', f'downsampling/{level}/norm', _NORM
+    for index in range(len(blocks)):
+      place = f'levels/{level}/{index}'
+      yield 'conv2d', f'{place}/depthwise', ('kernel', 'bias')
+      yield 'layer_normalization', f'{place}/norm', _NORM
+      yield 'dense', f'{place}/expand', ('kernel', 'bias')
+      yield 'dense', f'{place}/project', ('kernel', 'bias')
+      yield 'layer_scale', place, ('layer_scale',)

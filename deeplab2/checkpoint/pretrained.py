@@ -77,6 +77,6 @@ def initialize(backbone: tf.Module, source: str) -> str:
       f'deeplab2.checkpoint.convert --config_file=CONFIG --checkpoint={path} '
       '--statistics_images=IMAGES --output_dir=NEW, and give that directory.'
     )
-  with keras_weights.opened(path) as weights:
+  with keras_weights.opened(path, backbone) as weights:
     foreign.fill(backbone, weights)
   return path

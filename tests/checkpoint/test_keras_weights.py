@@ -24,7 +24,7 @@ _TOLERANCE = 2e-5
 
 
 def _fill(backbone, path):
-  with keras_weights.opened(str(path)) as weights:
+  with keras_weights.opened(str(path), backbone) as weights:
     foreign.fill(backbone, weights)
 
 
@@ -34,6 +34,12 @@ def _backbone(name='mobilenet_v3_small', norm=builders.NORM, **settings):
   backbone = registry.create(name, norm=norm, **settings)
   backbone(tf.zeros([1, 33, 33, 3]))
   return backbone
+
+
+@pytest.fixture(scope='module')
+def backbone():
+  """One to be refused something."""
+  return _backbone()
 
 
 def _image(*shape):
@@ -135,6 +141,47 @@ def test_convnext_has_the_same_features(tmp_path, with_classifier):
     assert keras_files.deviation(one, other) < _TOLERANCE
 
 
+_NUMBERED = [('mobilenet_v3_small', True), ('mobilenet_v3_small_minimalistic', False)]
+
+
+@pytest.mark.parametrize('name, with_classifier', _NUMBERED)
+def test_files_that_number_their_layers(tmp_path, name, with_classifier):
+  """What `save_weights` writes as .weights.h5 fills the same variables."""
+  network = keras_files.mobilenet(include_top=with_classifier, minimalistic='minimalistic' in name)
+  _check_numbered(tmp_path, network, _backbone(name))
+
+
+@pytest.mark.parametrize('with_classifier', [True, False])
+def test_convnext_with_numbered_layers(tmp_path, with_classifier):
+  network = keras_files.convnext_of((35, 67, 3), include_top=with_classifier)
+  _check_numbered(tmp_path, network, keras_files.our_convnext())
+
+
+def _check_numbered(directory, network, backbone):
+  network.save_weights(str(directory / 'x.h5'))
+  network.save_weights(str(directory / 'x.weights.h5'))
+  _fill(backbone, directory / 'x.h5')
+  expected = _values(backbone)
+  for variable in backbone.variables:
+    variable.assign(tf.zeros_like(variable))
+  _fill(backbone, directory / 'x.weights.h5')
+  for key, value in _values(backbone).items():
+    np.testing.assert_array_equal(value, expected[key], err_msg=key)
+
+
+def test_numbered_layers_of_another_network(small, tmp_path):
+  path = tmp_path / 'x.weights.h5'
+  small.save_weights(str(path))
+  numbers = 'a network of Keras with numbered layers (34 batch_normalization, 43 conv2d, '
+  other = 'where the configuration has '
+  _refused(path, _backbone(width_multiplier=0.75), numbers, other, 'is [1, 1, 96, 40] there')
+  _refused(path, _backbone('mobilenet_v3_large'), numbers, other, 'it lacks ')
+  _refused(path, _backbone('mobilenet_v3_small_minimalistic'), numbers, other, 'in addition')
+  _refused(path, keras_files.our_convnext(), numbers, other, 'it lacks ')
+  gate = _backbone(squeeze_excite_gate='SIGMOID')
+  _refused(path, gate, 'squeeze_excite_gate=HARD_SIGMOID')
+
+
 def _refused(path, backbone, *words):
   before = _values(backbone)
   files.refused(lambda: _fill(backbone, path), str(path), *words)
@@ -184,46 +231,46 @@ def write(path, layers):
         group[name] = np.asarray(value, np.float32)
 
 
-def test_files_that_hold_something_else(tmp_path):
+def test_files_that_hold_something_else(backbone, tmp_path):
   path = tmp_path / 'x.h5'
   write(path, {'Logits': {'kernel': np.zeros([1, 1, 5, 2])}})
-  _refused(path, _backbone(), 'a classifier (Logits/kernel) without its backbone')
+  _refused(path, backbone, 'a classifier (Logits/kernel) without its backbone')
   write(path, {'dense': {'kernel': np.zeros([5, 2])}})
-  _refused(path, _backbone(), 'no network that is known here', 'dense/kernel')
+  _refused(path, backbone, 'no network that is known here', 'dense/kernel')
   path.write_bytes(pickle.dumps({'a': 1}))
-  _refused(path, _backbone(), 'not a readable file of Keras weights')
+  _refused(path, backbone, 'not a readable file of Keras weights')
   path.unlink()
-  _refused(path, _backbone(), 'no such file')
+  _refused(path, backbone, 'no such file')
   with h5py.File(path, 'w') as file:
     file['kernel'] = np.zeros(3)
-  _refused(path, _backbone(), 'not a readable file of Keras weights', 'no layer_names')
+  _refused(path, backbone, 'not a readable file of Keras weights', 'no layer_names')
 
 
 @pytest.mark.parametrize('part', [0.0, 0.3, 0.9])
-def test_truncated_files(small_file, tmp_path, part):
+def test_truncated_files(backbone, small_file, tmp_path, part):
   content = small_file.read_bytes()
   path = tmp_path / 'x.h5'
   path.write_bytes(content[: int(part * len(content))])
-  _refused(path, _backbone(), 'not a readable file of Keras weights')
+  _refused(path, backbone, 'not a readable file of Keras weights')
 
 
-def test_values_that_are_not_finite_and_tensors_of_other_files(small_file, tmp_path):
+def test_values_that_are_not_finite_and_tensors_of_other_files(backbone, small_file, tmp_path):
   path = tmp_path / 'x.h5'
   path.write_bytes(small_file.read_bytes())
   with h5py.File(path, 'r+') as file:
     file['Conv/Conv/kernel:0'][0, 0, 0, 0] = np.nan
-  _refused(path, _backbone(), 'Conv/kernel has values that are not finite')
+  _refused(path, backbone, 'Conv/kernel has values that are not finite')
   with h5py.File(path, 'r+') as file:
     del file['Conv/Conv/kernel:0']
     file['Conv/Conv/kernel:0'] = h5py.ExternalLink(str(small_file), '/Conv/Conv/kernel:0')
-  _refused(path, _backbone(), 'no tensor of this file')
+  _refused(path, backbone, 'no tensor of this file')
 
 
-def test_a_file_under_a_published_name_must_be_that_file(small_file, tmp_path):
+def test_a_file_under_a_published_name_must_be_that_file(backbone, small_file, tmp_path):
   name = next(iter(keras_weights.HASHES))
   path = tmp_path / name
   path.write_bytes(small_file.read_bytes())
-  _refused(path, _backbone(), 'is not the file that Keras published under this name', 'md5')
+  _refused(path, backbone, 'is not the file that Keras published under this name', 'md5')
 
 
 def test_published_files_are_those_of_keras():
@@ -255,13 +302,13 @@ def test_what_is_fetched(monkeypatch):
   ]
 
 
-def test_what_cannot_be_fetched(monkeypatch):
+def test_what_cannot_be_fetched(backbone, monkeypatch):
   def fails(*arguments, **settings):
     raise Exception('URL fetch failure on https://x: None -- [Errno -2] Name or service')
 
   monkeypatch.setattr(tf_keras.utils, 'get_file', fails)
   files.refused(
-    lambda: keras_weights.fetch(_backbone()),
+    lambda: keras_weights.fetch(backbone),
     'imagenet: https://storage.googleapis.com',
     'Without network, put this file into ',
     'model_options.backbone.pretrained_weights=keras:FILE',
