@@ -62,6 +62,8 @@ ADVICE = {
   'here: max_deeplab with a backbone named kmax_...': 'test_options',
   'imagenet: Keras Applications have no weights of {} of width {}, but of {}; take one of these, or '
   'set model_options.backbone.pretrained_weights to a file or checkpoint.': 'tests/checkpoint/test_keras_weights.py::test_what_cannot_be_fetched',
+  '{}: weights of a backbone that are in no checkpoint; give them by '
+  'model_options.backbone.pretrained_weights={}.': 'tests/checkpoint/test_pretrained.py::test_weights_given_as_a_checkpoint_and_the_advice_works',
   'imagenet: {} cannot be had ({}). Without network, put this file into {}, or set '
   'model_options.backbone.pretrained_weights=keras:FILE.': 'tests/checkpoint/test_pretrained.py::test_without_network_and_the_advice_works',
   '{}: its squeeze-and-excite ends in a {}, and that of the configuration in a {}, with which these '

@@ -204,6 +204,11 @@ def initialize_model(model: tf.Module, path: str, *, fresh_class_heads: bool = F
   Raises:
     UserError: as `restore_model`.
   """
+  if pretrained.is_meant(path):
+    raise errors.UserError(
+      f'{path}: weights of a backbone that are in no checkpoint; give them by '
+      f'model_options.backbone.pretrained_weights={path}.'
+    )
   reader = reading.Reader(newest(path))
   if _is_native(reader) and _is_backbone_alone(reader):
     _initialize_backbone(reader, model.backbone)

@@ -257,7 +257,9 @@ def _initialize(config, model, directory):
     if pretrained_lib.is_meant(pretrained) and hosts.is_chief():
       pretrained_lib.fetch(model.backbone, pretrained)
     hosts.gathered(None)  # The others find it in the cache, or fetch it into one of their own.
-    logging.info('Backbone from %s', restore.initialize_backbone(model.backbone, pretrained))
+    path = restore.initialize_backbone(model.backbone, pretrained)
+    rest = '' if initial else '; all other parts start from scratch'
+    logging.info('Backbone from %s%s', path, rest)
   if initial:
     options = config.options.model_options
     prefix = restore.initialize_model(

@@ -95,3 +95,12 @@ def test_pickles_are_refused_by_name(backbone):
   files.refused(
     lambda: restore.initialize_backbone(backbone, '/a/weights.pkl'), 'a pickle, which can run code'
   )
+
+
+def test_weights_given_as_a_checkpoint_and_the_advice_works(backbone, small_file):
+  model = tf.Module()
+  model.backbone = backbone
+  given = f'keras:{small_file}'
+  option = f'model_options.backbone.pretrained_weights={given}.'
+  files.refused(lambda: restore.initialize_model(model, given), option)
+  assert restore.initialize_backbone(backbone, given) == str(small_file)
