@@ -275,7 +275,11 @@ def _numbered_tensors(file) -> Iterator[tuple[str, foreign.Tensor]]:
 
 
 def _tensor(file, dataset, name):
-  if not isinstance(dataset, h5py.Dataset) or dataset.file.filename != file.filename:
+  # HDF5 can take values from any other file, too.
+  elsewhere = not isinstance(dataset, h5py.Dataset) or (
+    dataset.file.filename != file.filename or dataset.is_virtual or dataset.external
+  )
+  if elsewhere:
     raise ValueError(f'{name} is no tensor of this file')
   return foreign.Tensor(tuple(dataset.shape), lambda: dataset[()])
 

@@ -264,6 +264,18 @@ def test_values_that_are_not_finite_and_tensors_of_other_files(backbone, small_f
     del file['Conv/Conv/kernel:0']
     file['Conv/Conv/kernel:0'] = h5py.ExternalLink(str(small_file), '/Conv/Conv/kernel:0')
   _refused(path, backbone, 'no tensor of this file')
+  with h5py.File(path, 'r+') as file:
+    del file['Conv/Conv/kernel:0']
+    file.create_dataset(
+      'Conv/Conv/kernel:0', (3, 3, 3, 16), 'f4', external=[(str(small_file), 0, 4 * 27 * 16)]
+    )
+  _refused(path, backbone, 'no tensor of this file')
+  with h5py.File(path, 'r+') as file:
+    del file['Conv/Conv/kernel:0']
+    layout = h5py.VirtualLayout((3, 3, 3, 16), 'f4')
+    layout[...] = h5py.VirtualSource(str(small_file), 'Conv/Conv/kernel:0', (3, 3, 3, 16))
+    file.create_virtual_dataset('Conv/Conv/kernel:0', layout)
+  _refused(path, backbone, 'no tensor of this file')
 
 
 def test_a_file_under_a_published_name_must_be_that_file(backbone, small_file, tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import shutil
+import types
 
 import numpy as np
 import orbit
@@ -219,6 +220,18 @@ def test_weights_of_keras_and_their_gate(tmp_path, caplog):
   # Without what the run keeps of its configuration, its checkpoint still says it.
   with pytest.raises(errors.UserError, match='set .*squeeze_excite_gate=HARD_SIGMOID'):
     _started(tmp_path / 'run')
+
+
+@pytest.mark.parametrize('is_chief', [True, False])
+def test_weights_are_downloaded_by_the_chief_before_the_others_look(monkeypatch, is_chief):
+  done = []
+  monkeypatch.setattr(experiment.hosts, 'is_chief', lambda: is_chief)
+  monkeypatch.setattr(experiment.hosts, 'gathered', lambda value: done.append('waited'))
+  monkeypatch.setattr(experiment.pretrained_lib, 'fetch', lambda *_: done.append('fetched'))
+  monkeypatch.setattr(restore, 'initialize_backbone', lambda *_: done.append('read'))
+  config = _config('model_options.backbone.pretrained_weights=imagenet')
+  experiment._initialize(config, types.SimpleNamespace(backbone=None), 'run')
+  assert done == [*(['fetched'] if is_chief else []), 'waited', 'read']
 
 
 _VALUE = '/.ATTRIBUTES/VARIABLE_VALUE'
