@@ -123,6 +123,17 @@ class Family(NamedTuple):
   adjust: Callable[[dict[str, np.ndarray], tf.Module], dict[str, np.ndarray]]
 
 
+# Names of Keras 3 -> those of tf_keras; the others are the same.
+_BLOCK_OF_KERAS_3 = r'^(expanded_conv(?:_\d+)?)_'
+_OF_KERAS_3 = (
+  (r'^conv(_1)?_bn/', 'Conv{1}/BatchNorm/'),
+  (r'^conv(_1|_2)?/', 'Conv{1}/'),
+  (r'^logits/', 'Logits/'),
+  (_BLOCK_OF_KERAS_3 + r'(expand|depthwise|project)_bn/', '{1}/{2}/BatchNorm/'),
+  (_BLOCK_OF_KERAS_3 + r'depthwise/kernel$', '{1}/depthwise/depthwise_kernel'),
+  (_BLOCK_OF_KERAS_3 + r'(expand|project)/', '{1}/{2}/'),
+  (_BLOCK_OF_KERAS_3 + r'squeeze_excite_conv(_1)?/', '{1}/squeeze_excite/Conv{2}/'),
+)
 _BLOCK_LEAVES = (
   (r'/(expand|depthwise|project)/BatchNorm/', '/{1}/norm/'),
   (r'/squeeze_excite/Conv/', '/squeeze_excite/reduce/'),
@@ -156,7 +167,10 @@ CONVNEXT = Family(
     (r'^.*_stage_(\d+)_block_(\d+)_layernorm/', 'levels/{1}/{2}/norm/'),
     (r'^.*_stage_(\d+)_block_(\d+)_pointwise_conv_1/', 'levels/{1}/{2}/expand/'),
     (r'^.*_stage_(\d+)_block_(\d+)_pointwise_conv_2/', 'levels/{1}/{2}/project/'),
-    (r'^.*_stage_(\d+)_block_(\d+)_layer_scale/gamma$', 'levels/{1}/{2}/layer_scale'),
+    (
+      r'^.*_stage_(\d+)_block_(\d+)_layer_scale/(gamma|[Vv]ariable(_\d+)?)$',
+      'levels/{1}/{2}/layer_scale',
+    ),
   ),
   # The norm without a prefix is that of a network without classifier, after the last block.
   re.compile(r'.*_head_(layernorm|dense)/|layer_normalization(_\d+)?/|.*_prestem_normalization/'),
@@ -259,7 +273,11 @@ def _tensors(file) -> Iterator[tuple[str, foreign.Tensor]]:
   group = file['model_weights'] if 'model_weights' in file else file
   for layer in _listed(group, 'layer_names'):
     for name in _listed(group[layer], 'weight_names'):
-      yield name.partition(':')[0], _tensor(file, group[layer][name], name)
+      scope, _, leaf = name.partition(':')[0].rpartition('/')
+      # That of its own layer, if this is a network of layers; where Keras was a part of another
+      # graph, or the weight was no layer's when it was made, the scope has more, or is missing.
+      own = layer if not scope or scope.endswith(f'/{layer}') else scope
+      yield f'{own}/{leaf}', _tensor(file, group[layer][name], name)
 
 
 def _numbered_tensors(file) -> Iterator[tuple[str, foreign.Tensor]]:
@@ -309,11 +327,13 @@ def recognized(path: str, stored: Mapping[str, foreign.Tensor], origin: str) -> 
   Raises:
     UserError: they are of no known network, or of one that does not fit any backbone here.
   """
-  family = next((family for family in _FAMILIES if any(map(family.sign.match, stored))), None)
+  # By tf_keras's names, and under these the file's own.
+  own = {released_keys.rename(name, _OF_KERAS_3) or name: name for name in stored}
+  family = next((family for family in _FAMILIES if any(map(family.sign.match, own))), None)
   if family is None:
-    if any(map(_RESNET_SIGN.match, stored)):
+    if any(map(_RESNET_SIGN.match, own)):
       raise errors.UserError(f'{path}: {_RESNET}.')
-    left_out = [name for name in stored if any(f.classifier.match(name) for f in _FAMILIES)]
+    left_out = [own[name] for name in own if any(f.classifier.match(name) for f in _FAMILIES)]
     if left_out:
       raise errors.UserError(
         f'{path}: holds a classifier ({errors.listed(left_out, 1)}) without its backbone; give '
@@ -323,19 +343,19 @@ def recognized(path: str, stored: Mapping[str, foreign.Tensor], origin: str) -> 
       f'{path}: holds no network that is known here (MobileNetV3 or ConvNeXt of Keras '
       f'Applications); it has {errors.listed(stored or ["nothing"], 1)}.'
     )
-  blocks = {found[0] for found in map(family.block.match, stored) if found}
+  blocks = {found[0] for found in map(family.block.match, own) if found}
   last = str(len(blocks) + 1)
   tensors, names, left_out, unknown = {}, {}, [], []
-  for name, tensor in stored.items():
+  for name in own:
     ours = _placed(name, family, last)
     if family.classifier.match(name):
-      left_out.append(name)
+      left_out.append(own[name])
     elif ours is None or ours in tensors:
-      unknown.append(name)
+      unknown.append(own[name])
     else:
-      tensors[ours], names[ours] = _shaped(ours, tensor), name
+      tensors[ours], names[ours] = _shaped(ours, stored[own[name]]), own[name]
   gate = None
-  if any(name.endswith('/squeeze_excite/Conv/kernel') for name in stored):
+  if any(name.endswith('/squeeze_excite/Conv/kernel') for name in own):
     gate = gates.HARD_SIGMOID
   return foreign.Weights(
     path,

@@ -209,7 +209,8 @@ def rename(path: str, table: Iterable[tuple[str, str]]) -> str | None:
 
   Args:
     path: what is renamed.
-    table: of (pattern, template). {1} in a template stands for group 1, {1+2} for group 1 plus 2.
+    table: of (pattern, template). {1} in a template stands for group 1, which may be missing, {1+2}
+      for group 1 plus 2.
   """
   for pattern, template in table:
     match = re.search(pattern, path)
@@ -220,7 +221,7 @@ def rename(path: str, table: Iterable[tuple[str, str]]) -> str | None:
 
 def _expand(template, match):
   def value(field):
-    group, offset = match[int(field[1])], field[2]
+    group, offset = match[int(field[1])] or '', field[2]
     return str(int(group) + int(offset)) if offset else group
 
   return re.sub(r'\{(\d)(?:\+(\d))?\}', value, template)

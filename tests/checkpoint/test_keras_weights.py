@@ -11,6 +11,7 @@ import tf_keras
 from tf_keras.src.applications import convnext as keras_convnext
 from tf_keras.src.applications import mobilenet_v3 as keras_mobilenet
 
+from deeplab2 import errors
 from deeplab2.checkpoint import foreign
 from deeplab2.checkpoint import keras_weights
 from deeplab2.checkpoint import released_keys
@@ -219,16 +220,72 @@ def test_weights_of_another_network(small_file, tmp_path):
   _refused(resnet, _backbone(), 'ResNet-50 of Keras Applications', 'resnet50_imagenet1k')
 
 
-def write(path, layers):
-  """Writes {layer: {weight: array}} as Keras writes weights."""
-  with h5py.File(path, 'w') as file:
+def write(path, layers, place='/'):
+  """Writes {layer: {weight: array}} as Keras writes weights, into a group."""
+  with h5py.File(path, 'w') as whole:
+    file = whole.require_group(place)
     file.attrs['layer_names'] = [layer.encode() for layer in layers]
     for layer, weights in layers.items():
-      group = file.create_group(layer)
+      group = file.require_group(layer)
       names = [f'{layer}/{weight}:0' for weight in weights]
       group.attrs['weight_names'] = [name.encode() for name in names]
       for name, value in zip(names, weights.values(), strict=True):
         group[name] = np.asarray(value, np.float32)
+
+
+# Of layers, by hand after applications/mobilenet_v3.py of Keras 3.15.
+_LAYERS_OF_KERAS_3 = (
+  ('Conv/BatchNorm', 'conv_bn'),
+  ('Conv_1/BatchNorm', 'conv_1_bn'),
+  ('Conv', 'conv'),
+  ('Conv_1', 'conv_1'),
+  ('Conv_2', 'conv_2'),
+  ('Logits', 'logits'),
+)
+
+
+def _layer_of_keras_3(layer):
+  for old, new in _LAYERS_OF_KERAS_3:
+    if layer == old:
+      return new
+  return layer.replace('/BatchNorm', '_bn').replace('/Conv', '_conv').replace('/', '_')
+
+
+def test_names_of_keras_3(small, small_file, tmp_path):
+  """A model that Keras 3 saved as HDF5: its weights are in a group, layers have other names."""
+  layers = {}
+  for variable in small.variables:
+    layer, _, weight = variable.name.removesuffix(':0').rpartition('/')
+    weight = weight.replace('depthwise_kernel', 'kernel')
+    layers.setdefault(_layer_of_keras_3(layer), {})[weight] = variable.numpy()
+  assert {'conv', 'expanded_conv_squeeze_excite_conv_1', 'expanded_conv_8_expand_bn'} <= set(layers)
+  write(tmp_path / 'x.h5', layers, 'model_weights')
+  backbone = _backbone()
+  _fill(backbone, small_file)
+  expected = _values(backbone)
+  for variable in backbone.variables:
+    variable.assign(tf.zeros_like(variable))
+  with keras_weights.opened(str(tmp_path / 'x.h5'), backbone) as weights:
+    assert set(weights.left_out) == {f'{x}/{y}' for x in ('conv_2', 'logits') for y in layers[x]}
+    foreign.fill(backbone, weights)
+  for key, value in _values(backbone).items():
+    np.testing.assert_array_equal(value, expected[key], err_msg=key)
+
+
+def test_names_with_more_or_less_in_front(tmp_path):
+  """As older versions of Keras wrote them."""
+  path, layer = tmp_path / 'x.h5', 'convnext_x_stage_0_block_1_layer_scale'
+  with h5py.File(path, 'w') as file:
+    file.attrs['layer_names'] = [layer, 'convnext_x_stem']
+    for name, weight in ((layer, 'Variable:0'), ('convnext_x_stem', 'convnext_x_stem_conv/bias:0')):
+      file.create_group(name).attrs['weight_names'] = [weight]
+      file[name][weight] = np.arange(3, dtype=np.float32)
+  with keras_weights.opened(str(path), keras_files.our_convnext()) as weights:
+    assert weights.names == {
+      'levels/0/1/layer_scale': f'{layer}/Variable',
+      'downsampling/0/conv/bias': 'convnext_x_stem_conv/bias',
+    }
+    assert weights.tensors['levels/0/1/layer_scale'].read().shape == (1, 1, 1, 3)
 
 
 def test_files_that_hold_something_else(backbone, tmp_path):
@@ -276,6 +333,27 @@ def test_values_that_are_not_finite_and_tensors_of_other_files(backbone, small_f
     layout[...] = h5py.VirtualSource(str(small_file), 'Conv/Conv/kernel:0', (3, 3, 3, 16))
     file.create_virtual_dataset('Conv/Conv/kernel:0', layout)
   _refused(path, backbone, 'no tensor of this file')
+
+
+@pytest.mark.parametrize('ending', ['.h5', '.weights.h5'])
+def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, ending):
+  """Files of one's own have no hash; HDF5 itself finds some of the damage."""
+  path = tmp_path / f'x{ending}'
+  keras_files.convnext_of((35, 35, 3), include_top=False).save_weights(str(path))
+  ours, content = keras_files.our_convnext(), path.read_bytes()
+  generator = np.random.default_rng(0)
+  refused = 0
+  for _ in range(30):
+    damaged = bytearray(content)
+    for place in generator.integers(0, 8192, 3):  # Where names and sizes are.
+      damaged[place] = generator.integers(0, 256)
+    path.write_bytes(damaged)
+    try:
+      _fill(ours, path)
+    except errors.UserError as error:
+      refused += 1
+      assert '\n' not in str(error) and str(path) in str(error)
+  assert refused > 5
 
 
 def test_a_file_under_a_published_name_must_be_that_file(backbone, small_file, tmp_path):
