@@ -62,7 +62,7 @@ def fill(backbone: tf.Module, weights: Weights) -> None:
   values = weights.adjust(values, backbone)
   for path, variable in variables.items():
     variable.assign(values[path])
-  left_out = f'; left out, as of a classifier: {", ".join(weights.left_out)}'
+  left_out = f'; left out, as of no use to it: {", ".join(weights.left_out)}'
   logging.info(
     '%s, %s: all %d tensors of the backbone matched%s.',
     weights.path,
@@ -167,3 +167,24 @@ def with_epsilon(
       factor = np.sqrt((variance + ours) / (variance + epsilon))
       values[f'{path}/gamma'] = (values[f'{path}/gamma'] * factor).astype(np.float32)
   return values
+
+
+def of_normalized_images(
+  kernel: np.ndarray, mean: np.ndarray, deviation: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Lets a first convolution normalise the image, as something before it does elsewhere.
+
+  Args:
+    kernel: [h, w, 3, C], of (pixel - mean) / deviation.
+    mean: of pixels 0..255, by channel of the image.
+    deviation: of them.
+
+  Returns:
+    (kernel of pixels / 127.5 - 1, what has to be added to the result by channel), float32. The same
+    wherever the kernel lies within the image.
+  """
+  kernel = kernel.astype(np.float64)
+  # (127.5 x + 127.5 - mean) / deviation = x * scale + offset.
+  scale, offset = 127.5 / deviation, (127.5 - mean) / deviation
+  shift = np.einsum('hwio,i->o', kernel, offset)
+  return (kernel * scale[:, np.newaxis]).astype(np.float32), shift.astype(np.float32)

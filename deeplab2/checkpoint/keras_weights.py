@@ -91,15 +91,11 @@ def _of_mobilenet(values: dict[str, np.ndarray], backbone: tf.Module) -> dict[st
 def _of_convnext(values: dict[str, np.ndarray], backbone: tf.Module) -> dict[str, np.ndarray]:
   """Lets the first convolution normalise the image, as a layer before it does in Keras."""
   del backbone
-  kernel, bias = (values[f'downsampling/0/conv/{name}'] for name in ('kernel', 'bias'))
-  kernel = kernel.astype(np.float64)
-  # (127.5 x + 127.5 - mean) / deviation = x * scale + offset, by channel, of x in -1..1.
-  scale = 127.5 / _IMAGENET_DEVIATION
-  offset = (127.5 - _IMAGENET_MEAN) / _IMAGENET_DEVIATION
-  return values | {
-    'downsampling/0/conv/kernel': (kernel * scale[:, np.newaxis]).astype(np.float32),
-    'downsampling/0/conv/bias': (bias + np.einsum('hwio,i->o', kernel, offset)).astype(np.float32),
-  }
+  place = 'downsampling/0/conv'
+  kernel, shift = foreign.of_normalized_images(
+    values[f'{place}/kernel'], _IMAGENET_MEAN, _IMAGENET_DEVIATION
+  )
+  return values | {f'{place}/kernel': kernel, f'{place}/bias': values[f'{place}/bias'] + shift}
 
 
 class Family(NamedTuple):
