@@ -11,7 +11,7 @@ Files are .npz of MobileNetV3 with the names of Google's checkpoints of TensorFl
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import re
-import zipfile
+from zipfile import BadZipFile
 
 from absl import logging
 import numpy as np
@@ -81,14 +81,14 @@ def initialize(backbone: tf.Module, path: str, images: Iterable[tf.Tensor]) -> N
 def _opened(path) -> Iterator[foreign.Weights]:
   """Yields the weights of a file, batch norm folded in, as those of a backbone."""
   try:
-    size = sum(entry.file_size for entry in zipfile.ZipFile(path).infolist())
-    if size > _MOST_BYTES:
-      raise errors.UserError(f'{path}: holds {size} bytes, more than weights of MobileNetV3 do.')
     with np.load(path, allow_pickle=False) as stored:
+      size = sum(entry.file_size for entry in stored.zip.infolist())
+      if size > _MOST_BYTES:
+        raise errors.UserError(f'{path}: holds {size} bytes, more than weights of MobileNetV3 do.')
       arrays = dict(stored)
   except FileNotFoundError as error:
     raise errors.UserError(f'{path}: no such file.') from error
-  except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+  except (OSError, ValueError, EOFError, KeyError, TypeError, BadZipFile) as error:
     raise errors.UserError(
       f'{path}: not a readable .npz file (truncated or damaged?): {files.reason(error)}.'
     ) from error

@@ -90,5 +90,8 @@ def test_wrong_files(backbone, tmp_path):
   _refused(path, backbone, 'not a readable .npz file')
   path.write_bytes(pickle.dumps({'a': 1}))
   _refused(path, backbone, 'not a readable .npz file')
+  with path.open('wb') as file:
+    np.save(file, np.zeros(3))
+  _refused(path, backbone, 'not a readable .npz file')
   np.savez(path, a=np.array([{}], dtype=object))
   _refused(path, backbone, 'not a readable .npz file', 'allow_pickle')
