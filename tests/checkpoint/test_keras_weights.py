@@ -43,6 +43,18 @@ def backbone():
   return _backbone()
 
 
+@pytest.fixture(scope='module')
+def others():
+  """Backbones that weights of MobileNetV3-Small of width 1 are not for."""
+  return {
+    'narrow': _backbone(width_multiplier=0.75),
+    'large': _backbone('mobilenet_v3_large'),
+    'minimalistic': _backbone('mobilenet_v3_small_minimalistic'),
+    'convnext': keras_files.our_convnext(),
+    'sigmoid': _backbone(squeeze_excite_gate='SIGMOID'),
+  }
+
+
 def _image(*shape):
   return tf.random.stateless_uniform([1, *shape, 3], [3, 4], 0.0, 255.0)
 
@@ -64,7 +76,6 @@ def small_file(small, tmp_path_factory):
 
 
 _MOBILENETS = [
-  ('mobilenet_v3_small', {}),
   ('mobilenet_v3_small', {'alpha': 0.75}),
   ('mobilenet_v3_small_minimalistic', {'minimalistic': True, 'alpha': 0.5}),
   ('mobilenet_v3_large', {'alpha': 1.25}),
@@ -170,17 +181,18 @@ def _check_numbered(directory, network, backbone):
     np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
 
-def test_numbered_layers_of_another_network(small, tmp_path):
+def test_numbered_layers_of_another_network(small, others, tmp_path):
   path = tmp_path / 'x.weights.h5'
   small.save_weights(str(path))
   numbers = 'a network of Keras with numbered layers (34 batch_normalization, 43 conv2d, '
-  other = 'where the configuration has '
-  _refused(path, _backbone(width_multiplier=0.75), numbers, other, 'is [1, 1, 96, 40] there')
-  _refused(path, _backbone('mobilenet_v3_large'), numbers, other, 'it lacks ')
-  _refused(path, _backbone('mobilenet_v3_small_minimalistic'), numbers, other, 'in addition')
-  _refused(path, keras_files.our_convnext(), numbers, other, 'it lacks ')
-  gate = _backbone(squeeze_excite_gate='SIGMOID')
-  _refused(path, gate, 'squeeze_excite_gate=HARD_SIGMOID')
+  for name, word in (
+    ('narrow', 'is [1, 1, 96, 40] there'),
+    ('large', 'it lacks '),
+    ('minimalistic', 'in addition'),
+    ('convnext', 'it lacks '),
+  ):
+    _refused(path, others[name], numbers, 'where the configuration has ', word)
+  _refused(path, others['sigmoid'], 'squeeze_excite_gate=HARD_SIGMOID')
 
 
 def _refused(path, backbone, *words):
@@ -189,26 +201,25 @@ def _refused(path, backbone, *words):
   assert all(np.array_equal(value, before[key]) for key, value in _values(backbone).items())
 
 
-def test_weights_of_another_gate_and_the_advice(small_file):
+def test_weights_of_another_gate_and_the_advice(backbone, others, small_file):
   option = 'model_options.backbone.squeeze_excite_gate'
-  backbone = _backbone(squeeze_excite_gate='SIGMOID')
-  _refused(small_file, backbone, 'ends in a HARD_SIGMOID', f'set {option}=HARD_SIGMOID')
-  _fill(_backbone(squeeze_excite_gate='HARD_SIGMOID'), small_file)
+  _refused(small_file, others['sigmoid'], 'ends in a HARD_SIGMOID', f'set {option}=HARD_SIGMOID')
+  _fill(backbone, small_file)
 
 
-def test_weights_of_another_network(small_file, tmp_path):
+def test_weights_of_another_network(backbone, others, small_file, tmp_path):
   found = 'MobileNetV3 of Keras with 11 blocks, the last one of 96 channels'
   _refused(
     small_file,
-    _backbone(width_multiplier=0.75),
+    others['narrow'],
     found,
     'the configuration has mobilenet_v3_small of width 0.75',
     'expanded_conv_3/project/kernel is [1, 1, 96, 40] there and [1, 1, 96, 32] here and 142 more',
     'set model_options.backbone.name and model_options.backbone.backbone_width_multiplier',
   )
-  _refused(small_file, _backbone('mobilenet_v3_large'), found, 'has mobilenet_v3_large', 'lacks')
-  _refused(small_file, _backbone('mobilenet_v3_small_minimalistic'), found, 'in addition')
-  _refused(small_file, keras_files.our_convnext(), found, 'the configuration has convnext_test')
+  _refused(small_file, others['large'], found, 'has mobilenet_v3_large', 'lacks')
+  _refused(small_file, others['minimalistic'], found, 'in addition')
+  _refused(small_file, others['convnext'], found, 'the configuration has convnext_test')
   resnet = tmp_path / 'resnet.h5'
   write(
     resnet,
@@ -217,7 +228,7 @@ def test_weights_of_another_network(small_file, tmp_path):
       'conv2_block1_1_conv': {'kernel': np.zeros([1, 1, 64, 64])},
     },
   )
-  _refused(resnet, _backbone(), 'ResNet-50 of Keras Applications', 'resnet50_imagenet1k')
+  _refused(resnet, backbone, 'ResNet-50 of Keras Applications', 'resnet50_imagenet1k')
 
 
 def write(path, layers, place='/'):
