@@ -25,6 +25,7 @@ setuptools.setup(
     'tf-models-official~=2.20.0',
     'absl-py>=1.4,<3',
     'gin-config>=0.5,<1',
+    'h5py>=3.11,<4',
     'matplotlib>=3.8,<4',
     'numpy>=1.26,<3',
     'Pillow>=10',

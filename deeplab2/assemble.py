@@ -14,6 +14,7 @@ from deeplab2 import errors
 from deeplab2 import structures
 from deeplab2.config import dataset_pb2
 from deeplab2.config import loss_checks
+from deeplab2.config import model_pb2
 from deeplab2.config import scope
 from deeplab2.config import trainer_pb2
 from deeplab2.config.experiment import Config
@@ -50,6 +51,8 @@ _MAX_DEEPLAB = 'model_options.max_deeplab'
 _MAX_POOL = 'model_options.backbone.stem_max_pool'
 _BACKBONE = 'model_options.backbone.name'
 _DROP_PATH = 'model_options.backbone.drop_path_keep_prob'
+_WIDTH = 'model_options.backbone.backbone_width_multiplier'
+_GATE = 'model_options.backbone.squeeze_excite_gate'
 _LOSSES = 'trainer_options.loss_options'
 _ACTIVATIONS = {
   trainer_pb2.LossOptions.SIGMOID: tf.sigmoid,
@@ -59,6 +62,7 @@ _MASK_ACTIVATIONS = {
   trainer_pb2.LossOptions.SIGMOID: mask_activation.SIGMOID,
   trainer_pb2.LossOptions.SOFTMAX: mask_activation.SOFTMAX,
 }
+_GATES = model_pb2.ModelOptions.BackboneOptions.SqueezeExciteGate
 _READERS = {
   dataset_pb2.DatasetOptions.FAIL: lambda options: reading.Fail(),
   dataset_pb2.DatasetOptions.SKIP: lambda options: reading.Skip(options.max_corrupt_fraction),
@@ -143,6 +147,8 @@ def _model(config, training):
       norm=norm,
       drop_path_keep_prob=config.value(_DROP_PATH),
       stem_max_pool=config.value(_MAX_POOL),
+      width_multiplier=round(config.value(_WIDTH), 6),  # As it was written, not as float32.
+      squeeze_excite_gate=_GATES.Name(config.value(_GATE)),
     ),
     pixel_decoder=pixel_decoder.PixelDecoder(
       _pixel_decoder_stages(kmax), norm, features=kmax.pixel_decoder_features
@@ -227,6 +233,10 @@ def check_model(config: Config) -> None:
     raise config.error(_MAX_POOL, f'{config.value(_BACKBONE)} has none; {others} can have one.')
   if name in registry.WITHOUT_DROP_PATH and config.value(_DROP_PATH) != 1:
     raise config.error(_DROP_PATH, f'{config.value(_BACKBONE)} has no drop path; must be 1.0.')
+  if name not in registry.WITH_WIDTHS and config.value(_WIDTH) != 1:
+    raise config.error(_WIDTH, f'{config.value(_BACKBONE)} has one width; must be 1.0.')
+  if name not in registry.WITH_GATES and config.value(_GATE) != _GATES.SIGMOID:
+    raise config.error(_GATE, f'{config.value(_BACKBONE)} has no choice of gates; must be SIGMOID.')
 
 
 def _model_dataset(config):

@@ -4,9 +4,10 @@
 
 A config is a textproto of this program or of DeepLab2. For each: the values that it leaves to its
 dataset, the environment variables that it still needs, the files that it names and that are not
-there, parameters and multiply-adds by part (see scripts/model_size.py; a few seconds each, which
---no_sizes spares), or one line that says what is wrong. The exit code is 0 if all of them are
-right, else 2; files that are not there are for the machine that trains, and leave it at 0.
+there, what a new run starts with, parameters and multiply-adds by part (see scripts/model_size.py;
+a few seconds each, which --no_sizes spares), or one line that says what is wrong. The exit code is
+0 if all of them are right, else 2; files that are not there are for the machine that trains, and
+leave it at 0.
 """
 
 import sys
@@ -17,6 +18,7 @@ from deeplab2 import assemble
 from deeplab2 import command_line
 from deeplab2 import errors
 from deeplab2 import model_size
+from deeplab2.checkpoint import pretrained
 from deeplab2.checkpoint import restore
 from deeplab2.config import checks
 from deeplab2.config import load
@@ -24,7 +26,9 @@ from deeplab2.config import textproto
 
 _DATASETS = ('eval_dataset_options', 'train_dataset_options')
 _CROPS = tuple(f'{dataset}.crop_size' for dataset in _DATASETS)
-_CHECKPOINTS = ('model_options.initial_checkpoint', 'model_options.backbone.pretrained_weights')
+_INITIAL = 'model_options.initial_checkpoint'
+_PRETRAINED = 'model_options.backbone.pretrained_weights'
+_CHECKPOINTS = (_INITIAL, _PRETRAINED)
 _PARTS = {
   'backbone': 'backbone',
   'pixel_decoder': 'pixel decoder',
@@ -52,6 +56,7 @@ def described(path: str, overrides, with_sizes: bool) -> list[str]:
     lines.append(f'  filled in: {field} = {_shown(parent, descriptor)}: {source}')
   lines += [f'  still needed: ${{{variable}}} of {field}' for field, variable in unresolved.items()]
   lines += [f'  not there: {error}' for error in _absent(config, unresolved)]
+  lines.append(f'  a new run starts with: {_start(config)}')
   return lines + (_sizes(config, path, overrides) if with_sizes else [])
 
 
@@ -66,10 +71,33 @@ def _absent(config, unresolved):
         yield error
   for field in _CHECKPOINTS:
     if config.value(field) and field not in unresolved:
+      source = config.value(field)
       try:
-        restore.newest(config.value(field))
+        if field == _PRETRAINED and pretrained.is_meant(source):
+          pretrained.check_there(source)
+        else:
+          restore.newest(source)
       except errors.UserError as error:
         yield config.error(field, str(error))
+
+
+def _start(config):
+  """Returns what of the model a new training gets from where."""
+  initial, source = config.value(_INITIAL), config.value(_PRETRAINED)
+  if initial:
+    try:
+      # Of one that is not there yet nothing is known.
+      is_backbone = restore.holds_backbone_alone(initial)
+    except errors.UserError:
+      return f'the model, or its backbone, from {initial}'
+    if not is_backbone:
+      return f'the whole model from {initial}'
+    source = initial
+  if not source:
+    return 'everything from scratch'
+  if source == pretrained.IMAGENET:
+    source = 'imagenet (Keras Applications)'
+  return f'the backbone from {source}, everything else from scratch'
 
 
 def _shown(parent, field):

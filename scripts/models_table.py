@@ -2,14 +2,16 @@
 
   python scripts/models_table.py [--output=docs/models.md] [--backbones=resnet50,...]
 
-Counted as by scripts/model_size.py on the models of the configs below, with one backbone after the
-other. `OUTPUT.part` holds what is done until all is. Takes a quarter of an hour for all, three
-minutes for those with published results:
+What stands below the heading of the weights is written by hand and stays. The rest is counted as by
+scripts/model_size.py on the models of the configs below, with one backbone after the other.
+`OUTPUT.part` holds what is done until all is. Takes a quarter of an hour for all, three minutes for
+those with published results:
 --backbones=resnet50,axial_resnet50,convnext_tiny,convnext_small,convnext_base,convnext_large
 """
 
 import concurrent.futures
 import multiprocessing
+import os
 import sys
 
 import tqdm
@@ -71,6 +73,8 @@ training for ResNet-50, the released checkpoint for ConvNeXt-L. A dash: not publ
 The name is what `model_options.backbone.name` takes behind `kmax_`. MOAT models exist without
 relative positions too: `_no_pe` before the last part of the name.
 """
+# The part of the file that is written by hand, and stays.
+_BY_HAND = '## Weights to start from'
 
 
 def row(title: str, name: str) -> str:
@@ -110,6 +114,7 @@ def main(arguments) -> int:
           raise errors.UserError(
             f'--backbones: {name!r} is none of {", ".join(registry.BACKBONES)}.'
           )
+    by_hand = _by_hand(options.output)
     lines = [_HEADER]
     part = f'{options.output}.part'
     _write(part, lines)  # What cannot be written is better known before a quarter of an hour.
@@ -125,11 +130,21 @@ def main(arguments) -> int:
         _write(part, lines)
         bar.update()
       lines.append('')
+    if by_hand:
+      lines.append(by_hand)
     bar.close()
     _write(options.output, lines)
     files.remove_if_exists(part)
 
   return command_line.run(run)
+
+
+def _by_hand(path):
+  """Returns what a file has from the heading of its handwritten part on, '' without one."""
+  if not os.path.exists(path):
+    return ''
+  _, heading, rest = files.read_text(path).partition(_BY_HAND)
+  return heading + rest
 
 
 def _write(path, lines):

@@ -7,8 +7,10 @@ import sys
 import pytest
 import tensorflow as tf
 
+from tests.checkpoint import files
 from tests.config import configs
 
+_REST = ', everything else from scratch'
 _SCRIPTS = pathlib.Path(__file__).parents[1] / 'scripts'
 
 
@@ -83,6 +85,37 @@ def test_files_that_are_not_there_are_named(check_config, published, tmp_path, c
   field = 'model_options.backbone.pretrained_weights'
   assert f'{field} = "{tmp_path}/ckpt-8": {tmp_path}/ckpt-8: no such checkpoint' in backbone
   assert '${EXPERIMENT_NAME}' in output and '${TRAIN_SET}' not in output
+
+
+@pytest.mark.parametrize(
+  'initial, source, said',
+  [
+    ('', '', 'everything from scratch'),
+    (
+      '',
+      'imagenet',
+      f'the backbone from imagenet (Keras Applications){_REST}',
+    ),
+    ('', '{}/x.h5', f'the backbone from {{}}/x.h5{_REST}'),
+    ('{}/backbone', '', f'the backbone from {{}}/backbone{_REST}'),
+    ('{}/whole', 'imagenet', 'the whole model from {}/whole'),
+    ('{}/nothing', '', 'the model, or its backbone, from {}/nothing'),
+    ('${{LATER}}', '', 'the model, or its backbone, from ${{LATER}}'),
+  ],
+)
+def test_what_a_new_run_starts_with(
+  check_config, published, tmp_path, capsys, initial, source, said
+):
+  keys = {'backbone': ['encoder/_stem/x'], 'whole': ['encoder/_stem/x', 'pixel_decoder/x']}
+  for name, stored in keys.items():
+    files.write(tmp_path / name, {key + files.SUFFIX: tf.zeros([1]) for key in stored})
+  options = (('initial_checkpoint', initial), ('backbone.pretrained_weights', source))
+  sets = [f'--set=model_options.{name}={value.format(tmp_path)}' for name, value in options]
+  assert check_config.main(['--no_sizes', published, *sets]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert f'  a new run starts with: {said.format(tmp_path)}' in lines
+  absent = [line for line in lines if line.startswith('  not there: ') and 'h5' in line]
+  assert len(absent) == (source == '{}/x.h5')
 
 
 def test_a_dataset_that_is_not_known_is_wrong(check_config, published, capsys):

@@ -61,6 +61,28 @@ ADVICE = {
   'backbone named kmax_...': 'test_options',
   'meta architecture max_deeplab without k-means is not supported; only kMaX-DeepLab is built '
   'here: max_deeplab with a backbone named kmax_...': 'test_options',
+  'imagenet: Keras Applications have no weights of {} of width {}, but of {}; take one of these, or '
+  'set model_options.backbone.pretrained_weights to a file or checkpoint.': 'tests/checkpoint/test_keras_weights.py::test_what_cannot_be_fetched',
+  '{}: weights of a backbone that are in no checkpoint; give them by '
+  'model_options.backbone.pretrained_weights={}.': 'tests/checkpoint/test_pretrained.py::test_weights_given_as_a_checkpoint_and_the_advice_works',
+  'imagenet: {} cannot be had ({}). Without network, put this file into {}, or set '
+  'model_options.backbone.pretrained_weights=keras:FILE.': 'tests/checkpoint/test_pretrained.py::test_without_network_and_the_advice_works',
+  '{}: its squeeze-and-excite ends in a {}, and that of the configuration in a {}, with which these '
+  'weights mean something else: set model_options.backbone.squeeze_excite_gate={}, or take other '
+  'weights.': 'tests/checkpoint/test_gates.py::test_the_wrong_gate_is_refused_and_the_advice_works',
+  '{}: the batch norm is folded into these weights, so that training with statistics of batches '
+  'would start from noise; take it out with images: python -m deeplab2.checkpoint.convert '
+  '--config_file=CONFIG --checkpoint={} --statistics_images=IMAGES --output_dir=NEW, and give that '
+  'directory.': 'tests/checkpoint/test_convert.py::test_folded_weights_are_unfolded_as_advised',
+  '{}: holds {}, where the configuration has {}{}: {}. Take the weights of that network, or set '
+  'model_options.backbone.name and model_options.backbone.backbone_width_multiplier to what the '
+  'file holds.': 'tests/checkpoint/test_keras_weights.py::test_weights_of_another_network',
+  '--statistics_images={}: is for weights whose batch norm is folded in ({}), and --checkpoint={} is '
+  'none; leave it out.': 'tests/checkpoint/test_convert.py::test_images_that_are_of_no_use',
+  '{}: ResNet-50 of timm and torchvision has a max-pooling behind its stem; set '
+  'model_options.backbone.stem_max_pool=true.': 'tests/checkpoint/test_timm_weights.py::test_resnet50_is_exact_but_for_the_colour_of_zeros',
+  '--statistics_images={}: no such directory.': 'tests/checkpoint/test_convert.py::test_images_that_are_of_no_use',
+  '--statistics_images={}: no image ({}).': 'tests/checkpoint/test_convert.py::test_images_that_are_of_no_use',
   'This run is finished: it is at step %d, and training_number_of_steps is %d. Nothing was done; '
   '--mode=eval evaluates it.': 'test_a_finished_run_is_evaluated',
   '{}: no checkpoint appeared within {} seconds (evaluator_options.continuous_eval_timeout): '

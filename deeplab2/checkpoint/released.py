@@ -105,6 +105,11 @@ def is_released(reader: reading.Reader) -> bool:
   return _layout(reader.stripped_shapes()) is not None
 
 
+def is_whole(reader: reading.Reader) -> bool:
+  """Says whether a checkpoint with a backbone as above holds a whole kMaX-DeepLab."""
+  return _stored(reader).is_whole
+
+
 def load(
   reader: reading.Reader,
   model: tf.Module,

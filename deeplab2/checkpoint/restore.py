@@ -23,6 +23,8 @@ from deeplab2 import files
 from deeplab2 import structures
 from deeplab2.checkpoint import conventions as conventions_lib
 from deeplab2.checkpoint import directory as directory_lib
+from deeplab2.checkpoint import gates
+from deeplab2.checkpoint import pretrained
 from deeplab2.checkpoint import reading
 from deeplab2.checkpoint import released
 from deeplab2.checkpoint import released_keys
@@ -31,6 +33,7 @@ from deeplab2.checkpoint import torch_kmax
 
 _SLOT = '/.OPTIMIZER_SLOT/'
 _MODEL = 'model/'
+_BACKBONE = 'model/backbone/'
 _STEP = 'global_step'
 _HEADS = 'remask_semantic_heads'
 AVERAGES = 'averages'
@@ -132,12 +135,15 @@ def restore_model(
   """
   reader = _open(path, conventions)
   if _is_native(reader):
+    _check_whole(reader)
+    gates.check_native(reader, _backbone(model))
     _restore_parts(reader, {'model': model}, for_classes=_TO_USE)
     if averages:
       _apply_averages(reader, model)
   elif averages:
     raise _without_averages(reader)
   else:
+    gates.warn_of_unknown(_backbone(model), reader.prefix)
     _restore_released(reader, released.load, model, conventions, for_classes=_TO_USE)
   return reader.prefix
 
@@ -154,6 +160,40 @@ def _open(path, conventions):
 
 def _is_of_torch(prefix):
   return torch_file.is_torch(prefix) and not directory_lib.exists(prefix)
+
+
+def _backbone(model):
+  return getattr(model, 'backbone', None)
+
+
+def _is_backbone_alone(reader):
+  """Returns whether a native checkpoint holds a backbone and nothing else of a model."""
+  keys = [key for key in reader.shapes() if key.startswith(_MODEL)]
+  return all(key.startswith(_BACKBONE) for key in keys)
+
+
+def holds_backbone_alone(path: str) -> bool:
+  """Returns whether a checkpoint, native or released, has nothing of a model but its backbone.
+
+  Raises:
+    UserError: if there is none, or it cannot be read.
+  """
+  prefix = newest(path)
+  if _is_of_torch(prefix):
+    return False
+  reader = reading.Reader(prefix)
+  if _is_native(reader):
+    return _is_backbone_alone(reader)
+  return released.is_released(reader) and not released.is_whole(reader)
+
+
+def _check_whole(reader):
+  """Raises UserError if a native checkpoint holds a backbone alone."""
+  if _is_backbone_alone(reader):
+    raise errors.UserError(
+      f'{reader.prefix}: holds a backbone alone, where a whole model is expected; training can '
+      'start from it.'
+    )
 
 
 def _apply_averages(reader, model):
@@ -205,7 +245,22 @@ def initialize_model(
   Raises:
     UserError: as `restore_model`.
   """
+  if pretrained.is_meant(path):
+    raise errors.UserError(
+      f'{path}: weights of a backbone that are in no checkpoint; give them by '
+      f'model_options.backbone.pretrained_weights={path}.'
+    )
   reader = _open(path, conventions)
+  if _is_native(reader) and _is_backbone_alone(reader):
+    _initialize_backbone(reader, model.backbone)
+    fresh = [key for key in variable_keys({'model': model}) if not key.startswith(_BACKBONE)]
+    logging.info(
+      '%s holds a backbone alone: %d variables start from scratch: %s.',
+      reader.prefix,
+      len(fresh),
+      errors.listed(fresh),
+    )
+    return reader.prefix
   heads = _semantic_heads(model)
   stored = any(key.startswith(f'{_HEADS}/') for key in reader.shapes())
   if heads and not stored:
@@ -214,8 +269,10 @@ def initialize_model(
     logging.info('%s has %s, which the model has not: skipped.', reader.prefix, _HEADS)
   classes = {'fresh_class_heads': fresh_class_heads, 'for_classes': _TO_INITIALIZE}
   if _is_native(reader):
+    gates.check_native(reader, _backbone(model))
     _restore_parts(reader, {'model': model, **(heads if stored else {})}, **classes)
   else:
+    gates.warn_of_unknown(_backbone(model), reader.prefix)
     _restore_released(reader, released.load, model, conventions, backbone_alone=True, **classes)
   return reader.prefix
 
@@ -227,23 +284,49 @@ def initialize_backbone(
 
   Args:
     backbone: with its variables created.
-    path: as of `restore_model`.
+    path: as of `restore_model`, or one of the sources of pretrained.py.
     conventions: of the model that it is of, as of `restore_model`.
 
   Returns:
-    The prefix of the checkpoint that was read.
+    The prefix of the checkpoint, or the path of the file that was read.
 
   Raises:
     UserError: as `restore_model`.
   """
+  if pretrained.is_meant(path):
+    return pretrained.initialize(backbone, path)
   reader = _open(path, conventions)
   if _is_native(reader):
-    model = tf.Module()
-    model.backbone = backbone
-    _restore_parts(reader, {'model': model}, below='model/backbone/')
+    _initialize_backbone(reader, backbone)
   else:
+    gates.warn_of_unknown(backbone, reader.prefix)
     _restore_released(reader, released.load_backbone, backbone, conventions)
   return reader.prefix
+
+
+def _initialize_backbone(reader, backbone):
+  """Fills a backbone from a native checkpoint of it alone, or of a whole model."""
+  gates.check_native(reader, backbone)
+  _restore_parts(reader, {'model': _holder(backbone)}, below=_BACKBONE)
+
+
+def _holder(backbone):
+  """Returns a module that gives the variables of a backbone the keys that models give them."""
+  model = tf.Module()
+  model.backbone = backbone
+  return model
+
+
+def save_backbone(backbone: tf.Module, directory: str) -> str:
+  """Saves a backbone alone, as a native checkpoint of step 0; returns its prefix.
+
+  Raises:
+    UserError: naming the path, if it cannot be written.
+  """
+  step = tf.Variable(0, dtype=tf.int64, trainable=False)
+  saved = Checkpoints(directory, model=_holder(backbone), global_step=step).save()
+  assert saved is not None
+  return saved
 
 
 def stored_step(prefix: str) -> int:
@@ -344,6 +427,8 @@ class Checkpoints:
         f'{prefix} is not of a run of this program; to start from it, give another '
         f'experiment_name and model_options.initial_checkpoint={prefix}.'
       )
+    _check_whole(reader)
+    gates.check_native(reader, _backbone(self._parts['model']))
     _restore_parts(
       reader, self._parts, whole=self._whole, for_classes=_TO_RESUME if self._whole else _TO_USE
     )
@@ -364,7 +449,8 @@ class Checkpoints:
     prefix = directory_lib.prefix_of(self.output, step)
     try:
       files.make_directory(self.output)
-      checkpoint = tf.train.Checkpoint(**self._parts)
+      gate = gates.parts(_backbone(self._parts['model']))
+      checkpoint = tf.train.Checkpoint(**self._parts, **gate)
       checkpoint.save_counter.assign(self._saves + 1)
       checkpoint.write(prefix)
     except (OSError, tf.errors.OpError, errors.UserError) as error:
@@ -443,6 +529,7 @@ def _restore_parts(
     key: shape
     for key, shape in reader.stripped_shapes().items()
     if _SLOT not in key
+    and key != gates.KEY
     and not _OF_TENSORFLOW.search(key)
     and key.startswith(below)
     and (whole or key.partition('/')[0] in parts)

@@ -34,6 +34,12 @@ def is_torch(path: str) -> bool:
   return path.lower().endswith((_SAFETENSORS, *_OF_TORCH, *_PICKLES))
 
 
+def is_readable(path: str) -> bool:
+  """Says whether a path is of a type that `read` reads, and there is something."""
+  readable = path.lower().endswith((_SAFETENSORS, *_OF_TORCH))
+  return readable and tf.io.gfile.exists(path)
+
+
 def existing(path: str) -> str:
   """Returns `path`.
 

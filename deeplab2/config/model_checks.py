@@ -28,6 +28,7 @@ def _check_heads(config):
     raise config.error(head, 'is missing; it makes the pixel features of the masks.')
   _check_head(config, head)
   values.positive_probability(config, 'model_options.backbone.drop_path_keep_prob')
+  values.positive(config, 'model_options.backbone.backbone_width_multiplier')
   values.not_negative(config, _MAX_DEEPLAB, 'instance_discrimination_sample_k', 'semantic_sample_k')
 
 

@@ -104,7 +104,13 @@ class KMaXOptions(_message.Message):
 class ModelOptions(_message.Message):
     __slots__ = ("backbone", "decoder", "deeplab_v3", "deeplab_v3_plus", "panoptic_deeplab", "motion_deeplab", "max_deeplab", "vip_deeplab", "initial_checkpoint", "restore_semantic_last_layer_from_initial_checkpoint", "restore_instance_last_layer_from_initial_checkpoint", "kmax")
     class BackboneOptions(_message.Message):
-        __slots__ = ("name", "output_stride", "pretrained_weights", "use_squeeze_and_excite", "drop_path_keep_prob", "drop_path_schedule", "stem_width_multiplier", "backbone_width_multiplier", "backbone_layer_multiplier", "use_sac_beyond_stride", "stem_max_pool")
+        __slots__ = ("name", "output_stride", "pretrained_weights", "use_squeeze_and_excite", "drop_path_keep_prob", "drop_path_schedule", "stem_width_multiplier", "backbone_width_multiplier", "backbone_layer_multiplier", "use_sac_beyond_stride", "squeeze_excite_gate", "stem_max_pool")
+        class SqueezeExciteGate(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+            __slots__ = ()
+            SIGMOID: _ClassVar[ModelOptions.BackboneOptions.SqueezeExciteGate]
+            HARD_SIGMOID: _ClassVar[ModelOptions.BackboneOptions.SqueezeExciteGate]
+        SIGMOID: ModelOptions.BackboneOptions.SqueezeExciteGate
+        HARD_SIGMOID: ModelOptions.BackboneOptions.SqueezeExciteGate
         NAME_FIELD_NUMBER: _ClassVar[int]
         OUTPUT_STRIDE_FIELD_NUMBER: _ClassVar[int]
         PRETRAINED_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +121,7 @@ class ModelOptions(_message.Message):
         BACKBONE_WIDTH_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
         BACKBONE_LAYER_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
         USE_SAC_BEYOND_STRIDE_FIELD_NUMBER: _ClassVar[int]
+        SQUEEZE_EXCITE_GATE_FIELD_NUMBER: _ClassVar[int]
         STEM_MAX_POOL_FIELD_NUMBER: _ClassVar[int]
         name: str
         output_stride: int
@@ -126,8 +133,9 @@ class ModelOptions(_message.Message):
         backbone_width_multiplier: float
         backbone_layer_multiplier: float
         use_sac_beyond_stride: int
+        squeeze_excite_gate: ModelOptions.BackboneOptions.SqueezeExciteGate
         stem_max_pool: bool
-        def __init__(self, name: _Optional[str] = ..., output_stride: _Optional[int] = ..., pretrained_weights: _Optional[str] = ..., use_squeeze_and_excite: bool = ..., drop_path_keep_prob: _Optional[float] = ..., drop_path_schedule: _Optional[str] = ..., stem_width_multiplier: _Optional[float] = ..., backbone_width_multiplier: _Optional[float] = ..., backbone_layer_multiplier: _Optional[float] = ..., use_sac_beyond_stride: _Optional[int] = ..., stem_max_pool: bool = ...) -> None: ...
+        def __init__(self, name: _Optional[str] = ..., output_stride: _Optional[int] = ..., pretrained_weights: _Optional[str] = ..., use_squeeze_and_excite: bool = ..., drop_path_keep_prob: _Optional[float] = ..., drop_path_schedule: _Optional[str] = ..., stem_width_multiplier: _Optional[float] = ..., backbone_width_multiplier: _Optional[float] = ..., backbone_layer_multiplier: _Optional[float] = ..., use_sac_beyond_stride: _Optional[int] = ..., squeeze_excite_gate: _Optional[_Union[ModelOptions.BackboneOptions.SqueezeExciteGate, str]] = ..., stem_max_pool: bool = ...) -> None: ...
     class DeeplabV3Options(_message.Message):
         __slots__ = ("num_classes",)
         NUM_CLASSES_FIELD_NUMBER: _ClassVar[int]

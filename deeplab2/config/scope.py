@@ -35,7 +35,6 @@ IGNORED = {
     'drop_path_schedule',
     'use_squeeze_and_excite',
     'stem_width_multiplier',
-    'backbone_width_multiplier',
     'backbone_layer_multiplier',
     'use_sac_beyond_stride',
   ),

@@ -13,6 +13,7 @@ from deeplab2 import assemble
 from deeplab2 import errors
 from deeplab2 import locks
 from deeplab2.checkpoint import directory as directory_lib
+from deeplab2.checkpoint import pretrained as pretrained_lib
 from deeplab2.checkpoint import restore
 from deeplab2.config import checks
 from deeplab2.config import trainer_checks
@@ -256,10 +257,12 @@ def _initialize(config, model, directory):
   pretrained, initial = config.resolved(_PRETRAINED), config.resolved(_INITIAL)
   conventions = assemble.conventions(config)
   if pretrained:
-    logging.info(
-      'Backbone from %s',
-      restore.initialize_backbone(model.backbone, pretrained, conventions=conventions),
-    )
+    if pretrained_lib.is_meant(pretrained) and hosts.is_chief():
+      pretrained_lib.fetch(model.backbone, pretrained)
+    hosts.gathered(None)  # The others find it in the cache, or fetch it into one of their own.
+    path = restore.initialize_backbone(model.backbone, pretrained, conventions=conventions)
+    rest = '' if initial else '; all other parts start from scratch'
+    logging.info('Backbone from %s%s', path, rest)
   if initial:
     options = config.options.model_options
     prefix = restore.initialize_model(

@@ -8,10 +8,14 @@ import tensorflow as tf
 
 from deeplab2 import assemble
 from deeplab2.checkpoint import convert
+from deeplab2.checkpoint import gates
 from deeplab2.checkpoint import released_keys
 from deeplab2.checkpoint import restore
 from deeplab2.config import load
+from deeplab2.data import images
 from tests.checkpoint import files
+from tests.checkpoint import folded_files
+from tests.checkpoint import keras_files
 from tests.model import builders
 
 _CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -35,9 +39,9 @@ def _write(path, values):
   return files.write(path, {key + files.SUFFIX: value for key, value in tensors.items()})
 
 
-def _convert(checkpoint, output_dir, config=_CONFIG):
+def _convert(checkpoint, output_dir, config=_CONFIG, more=()):
   return convert.main(
-    [f'--config_file={config}', f'--checkpoint={checkpoint}', f'--output_dir={output_dir}']
+    [f'--config_file={config}', f'--checkpoint={checkpoint}', f'--output_dir={output_dir}', *more]
   )
 
 
@@ -69,8 +73,92 @@ def test_a_directory_with_checkpoints_is_left_alone(released, tmp_path, capfd):
 def test_wrong_checkpoints(released, tmp_path, capfd):
   prefix, values = released
   assert 'no such checkpoint' in _error(capfd, tmp_path / 'nothing', tmp_path)
-  backbone = {key: value for key, value in values.items() if key.startswith('encoder/')}
-  error = _error(capfd, _write(tmp_path / 'imagenet', backbone), tmp_path / 'new')
-  assert 'imagenet: holds a backbone' in error and 'whole kMaX-DeepLab' in error
+  lacking = {key: value for key, value in values.items() if key.startswith('encoder/_blocks/0')}
+  error = _error(capfd, _write(tmp_path / 'imagenet', lacking), tmp_path / 'new')
+  assert 'imagenet: holds the backbone MobileNetV3 with 1 blocks' in error and 'lacks' in error
+  whole = {key: value for key, value in values.items() if 'pixel_decoder' not in key}
+  error = _error(capfd, _write(tmp_path / 'part', whole), tmp_path / 'new')
+  assert 'part: this checkpoint does not fit' in error and 'it lacks pixel_decoder' in error
   assert '/none.textproto' in _error(capfd, prefix, tmp_path, '/none.textproto')
+  assert not (tmp_path / 'new').exists()
+
+
+def _arguments(*more):
+  return [f'--set=model_options.backbone.{value}' for value in more]
+
+
+def test_a_backbone_alone_stays_one_and_training_starts_from_it(model, released, tmp_path, capfd):
+  """Of a released checkpoint, with another gate, which what is written says."""
+  backbone = {key: value for key, value in released[1].items() if key.startswith('encoder/')}
+  path = _write(tmp_path / 'imagenet', backbone)
+  gate = _arguments('squeeze_excite_gate=HARD_SIGMOID')
+  assert _convert(path, tmp_path / 'new', more=gate) == 0
+  written = f'{tmp_path}/new/ckpt-0'
+  assert f'Wrote {written}, of the backbone alone' in capfd.readouterr().out
+  stored = set(dict(tf.train.list_variables(written)))
+  other = {key for key in stored if not key.startswith('model/backbone/')}
+  names = {'global_step', 'save_counter'}
+  assert other == {
+    '_CHECKPOINTABLE_OBJECT_GRAPH',
+    gates.KEY,
+    *(name + files.SUFFIX for name in names),
+  }
+  hard = assemble.model(load.load(_CONFIG, [option.removeprefix('--set=') for option in gate]))
+  for start in (
+    lambda: restore.initialize_model(hard, str(tmp_path / 'new')),
+    lambda: restore.initialize_backbone(hard.backbone, written),
+  ):
+    for variable in hard.backbone.variables:
+      variable.assign(tf.zeros_like(variable))
+    assert start() == written
+    for key, variable in released_keys.of_model(hard.backbone, 'backbone').items():
+      np.testing.assert_array_equal(variable, backbone[key])
+  files.refused(lambda: restore.restore_model(hard, written), 'holds a backbone alone')
+  files.refused(
+    lambda: restore.initialize_model(model, written), 'squeeze_excite_gate=HARD_SIGMOID'
+  )
+
+
+def test_keras_weights(tmp_path, capfd):
+  keras_files.mobilenet(include_top=False).save_weights(str(tmp_path / 'small.h5'))
+  gate = _arguments('squeeze_excite_gate=HARD_SIGMOID')
+  assert _convert(f'keras:{tmp_path}/small.h5', tmp_path / 'new', more=gate) == 0
+  assert 'squeeze_excite_gate=HARD_SIGMOID' in _error(capfd, tmp_path / 'small.h5', tmp_path / 'x')
+  assert not (tmp_path / 'x').exists()
+
+
+def _images(directory):
+  directory.mkdir()
+  for index, shape in enumerate([(40, 64, 3), (33, 33, 3)]):
+    pixels = np.random.default_rng(index).integers(0, 256, shape, np.uint8)
+    (directory / f'{index}.png').write_bytes(images.encode(pixels, 'png').data)
+  return directory
+
+
+def test_folded_weights_are_unfolded_as_advised(model, tmp_path, capfd):
+  folded_files.write(tmp_path / 'folded.npz', model.backbone)
+  hard = _arguments('squeeze_excite_gate=HARD_SIGMOID')
+  _convert(tmp_path / 'folded.npz', tmp_path / 'new', more=hard)
+  advised = capfd.readouterr().err
+  assert 'start from noise' in advised and '--statistics_images=IMAGES --output_dir=NEW' in advised
+  use = [f'--statistics_images={_images(tmp_path / "images")}', *hard]
+  assert _convert(tmp_path / 'folded.npz', tmp_path / 'new', more=use) == 0
+  key = 'model/backbone/blocks/0/norm/moving_variance/.ATTRIBUTES/VARIABLE_VALUE'
+  variance = tf.train.load_checkpoint(str(tmp_path / 'new')).get_tensor(key)
+  assert np.ptp(variance) > 0.01  # Measured, not all the same.
+
+
+def test_images_that_are_of_no_use(released, model, tmp_path, capfd):
+  folded_files.write(tmp_path / 'folded.npz', model.backbone)
+  (tmp_path / 'empty').mkdir()
+  for checkpoint, directory, message in (
+    (released[0], 'empty', 'is for weights whose batch norm is folded in'),
+    (tmp_path / 'folded.npz', 'empty', 'no image (.jpg, '),
+    (tmp_path / 'folded.npz', 'nowhere', 'no such directory'),
+  ):
+    place = f'--statistics_images={tmp_path / directory}'
+    gate = _arguments('squeeze_excite_gate=HARD_SIGMOID')
+    assert _convert(checkpoint, tmp_path / 'new', more=[place, *gate]) == 2
+    error = capfd.readouterr().err
+    assert place in error and message in error
   assert not (tmp_path / 'new').exists()

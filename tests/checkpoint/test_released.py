@@ -13,6 +13,7 @@ from deeplab2.checkpoint import released_keys
 from deeplab2.model.backbones import registry
 from tests import conftest
 from tests.checkpoint import files
+from tests.goldens import fill
 from tests.model import builders
 
 
@@ -328,6 +329,33 @@ def test_no_backbone_at_all(tmp_path):
   path = files.write(tmp_path / 'ckpt', {'dense/kernel' + files.SUFFIX: np.zeros(3)})
   files.refused(lambda: _load(path, builders.tiny()), 'ckpt', 'no backbone', 'dense/kernel')
   assert not released.is_released(reading.Reader(path))
+
+
+@pytest.mark.parametrize('size, blocks', [('small', 13), ('large', 17)])
+@pytest.mark.parametrize('prefix', ['encoder/', 'backbone/_encoder/'])
+def test_imagenet_checkpoints_of_mobilenet(tmp_path, size, blocks, prefix):
+  """Those that DeepLab2 has released, by the keys of its source, with the head of a classifier."""
+  manifest = _manifest(f'checkpoint_mobilenet_v3_{size}_imagenet1k')
+  values = {key: fill.value(key, shape) for key, shape in manifest.items()}
+  tensors = {
+    key.replace('encoder/', prefix, 1) + files.SUFFIX: value for key, value in values.items()
+  }
+  tensors |= {f'head/{name}{files.SUFFIX}': np.zeros([1000]) for name in ('kernel', 'bias')}
+  path = files.write(tmp_path / 'ckpt', tensors | {'global_step' + files.SUFFIX: np.int64(5)})
+  backbone = registry.create(f'mobilenet_v3_{size}', norm=builders.NORM)
+  backbone(tf.zeros([1, 33, 33, 3]))
+  report = _load_backbone(path, backbone)
+  assert set(report.matched) == set(values) and report.missing == ()
+  assert set(report.unused) == {'head/kernel', 'head/bias'}
+  for key, variable in released_keys.of_model(backbone, 'backbone').items():
+    np.testing.assert_array_equal(variable, values[key])
+  narrow = registry.create(f'mobilenet_v3_{size}', norm=builders.NORM, width_multiplier=0.5)
+  narrow(tf.zeros([1, 33, 33, 3]))
+  files.refused(lambda: _load_backbone(path, narrow), 'of a model with other widths')
+  plain = registry.create(f'mobilenet_v3_{size}_minimalistic', norm=builders.NORM)
+  plain(tf.zeros([1, 33, 33, 3]))
+  words = (f'MobileNetV3 with {blocks} blocks', '_squeeze_excitation')
+  files.refused(lambda: _load_backbone(path, plain), *words)
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def test_fields_of_this_project_start_at_100():
   }
   assert {name: fields for name, fields in own.items() if fields} == {
     'deeplab2.ModelOptions': {'kmax': 100},
-    'deeplab2.ModelOptions.BackboneOptions': {'stem_max_pool': 110},
+    'deeplab2.ModelOptions.BackboneOptions': {'squeeze_excite_gate': 100, 'stem_max_pool': 101},
     'deeplab2.ModelOptions.MaXDeepLabOptions': {'transformer_decoder_drop_path_keep_prob': 100},
     'deeplab2.DatasetOptions': {
       'shuffle_buffer_size': 102,

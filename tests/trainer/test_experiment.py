@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import shutil
+import types
 
 import numpy as np
 import orbit
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from deeplab2 import assemble
 from deeplab2 import errors
+from deeplab2.checkpoint import gates
 from deeplab2.checkpoint import restore
 from deeplab2.config import load
 from deeplab2.data import datasets
@@ -25,6 +27,7 @@ from deeplab2.trainer import experiment
 from deeplab2.trainer import runtime
 from deeplab2.trainer import train
 from tests import eager
+from tests.checkpoint import keras_files
 from tests.trainer import runs
 
 _CONFIG, _SOLVER = runs.CONFIG, runs.SOLVER
@@ -201,6 +204,34 @@ def test_pretrained_weights_are_those_of_the_backbone_alone(trained, tmp_path, c
   for key in keys:
     same = np.array_equal(first.get_tensor(key), second.get_tensor(key))
     assert same == ('backbone' in key), key
+
+
+def test_weights_of_keras_and_their_gate(tmp_path, caplog):
+  network = keras_files.mobilenet(include_top=False)
+  network.save_weights(str(tmp_path / 'small.h5'))
+  weights = f'model_options.backbone.pretrained_weights=keras:{tmp_path}/small.h5'
+  with caplog.at_level(logging.INFO):
+    gate = 'model_options.backbone.squeeze_excite_gate=HARD_SIGMOID'
+    started = _started(tmp_path / 'run', weights, gate)
+  assert f'Backbone from {tmp_path}/small.h5; all other parts start from scratch' in caplog.text
+  kernel = started.get_tensor('model/backbone/blocks/0/kernel' + _VALUE)
+  np.testing.assert_array_equal(kernel, network.get_layer('Conv').kernel)
+  assert started.get_tensor(gates.KEY) == b'HARD_SIGMOID'
+  # Without what the run keeps of its configuration, its checkpoint still says it.
+  with pytest.raises(errors.UserError, match='set .*squeeze_excite_gate=HARD_SIGMOID'):
+    _started(tmp_path / 'run')
+
+
+@pytest.mark.parametrize('is_chief', [True, False])
+def test_weights_are_downloaded_by_the_chief_before_the_others_look(monkeypatch, is_chief):
+  done = []
+  monkeypatch.setattr(experiment.hosts, 'is_chief', lambda: is_chief)
+  monkeypatch.setattr(experiment.hosts, 'gathered', lambda value: done.append('waited'))
+  monkeypatch.setattr(experiment.pretrained_lib, 'fetch', lambda *_: done.append('fetched'))
+  monkeypatch.setattr(restore, 'initialize_backbone', lambda *_: done.append('read'))
+  config = _config('model_options.backbone.pretrained_weights=imagenet')
+  experiment._initialize(config, types.SimpleNamespace(backbone=None), 'run')
+  assert done == [*(['fetched'] if is_chief else []), 'waited', 'read']
 
 
 _VALUE = '/.ATTRIBUTES/VARIABLE_VALUE'

@@ -69,6 +69,21 @@ def test_another_model_is_refused_by_name_and_the_advice_works(tmp_path):
 
 
 @_with_fakes
+@pytest.mark.parametrize(
+  'name, value, shown',
+  [
+    ('squeeze_excite_gate', 'HARD_SIGMOID', 'SIGMOID, now HARD_SIGMOID'),
+    ('backbone_width_multiplier', '0.75', '1, now 0.75'),
+  ],
+)
+def test_another_gate_or_width_is_another_model(tmp_path, name, value, shown):
+  runs.run('train', tmp_path)
+  option = f'model_options.backbone.{name}'
+  with pytest.raises(errors.UserError, match=f'another model: {option} = {shown}. A run keeps'):
+    runs.run('train', tmp_path, f'{option}={value}')
+
+
+@_with_fakes
 def test_other_changes_are_logged(tmp_path, caplog):
   runs.run('train', tmp_path)
   keep = 'model_options.kmax.decoder_drop_path_keep_prob'

@@ -1,4 +1,8 @@
-"""MobileNetV3 (Howard et al. 2019), Small and Large, as pixel encoders."""
+"""MobileNetV3 (Howard et al. 2019), Small and Large, as pixel encoders.
+
+Both of any width, and minimalistic: without squeeze-and-excite, hard swish and 5x5 convolutions
+(github.com/tensorflow/models, research/slim/nets/mobilenet).
+"""
 
 from collections.abc import Sequence
 import functools
@@ -78,11 +82,48 @@ LARGE = (
 )
 
 
+def minimalistic(rows: Sequence[Row]) -> tuple[Row, ...]:
+  """Returns a table without squeeze-and-excite and with 3x3 kernels and ReLU alone."""
+  return tuple(
+    row._replace(activation=_RELU)
+    if isinstance(row, Conv)
+    else row._replace(kernel_size=3, activation=_RELU, squeeze=None)
+    for row in rows
+  )
+
+
+def of_width(rows: Sequence[Row], multiplier: float) -> tuple[Row, ...]:
+  """Returns a table of other widths, as Keras Applications has them for `alpha`.
+
+  The first convolution keeps its width, and the last one has six times that of the row before.
+  (DeepLab2 multiplies and rounds both; with 1.0 it is all the same.)
+  """
+  first, *blocks, last = rows
+  blocks = [row._replace(filters=round_to_eight(row.filters * multiplier)) for row in blocks]
+  return (first, *blocks, last._replace(filters=round_to_eight(6 * blocks[-1].filters)))
+
+
 class InvertedBottleneck(tf_keras.layers.Layer):
   """1x1 expansion, depthwise convolution, squeeze-and-excite, linear 1x1 projection."""
 
-  def __init__(self, row: Inverted, in_filters: int, *, norm: norm_lib.NormSettings, **kwargs):
-    """Creates the block of one row for an input of `in_filters` channels."""
+  def __init__(
+    self,
+    row: Inverted,
+    in_filters: int,
+    *,
+    norm: norm_lib.NormSettings,
+    gate: conv.Activation,
+    **kwargs,
+  ):
+    """Creates the block of one row for an input of `in_filters` channels.
+
+    Args:
+      row: of the table.
+      in_filters: channels of the input.
+      norm: settings of the batch norms.
+      gate: of squeeze-and-excite, if the row has it.
+      **kwargs: passed on to the Keras layer.
+    """
     super().__init__(**kwargs)
     self._residual = row.stride == 1 and in_filters == row.filters
     expanded = in_filters
@@ -101,6 +142,7 @@ class InvertedBottleneck(tf_keras.layers.Layer):
         expanded,
         activation=tf.nn.relu,
         initializer=tf_keras.initializers.HeNormal,
+        gate=gate,
         name='squeeze_excite',
       )
     self.project = conv.ConvNorm(row.filters, 1, norm=norm, name='project')
@@ -121,13 +163,34 @@ class MobileNetV3(tf_keras.layers.Layer):
   already); resK is the activated depthwise feature inside it.
   """
 
-  def __init__(self, rows: Sequence[Row], *, norm: norm_lib.NormSettings, **kwargs):
-    """Creates a MobileNetV3 from the rows of its table."""
+  def __init__(
+    self,
+    rows: Sequence[Row],
+    *,
+    norm: norm_lib.NormSettings,
+    width_multiplier: float = 1.0,
+    squeeze_excite_gate: str = 'SIGMOID',
+    **kwargs,
+  ):
+    """Creates a MobileNetV3 from the rows of its table.
+
+    Args:
+      rows: of the table, for width 1.
+      norm: settings of the batch norms.
+      width_multiplier: of all widths, as of `of_width`.
+      squeeze_excite_gate: a key of squeeze_excite.GATES.
+      **kwargs: passed on to the Keras layer.
+    """
     super().__init__(**kwargs)
+    self.width_multiplier = width_multiplier
+    # Checkpoints record it; a table without squeeze-and-excite has none.
+    has_gates = any(isinstance(row, Inverted) and row.squeeze is not None for row in rows)
+    self.squeeze_excite_gate = squeeze_excite_gate if has_gates else None
+    gate = squeeze_excite.GATES[squeeze_excite_gate]
     self.blocks = []
     strides = []
     in_filters, stride = 3, 1
-    for row in rows:
+    for row in of_width(rows, width_multiplier):
       stride *= row.stride
       strides.append(stride)
       if isinstance(row, Conv):
@@ -137,7 +200,7 @@ class MobileNetV3(tf_keras.layers.Layer):
           )
         )
       else:
-        self.blocks.append(InvertedBottleneck(row, in_filters, norm=norm))
+        self.blocks.append(InvertedBottleneck(row, in_filters, norm=norm, gate=gate))
       in_filters = row.filters
     # The last row of each stride: strides never fall, and later rows overwrite earlier ones.
     self._endpoints = sorted({stride: index for index, stride in enumerate(strides)}.values())
@@ -170,8 +233,13 @@ def round_to_eight(channels: float) -> int:
   return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-# By name, functions of `norm`.
+# By name, functions of `norm`, `width_multiplier` and `squeeze_excite_gate`.
 MOBILENETS = {
   name: functools.partial(MobileNetV3, rows, name=name)
-  for name, rows in (('mobilenet_v3_large', LARGE), ('mobilenet_v3_small', SMALL))
+  for name, rows in (
+    ('mobilenet_v3_large', LARGE),
+    ('mobilenet_v3_large_minimalistic', minimalistic(LARGE)),
+    ('mobilenet_v3_small', SMALL),
+    ('mobilenet_v3_small_minimalistic', minimalistic(SMALL)),
+  )
 }

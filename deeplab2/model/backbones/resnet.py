@@ -87,6 +87,8 @@ class ResNet(tf_keras.layers.Layer):
 class MaxPoolStem(conv.ConvNorm):
   """A 7x7 convolution of stride 2, ReLU, and 3x3 max-pooling of stride 2: stride 4 in all."""
 
+  has_max_pool = True
+
   def __init__(self, filters: int, *, norm: norm_lib.NormSettings, **kwargs):
     super().__init__(filters, 7, norm=norm, stride=2, activation=tf.nn.relu, **kwargs)
 

@@ -14,6 +14,11 @@ def linear(x: tf.Tensor) -> tf.Tensor:
   return x
 
 
+def hard_sigmoid(x: tf.Tensor) -> tf.Tensor:
+  """Returns `relu6(x + 3) / 6` (Howard et al. 2019, MobileNetV3, sec. 5.2)."""
+  return tf.nn.relu6(x + 3.0) * (1.0 / 6.0)
+
+
 def hard_swish(x: tf.Tensor) -> tf.Tensor:
   """Returns `x * relu6(x + 3) / 6` (Howard et al. 2019, MobileNetV3, sec. 5.2)."""
   return x * tf.nn.relu6(x + 3.0) * (1.0 / 6.0)

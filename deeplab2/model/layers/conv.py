@@ -76,6 +76,8 @@ def linear_norm(x, kernel, norm, linear, scale_shape, training, activation=activ
   """
   if training:
     return norm(linear(x, tf.cast(kernel, x.dtype)), training=True, activation=activation)
+  if norm.observer is not None:
+    norm.observer(linear(x, tf.cast(kernel, x.dtype)))
   scale, offset = norm.affine()
   if scale_shape is not None:
     scale = tf.reshape(scale, scale_shape)

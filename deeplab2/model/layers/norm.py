@@ -1,5 +1,6 @@
 """Batch normalisation, synchronised over replicas, and layer normalisation."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -49,6 +50,9 @@ class BatchNorm(tf_keras.layers.Layer):
     self._shape = tuple(shape)
     self._axis = axis
     self._gamma_initializer = gamma_initializer
+    # Called with what inference would normalise, where the norm is folded into a convolution. Not
+    # for graphs: it gets tensors that may have no values.
+    self.observer: Callable[[tf.Tensor], None] | None = None
 
   def build(self, input_shape=None):
     """Creates gamma, beta and the moving statistics, float32 of the constructor's shape.
@@ -67,6 +71,11 @@ class BatchNorm(tf_keras.layers.Layer):
     self.moving_mean = weights.add(self, 'moving_mean', self._shape, 'zeros', **statistic)
     self.moving_variance = weights.add(self, 'moving_variance', self._shape, 'ones', **statistic)
     self.built = True
+
+  @property
+  def epsilon(self) -> float:
+    """What is added to the variance."""
+    return self._settings.epsilon
 
   def affine(self) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns (scale, offset), float32 of one axis: inference computes `x * scale + offset`."""

@@ -67,3 +67,47 @@ def test_stages_are_the_last_rows_of_their_strides():
 )
 def test_round_to_eight(channels, rounded):
   assert mobilenet_v3.round_to_eight(channels) == rounded
+
+
+@pytest.mark.parametrize(
+  'name, width, first, last',
+  [
+    # By hand after Keras: 16 stays; 96 * width to a multiple of 8, the last one six times that.
+    ('small', 0.5, [16, 8, 16, 16, 24, 24, 24, 24, 24, 48], [48, 48, 288]),
+    ('small', 0.75, [16, 16, 24, 24, 32, 32, 32, 40, 40, 72], [72, 72, 432]),
+    ('small', 1.25, [16, 24, 32, 32, 48, 48, 48, 64, 64, 120], [120, 120, 720]),
+    ('large', 0.75, [16, 16, 24, 24, 32, 32, 32, 64], [120, 120, 720]),
+  ],
+)
+def test_widths(name, width, first, last):
+  rows = {'small': mobilenet_v3.SMALL, 'large': mobilenet_v3.LARGE}[name]
+  widths = [row.filters for row in mobilenet_v3.of_width(rows, width)]
+  assert widths[: len(first)] == first
+  assert widths[-len(last) :] == last
+
+
+@pytest.mark.parametrize('rows', [mobilenet_v3.SMALL, mobilenet_v3.LARGE])
+def test_width_1_is_the_table_and_minimalistic_has_nothing_special(rows):
+  assert mobilenet_v3.of_width(rows, 1.0) == rows
+  plain = mobilenet_v3.minimalistic(rows)
+  assert [(row.stride, row.filters) for row in plain] == [(row.stride, row.filters) for row in rows]
+  assert {row.kernel_size for row in plain} == {1, 3}
+  assert {row.activation for row in plain} == {tf.nn.relu}
+  blocks = [row for row in plain if isinstance(row, mobilenet_v3.Inverted)]
+  assert {row.squeeze for row in blocks} == {None}
+
+
+def test_the_gate_of_a_backbone():
+  image = tf.random.stateless_normal([1, 33, 33, 3], [1, 2])
+  features = {}
+  for gate in ('SIGMOID', 'HARD_SIGMOID'):
+    backbone = mobilenet_v3.MOBILENETS['mobilenet_v3_small'](
+      norm=builders.NORM, squeeze_excite_gate=gate
+    )
+    backbone(image)
+    builders.fill_by_key(backbone, 'backbone')
+    features[gate] = backbone(image).stage5
+    assert backbone.squeeze_excite_gate == gate
+  assert np.abs(features['SIGMOID'] - features['HARD_SIGMOID']).max() > 1e-3
+  backbone = mobilenet_v3.MOBILENETS['mobilenet_v3_small_minimalistic'](norm=builders.NORM)
+  assert backbone.squeeze_excite_gate is None

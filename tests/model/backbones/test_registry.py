@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab2.checkpoint import restore
+from deeplab2.model.backbones import mobilenet_v3
 from deeplab2.model.backbones import registry
 from tests.goldens import fill
 from tests.model import builders
@@ -143,13 +144,20 @@ def test_unknown_name():
     registry.create('resnet51', norm=builders.NORM)
 
 
-def test_drop_path_where_there_is_none():
-  assert registry.WITHOUT_DROP_PATH == {'mobilenet_v3_large', 'mobilenet_v3_small'}
-  with pytest.raises(ValueError, match='0.9'):
-    registry.create('mobilenet_v3_small', norm=builders.NORM, drop_path_keep_prob=0.9)
-
-
-def test_max_pooling_where_there_is_none():
+@pytest.mark.parametrize(
+  'name, setting, default',
+  [
+    ('mobilenet_v3_small', {'drop_path_keep_prob': 0.9}, '1.0'),
+    ('mobilenet_v3_large_minimalistic', {'drop_path_keep_prob': 0.9}, '1.0'),
+    ('mobilenet_v3_small_minimalistic', {'squeeze_excite_gate': 'HARD_SIGMOID'}, 'SIGMOID'),
+    ('tiny_moat0_pretrain_256_1k', {'squeeze_excite_gate': 'HARD_SIGMOID'}, 'SIGMOID'),
+    ('resnet50', {'width_multiplier': 0.5}, '1.0'),
+    ('axial_resnet50', {'stem_max_pool': True}, 'False'),
+  ],
+)
+def test_settings_that_a_backbone_has_not(name, setting, default):
+  (value,) = setting.values()
+  with pytest.raises(ValueError, match=f'is {value}; {name} has no .* must be {default}'):
+    registry.create(name, norm=builders.NORM, **setting)
+  assert registry.WITHOUT_DROP_PATH == registry.WITH_WIDTHS == set(mobilenet_v3.MOBILENETS)
   assert registry.WITH_MAX_POOL == {'resnet50'}
-  with pytest.raises(ValueError, match='axial_resnet50 has no max-pooling; resnet50 can'):
-    registry.create('axial_resnet50', norm=builders.NORM, stem_max_pool=True)
