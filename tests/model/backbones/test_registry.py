@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from deeplab2.checkpoint import restore
 from deeplab2.model.backbones import registry
+from tests import weights
 from tests.goldens import fill
 from tests.model import builders
 
@@ -39,6 +40,22 @@ _PARAMETERS = {
 _one_of_each_family = pytest.mark.parametrize('name', _QUICK)
 
 
+@pytest.fixture(scope='module', name='filled')
+def _filled():
+  """Returns a function: filled(name) -> (backbone, its variables by released key), filled."""
+  found = {}
+
+  def build(name):
+    if name not in found:
+      with weights.constant():
+        backbone = registry.create(name, norm=builders.NORM)
+        backbone(tf.zeros([1, 33, 33, 3]))
+      found[name] = backbone, builders.fill_by_key(backbone, 'backbone')
+    return found[name]
+
+  return build
+
+
 def _stride(name, level):
   return 4 if level == 1 and name.startswith('convnext') else 2**level
 
@@ -52,19 +69,18 @@ def _check_sizes(name, pyramid, batch, size):
 
 @_one_of_each_family
 @pytest.mark.parametrize('size', [(33, 65), (50, 70)])
-def test_sizes_of_any_number_of_images(name, size):
-  backbone = registry.create(name, norm=builders.NORM)
+def test_sizes_of_any_number_of_images(filled, name, size):
+  backbone, _ = filled(name)
   signature = [tf.TensorSpec([None, *size, 3])]
   network = tf.function(backbone, input_signature=signature, autograph=False)
   _check_sizes(name, network(tf.zeros([2, *size, 3])), 2, size)
 
 
 @pytest.mark.parametrize('name', [*_QUICK, 'tiny_moat0_pretrain_256_no_pe_1k'])
-def test_every_variable_trains_and_is_restored(name, tmp_path):
-  backbone = registry.create(name, norm=builders.NORM)
+def test_every_variable_trains_and_is_restored(filled, name, tmp_path):
+  backbone, variables = filled(name)
   images = tf.constant(fill.image(33, 47) / 127.5 - 1.0, tf.float32)
   _check_sizes(name, backbone(images), 1, (33, 47))
-  variables = builders.fill_by_key(backbone, 'backbone')
   with tf.GradientTape() as tape:
     stages = backbone(images, training=True)[:5]
     loss = tf.add_n(
@@ -93,6 +109,7 @@ def test_every_variable_trains_and_is_restored(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('constant_weights')
 @pytest.mark.parametrize(
   'name', [name for name in sorted(set(registry.BACKBONES)) if '_no_pe_' not in name]
 )
@@ -108,8 +125,8 @@ def test_sizes_of_a_family_are_stored_whole(name):
 
 
 @_one_of_each_family
-def test_inference_compiles(name):
-  backbone = registry.create(name, norm=builders.NORM)
+def test_inference_compiles(filled, name):
+  backbone, _ = filled(name)
   images = tf.constant(fill.image(33, 47) / 127.5 - 1.0, tf.float32)
   plain = backbone(images)
   for ours, theirs in zip(
