@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from deeplab2 import kernels
 from deeplab2.trainer import runtime
+from tests import weights
 
 _GROWTH_MB = 300  # After which memory is looked through.
 
@@ -58,3 +59,10 @@ def each_form(request):
 def golden():
   """Returns a loader: golden('losses_base') -> the arrays of tests/goldens/losses_base.npz."""
   return lambda name: np.load(GOLDENS / f'{name}.npz', allow_pickle=False)
+
+
+@pytest.fixture
+def constant_weights():
+  """Builds models without random weights, see weights.constant."""
+  with weights.constant():
+    yield

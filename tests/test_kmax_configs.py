@@ -83,16 +83,48 @@ def test_only_the_backbone_differs_from_resnet50_s_config():
     assemble.check_model(config)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  'path',
-  [path for path in _PATHS if path.parent.name == 'coco' or path.stem == 'kmax_resnet50'],
-  ids=_name,
-)
-def test_takes_a_training_step(path):
+# Made small, each config has the values of two of these: of one with its dataset and of one with
+# its backbone.
+_STEPPED = [
+  _ROOT / f'configs/{dataset}/kmax_{backbone}.textproto'
+  for dataset, backbone in (
+    ('ade20k', 'resnet50'),
+    ('cityscapes', 'resnet50'),
+    ('coco', 'axial_resnet50'),
+    ('coco', 'convnext_tiny'),
+    ('coco', 'moat2'),
+  )
+]
+_SMALLEST = {
+  'kmax_convnext_large': 'kmax_convnext_tiny',
+  'kmax_moat2_finetune_384_22k': 'kmax_tiny_moat1_pretrain_256_1k',
+}
+
+
+def _shrunk(path):
+  """Loads a config made small, with a backbone that is the smallest of its kind."""
   config = remax._shrunk(path)
-  logs = remax._step(config)
+  backbone = config.options.model_options.backbone
+  backbone.name = _SMALLEST.get(backbone.name, backbone.name)
+  return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', _STEPPED, ids=_name)
+def test_takes_a_training_step(path):
+  logs = remax._step(_shrunk(path))
   values = [value for name, value in logs.items() if name.startswith('losses/')]
   assert len(values) > 20 and np.all(np.isfinite(values))
   assert 0 < logs['gradient_norm'] < np.inf
-  assert assemble.post_processing(config) is not None
+
+
+def test_every_part_of_every_config_is_in_one_that_takes_a_step():
+  drop_path = 'model_options.backbone.drop_path_keep_prob'
+  stepped = [_shrunk(path) for path in _STEPPED]
+  for path in _PATHS:
+    config = _shrunk(path)
+    assert remax._is_of_two(config, stepped, {'experiment_name', drop_path}), path
+    assemble.loss(config)
+    assert assemble.post_processing(config) is not None
+  # The stepped one of every kind with drop path has one.
+  assert [config.value(drop_path) < 1 for config in stepped] == [False, False, True, True, True]

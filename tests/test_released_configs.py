@@ -136,6 +136,7 @@ train_dataset_options { crop_size: [65, 65] }
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('constant_weights')
 def test_the_example_is_a_model_of_coco(write):
   model = assemble.model(load.load(write(_EXAMPLE)))
   variables, parameters, _ = _KMAX['coco_panoptic', 'convnext_base']
@@ -168,6 +169,7 @@ def test_loads_unmodified(write, dataset, backbone, crop):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('constant_weights')
 @_each_config
 def test_assembles_with_its_dataset_s_values(write, dataset, backbone, crop):
   config = load.load(write(_text(dataset, backbone, crop)))
@@ -178,7 +180,8 @@ def test_assembles_with_its_dataset_s_values(write, dataset, backbone, crop):
   assert len(model.backbone.trainable_variables) == of_backbone
   assemble.loss(config)
   assert assemble.post_processing(config) is not None
-  assert set(training.create_state(config, model).groups) == {'optimizer', 'backbone_optimizer'}
+  if dataset == 'coco_panoptic' or backbone == 'resnet50':  # Every backbone and every dataset.
+    assert set(training.create_state(config, model).groups) == {'optimizer', 'backbone_optimizer'}
 
 
 @pytest.mark.parametrize('meta, backbone', _OTHERS)

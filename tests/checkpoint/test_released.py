@@ -82,6 +82,19 @@ def source():
   return tensors
 
 
+@pytest.fixture(scope='module')
+def built():
+  return builders.tiny()
+
+
+@pytest.fixture
+def model(built):
+  """A model as `source` is of, with values of which no checkpoint has any."""
+  for variable in built.variables:
+    variable.assign(tf.fill(variable.shape, 0.25))
+  return built
+
+
 def _values(model):
   return {key: variable.numpy() for key, variable in released_keys.of_model(model).items()}
 
@@ -90,8 +103,7 @@ def _unchanged(model, before):
   return all(np.array_equal(value, before[key]) for key, value in _values(model).items())
 
 
-def test_load_everything(source, tmp_path):
-  model = builders.tiny()
+def test_load_everything(source, tmp_path, model):
   path = files.write(tmp_path / 'ckpt-7', source)
   report = _load(path, model)
   values = _values(model)
@@ -120,8 +132,9 @@ def test_heads_of_another_number_of_classes_are_skipped_by_name(source, tmp_path
     np.testing.assert_array_equal(value, expected)
 
 
-def test_heads_of_the_same_number_of_classes_are_kept_but_the_last_semantic_layer(source, tmp_path):
-  model = builders.tiny()
+def test_heads_of_the_same_number_of_classes_are_kept_but_the_last_semantic_layer(
+  source, tmp_path, model
+):
   report = _load(files.write(tmp_path / 'ckpt', source), model, fresh_class_heads=True)
   assert set(report.skipped) == {'semantic_last_layer/kernel', 'semantic_last_layer/bias'}
 
@@ -142,8 +155,7 @@ _each_layout = pytest.mark.parametrize('prefix', ['encoder/', 'backbone/_encoder
 
 
 @_each_layout
-def test_training_starts_from_a_backbone_alone(source, tmp_path, prefix):
-  model = builders.tiny()
+def test_training_starts_from_a_backbone_alone(source, tmp_path, model, prefix):
   before = _values(model)
   path = files.write(tmp_path / 'ckpt', _backbone_alone(source, prefix))
   files.refused(
@@ -162,8 +174,7 @@ def test_training_starts_from_a_backbone_alone(source, tmp_path, prefix):
 
 
 @_each_layout
-def test_a_backbone_takes_its_own(source, tmp_path, prefix):
-  model = builders.tiny()
+def test_a_backbone_takes_its_own(source, tmp_path, model, prefix):
   tensors = _backbone_alone(source, prefix) if prefix != 'encoder/' else source
   report = _load_backbone(files.write(tmp_path / 'ckpt', tensors), model.backbone)
   for key, variable in released_keys.of_model(model.backbone, 'backbone').items():
@@ -238,24 +249,23 @@ def test_moat_classifiers_go_by_names_of_variables(tmp_path, with_statistics):
   )
 
 
-def test_a_head_is_fresh_as_a_whole_or_not_at_all(source, tmp_path):
+def test_a_head_is_fresh_as_a_whole_or_not_at_all(source, tmp_path, model):
   """A kernel of another input width alone is no matter of classes."""
   key = 'transformer_class_head/_conv/kernel' + files.SUFFIX
   tensors = source | {key: np.zeros([1, 5, source[key].shape[-1]], np.float32)}
   path = files.write(tmp_path / 'ckpt', tensors)
   files.refused(
-    lambda: _load(path, builders.tiny(), fresh_class_heads=True),
+    lambda: _load(path, model, fresh_class_heads=True),
     'transformer_class_head/_conv/kernel',
     'other widths',
   )
 
 
-def test_one_tensor_too_few_and_one_too_many(source, tmp_path):
+def test_one_tensor_too_few_and_one_too_many(source, tmp_path, model):
   tensors = dict(source)
   tensors['pixel_decoder/_stages/4/_block1/_conv3_bn/_conv/kernel' + files.SUFFIX] = tensors.pop(
     'transformer_decoder/cluster_centers' + files.SUFFIX
   )
-  model = builders.tiny()
   before = _values(model)
   files.refused(
     lambda: _load(files.write(tmp_path / 'ckpt', tensors), model),
@@ -303,8 +313,7 @@ def _manifest_file(path, name):
     ('checkpoint_coco_r50', 'ResNet with 16 blocks'),
   ],
 )
-def test_checkpoints_of_other_backbones(tmp_path, name, family):
-  model = builders.tiny()
+def test_checkpoints_of_other_backbones(tmp_path, model, name, family):
   before = _values(model)
   path = _manifest_file(tmp_path / 'ckpt', name)
   words = ('ckpt', f'the backbone {family}, where the configuration has MobileNetV3 with 13 blocks')
@@ -313,21 +322,21 @@ def test_checkpoints_of_other_backbones(tmp_path, name, family):
   assert _unchanged(model, before)
 
 
-def test_a_deeper_backbone(source, tmp_path):
+def test_a_deeper_backbone(source, tmp_path, model):
   deeper = source | {'encoder/_blocks/13/_conv/kernel' + files.SUFFIX: np.zeros(3)}
   for tensors in (deeper, _backbone_alone(deeper, '')):
     path = files.write(tmp_path / 'ckpt', tensors)
     files.refused(
-      lambda path=path: _load(path, builders.tiny(), backbone_alone=True),
+      lambda path=path: _load(path, model, backbone_alone=True),
       'MobileNetV3 with 14 blocks',
       'where the configuration has MobileNetV3 with 13',
       'it has encoder/_blocks/13/_conv/kernel in addition',
     )
 
 
-def test_no_backbone_at_all(tmp_path):
+def test_no_backbone_at_all(tmp_path, model):
   path = files.write(tmp_path / 'ckpt', {'dense/kernel' + files.SUFFIX: np.zeros(3)})
-  files.refused(lambda: _load(path, builders.tiny()), 'ckpt', 'no backbone', 'dense/kernel')
+  files.refused(lambda: _load(path, model), 'ckpt', 'no backbone', 'dense/kernel')
   assert not released.is_released(reading.Reader(path))
 
 
@@ -359,6 +368,7 @@ def test_imagenet_checkpoints_of_mobilenet(tmp_path, size, blocks, prefix):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('constant_weights')
 @pytest.mark.parametrize('make, backbone, name', _RELEASED)
 def test_a_released_checkpoint_fills_its_model(tmp_path, make, backbone, name):
   path = _manifest_file(tmp_path / 'ckpt', name)

@@ -35,10 +35,25 @@ def _fill(variables, seed):
     variable.assign(generator.normal(size=variable.shape))
 
 
-def _model(heads, seed):
-  model = builders.tiny(heads=builders.semantic_heads(2) if heads else None)
-  _fill(model.variables, seed)
-  return model
+def _build(heads):
+  return builders.tiny(heads=builders.semantic_heads(2) if heads else None)
+
+
+@pytest.fixture(scope='module')
+def built():
+  """The two models that tests fill: {whether with heads: model}."""
+  return {heads: _build(heads) for heads in (False, True)}
+
+
+@pytest.fixture
+def filled(built):
+  """Returns a function: filled(heads, seed) -> the model with or without heads, filled."""
+
+  def fill(heads, seed):
+    _fill(built[heads].variables, seed)
+    return built[heads]
+
+  return fill
 
 
 def _optimizer(variables, seed):
@@ -69,7 +84,8 @@ def _saved(tmp_path_factory):
   """Returns {whether with heads: (model, its checkpoint)}."""
   found = {}
   for heads in (False, True):
-    model = _model(heads, seed=1)
+    model = _build(heads)
+    _fill(model.variables, seed=1)
     optimizer = _optimizer(model.trainable_variables, seed=2)
     directory = tmp_path_factory.mktemp(f'heads-{heads}')
     found[heads] = model, _checkpoints(directory, model, optimizer).save()
@@ -85,9 +101,9 @@ def test_keys(saved):
   assert slots == {f'{key}/.OPTIMIZER_SLOT/optimizer/{m}' for key in trainable for m in 'mv'}
 
 
-def test_heads_saved_as_an_object_of_their_own_resume_and_the_other_way_round(tmp_path):
+def test_heads_saved_as_an_object_of_their_own_resume_and_the_other_way_round(tmp_path, filled):
   """As it was before the heads became a part of the model."""
-  model, heads = _model(False, seed=3), builders.semantic_heads(2)
+  model, heads = filled(False, seed=3), builders.semantic_heads(2)
   heads([tf.zeros([1, 3, 3, 64]), tf.zeros([1, 5, 5, 64])])
   _fill(heads.variables, seed=4)
   optimizer = _optimizer(model.trainable_variables + heads.trainable_variables, seed=5)
@@ -103,7 +119,7 @@ def test_heads_saved_as_an_object_of_their_own_resume_and_the_other_way_round(tm
   former.write(str(tmp_path / 'ckpt-7'))
   (tmp_path / 'checkpoint').write_text('model_checkpoint_path: "ckpt-7"\n')
 
-  resumed = _model(True, seed=6)
+  resumed = filled(True, seed=6)
   new_optimizer = _optimizer(resumed.trainable_variables, seed=7)
   checkpoints = _checkpoints(tmp_path, resumed, new_optimizer)
   assert checkpoints.resume() == str(tmp_path / 'ckpt-7') and checkpoints.last_saved == 7
@@ -120,9 +136,9 @@ def test_heads_saved_as_an_object_of_their_own_resume_and_the_other_way_round(tm
 
 @pytest.mark.parametrize('stored', [False, True])
 @pytest.mark.parametrize('wanted', [False, True])
-def test_a_run_starts_from_one_with_or_without(saved, stored, wanted, caplog):
+def test_a_run_starts_from_one_with_or_without(saved, filled, stored, wanted, caplog):
   source, path = saved[stored]
-  model = _model(wanted, seed=10)
+  model = filled(wanted, seed=10)
   before = [v.numpy() for v in model.semantic_heads.variables] if wanted else []
   with caplog.at_level(logging.INFO):
     restore.initialize_model(model, path)
@@ -140,24 +156,24 @@ def _without_heads(model):
 
 
 @pytest.mark.parametrize('stored', [False, True])
-def test_inference_needs_no_heads(saved, stored):
+def test_inference_needs_no_heads(saved, filled, stored):
   source, path = saved[stored]
-  model = _model(True, seed=11)
+  model = filled(True, seed=11)
   heads = [v.numpy() for v in model.semantic_heads.variables]
   restore.restore_model(model, path)
   _assert_same(_without_heads(model), _without_heads(source))
   _assert_same(model.semantic_heads.variables, heads)
 
 
-def test_a_run_is_not_resumed_as_one_with_or_without(saved):
+def test_a_run_is_not_resumed_as_one_with_or_without(saved, filled):
   for stored, words in ((False, 'it lacks remask_'), (True, 'it has remask_')):
-    model = _model(not stored, seed=12)
+    model = filled(not stored, seed=12)
     checkpoints = _checkpoints('unused', model, _optimizer(model.trainable_variables, seed=13))
     files.refused(lambda c=checkpoints, p=saved[stored][1]: c.restore(p), words)
 
 
-def test_released_checkpoints_have_no_heads(tmp_path, caplog):
-  model = _model(True, seed=14)
+def test_released_checkpoints_have_no_heads(tmp_path, filled, caplog):
+  model = filled(True, seed=14)
   heads = [v.numpy() for v in model.semantic_heads.variables]
   path = files.write(
     tmp_path / 'released',

@@ -22,6 +22,7 @@ def _named(predictions):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('constant_weights')
 @pytest.mark.parametrize(
   'make, backbone, name',
   [
@@ -67,6 +68,7 @@ def test_inference_golden(golden, make, backbone, name):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('constant_weights')
 @pytest.mark.parametrize('name, tolerance', [('BFLOAT16', 0.03), ('FLOAT16', 0.005)])
 def test_inference_golden_in_half_precision(golden, name, tolerance):
   """Root mean square errors, in standard deviations; mask logits may have three times as much."""
@@ -86,7 +88,7 @@ def test_inference_golden_in_half_precision(golden, name, tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('each_form')
+@pytest.mark.usefixtures('constant_weights', 'each_form')
 def test_training_golden(golden):
   golden, model = golden('model_train_coco_r50'), builders.coco(dropout=0.0)
   variables = builders.fill_by_key(model)

@@ -2,11 +2,13 @@
 
   python -m tests.trainer.distributed_run DEVICES DIRECTORY STEPS [OTHER_CHECKPOINT]
 
-With the environment variable TF_CONFIG, it is one of several hosts of one device each. Trains to
-step STEPS in DIRECTORY and evaluates there. The last line is JSON: the logs of every step, and, if
+With the environment variable TF_CONFIG, it is one of several hosts of one device each; otherwise,
+one device runs operation by operation and several, as the hosts do, in graphs. Trains to step
+STEPS in DIRECTORY and evaluates there. The last line is JSON: the logs of every step, and, if
 another run's checkpoint is given, how far the variables on each device are from it once restored.
 """
 
+import functools
 import json
 import os
 import sys
@@ -17,6 +19,8 @@ import tensorflow as tf
 from deeplab2 import randomness
 from deeplab2.checkpoint import restore
 from deeplab2.config import load
+from deeplab2.model.backbones import mobilenet_v3
+from deeplab2.model.backbones import registry
 from deeplab2.trainer import experiment
 from deeplab2.trainer import hosts
 from deeplab2.trainer import runtime
@@ -25,6 +29,8 @@ from deeplab2.trainer import trainer
 _CONFIG = 'configs/shapes/kmax_mobilenet_v3_small.textproto'
 _LOSSES = 'trainer_options.loss_options'
 _SOLVER = 'trainer_options.solver_options'
+# One block at each stride, for graphs take most of the time.
+_ROWS = [mobilenet_v3.SMALL[index] for index in (0, 1, 2, 4, 9, 12)]
 _OVERRIDES = [
   *(
     f'{split}_dataset_options.{name}'
@@ -35,6 +41,7 @@ _OVERRIDES = [
   'train_dataset_options.seed=1',
   'eval_dataset_options.batch_size=1',
   'model_options.kmax.decoder_layers=1,0,0',
+  'model_options.kmax.semantic_decoder=false',
   f'{_LOSSES}.remask.enable=true',
   f'{_LOSSES}.remask.num_relaxed_layers=1',
   f'{_LOSSES}.remask.head_channels=16',
@@ -76,11 +83,15 @@ def main(devices, directory, steps, other=None):
   runtime.set_up(seed=1)
   # Replicas draw numbers of their own, as many devices do; here, all draw the same.
   randomness._Keyed.uniform = lambda self, shape: tf.fill(shape, 0.5)
+  registry.BACKBONES['mobilenet_v3_small'] = functools.partial(
+    mobilenet_v3.MobileNetV3, _ROWS, name='mobilenet_v3_small'
+  )
   trainer.Trainer = _Recorded
   config = load.load(_CONFIG, [*_OVERRIDES, f'{_SOLVER}.training_number_of_steps={steps}'])
   if hosts.CLUSTER in os.environ:
     strategy = runtime.create_strategy(0, None)
   elif devices == '1':
+    tf.config.run_functions_eagerly(True)  # As functions, building their graphs takes longer.
     strategy = tf.distribute.OneDeviceStrategy('/cpu:0')
   else:
     strategy = tf.distribute.MirroredStrategy([f'CPU:{index}' for index in range(int(devices))])

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab2.checkpoint import restore
 from deeplab2.model.backbones import mobilenet_v3
 from deeplab2.model.backbones import registry
+from tests import weights
 from tests.goldens import fill
 from tests.model import builders
+from tests.model.backbones import pyramids
 
 _QUICK = (
   'mobilenet_v3_small',
@@ -24,48 +25,39 @@ _QUICK = (
 _WITHOUT_EFFECT = re.compile(
   r'_stem/layer_with_weights-0/bias|_pre_norm/beta|_attention/_k_proj/bias'
 )
-# ConvNeXt: Liu et al. 2022, table 9, gives 28, 50, 89 and 198 million with the classifier.
-_PARAMETERS = {
-  'convnext_tiny': 27_818_592,
-  'convnext_small': 49_453_152,
-  'convnext_base': 87_564_416,
-  'convnext_large': 196_227_264,
-  'tiny_moat0_pretrain_256_1k': 3_127_404,
-  'tiny_moat1_pretrain_256_1k': 4_838_215,
-  'tiny_moat2_pretrain_256_1k': 9_374_589,
-  'tiny_moat3_pretrain_256_1k': 18_966_030,
-  'moat0_pretrain_224_1k': 27_164_932,
-  'moat1_pretrain_224_1k': 40_975_240,
-}
 _one_of_each_family = pytest.mark.parametrize('name', _QUICK)
 
 
-def _stride(name, level):
-  return 4 if level == 1 and name.startswith('convnext') else 2**level
+@pytest.fixture(scope='module', name='filled')
+def _filled():
+  """Returns a function: filled(name) -> (backbone, its variables by released key), filled."""
+  found = {}
 
+  def build(name):
+    if name not in found:
+      with weights.constant():
+        backbone = registry.create(name, norm=builders.NORM)
+        backbone(tf.zeros([1, 33, 33, 3]))
+      found[name] = backbone, builders.fill_by_key(backbone, 'backbone')
+    return found[name]
 
-def _check_sizes(name, pyramid, batch, size):
-  for level in range(1, 6):
-    expected = (batch, *(-(-side // _stride(name, level)) for side in size))
-    stage, activated = (getattr(pyramid, f'{kind}{level}') for kind in ('stage', 'res'))
-    assert tuple(stage.shape[:3]) == tuple(activated.shape[:3]) == expected
+  return build
 
 
 @_one_of_each_family
 @pytest.mark.parametrize('size', [(33, 65), (50, 70)])
-def test_sizes_of_any_number_of_images(name, size):
-  backbone = registry.create(name, norm=builders.NORM)
+def test_sizes_of_any_number_of_images(filled, name, size):
+  backbone, _ = filled(name)
   signature = [tf.TensorSpec([None, *size, 3])]
   network = tf.function(backbone, input_signature=signature, autograph=False)
-  _check_sizes(name, network(tf.zeros([2, *size, 3])), 2, size)
+  pyramids.check_sizes(name, network(tf.zeros([2, *size, 3])), 2, size)
 
 
 @pytest.mark.parametrize('name', [*_QUICK, 'tiny_moat0_pretrain_256_no_pe_1k'])
-def test_every_variable_trains_and_is_restored(name, tmp_path):
-  backbone = registry.create(name, norm=builders.NORM)
+def test_every_variable_trains_and_is_restored(filled, name, tmp_path):
+  backbone, variables = filled(name)
   images = tf.constant(fill.image(33, 47) / 127.5 - 1.0, tf.float32)
-  _check_sizes(name, backbone(images), 1, (33, 47))
-  variables = builders.fill_by_key(backbone, 'backbone')
+  pyramids.check_sizes(name, backbone(images), 1, (33, 47))
   with tf.GradientTape() as tape:
     stages = backbone(images, training=True)[:5]
     loss = tf.add_n(
@@ -96,24 +88,9 @@ def test_every_variable_trains_and_is_restored(name, tmp_path):
     np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  'name', [name for name in sorted(set(registry.BACKBONES)) if '_no_pe_' not in name]
-)
-def test_sizes_of_a_family_are_stored_whole(name):
-  """In a graph that is not run, where variables of gigabytes take no memory."""
-  with tf.Graph().as_default():
-    backbone = registry.create(name, norm=builders.NORM)
-    _check_sizes(name, backbone(tf.zeros([1, 33, 47, 3])), 1, (33, 47))
-    stored = restore.variable_keys({'backbone': backbone}).values()
-    assert {variable.ref() for variable in stored} == {v.ref() for v in backbone.variables}
-    if name in _PARAMETERS:
-      assert backbone.count_params() == _PARAMETERS[name]
-
-
 @_one_of_each_family
-def test_inference_compiles(name):
-  backbone = registry.create(name, norm=builders.NORM)
+def test_inference_compiles(filled, name):
+  backbone, _ = filled(name)
   images = tf.constant(fill.image(33, 47) / 127.5 - 1.0, tf.float32)
   plain = backbone(images)
   for ours, theirs in zip(
