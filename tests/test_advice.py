@@ -74,6 +74,11 @@ CONFIGS = [
     [f'{REMASK}={{enable: true num_relaxed_layers: 6}}'],
   ),
   (
+    [f'{REMASK}={{enable: true gate_masks: false stop_gradient: false}}'],
+    'must be true where gate_masks is false: it is about the gate.',
+    [f'{REMASK}={{enable: true gate_masks: false stop_gradient: true}}'],
+  ),
+  (
     [
       'trainer_options.loss_options={mask_loss_activation: SIGMOID '
       'mask_id_cross_entropy_loss {top_k_percent: 0.2}}'
