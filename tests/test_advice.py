@@ -8,6 +8,7 @@ import logging
 import pathlib
 import re
 import shutil
+import sys
 
 import pytest
 import tensorflow as tf
@@ -442,6 +443,8 @@ def test_number_of_gpus():
 
 
 def _script(name):
+  if str(ROOT / 'scripts') not in sys.path:
+    sys.path.insert(0, str(ROOT / 'scripts'))  # As for a script that is run.
   spec = importlib.util.spec_from_file_location(name, ROOT / 'scripts' / f'{name}.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
