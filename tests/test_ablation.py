@@ -11,9 +11,11 @@ import types
 import PIL.Image
 import pytest
 
+from deeplab2 import assemble
 from deeplab2 import errors
 from deeplab2 import locks
 from deeplab2.config import load
+from deeplab2.data import datasets
 from tests.disk import limited_files
 
 __all__ = ['limited_files']
@@ -474,3 +476,39 @@ def test_training_images_that_are_the_unseen_ones(tmp_path, capfd):
   files = ['train_dataset_options.file_pattern=a*', 'eval_dataset_options.file_pattern=a*']
   assert _call(tmp_path, _variants(tmp_path, plain=files), '--train_eval', '--dry_run') == 2
   assert 'plain is evaluated on its training records anyway (a*)' in capfd.readouterr().err
+
+
+def test_the_plan_of_photographs_fits_its_config(tmp_path, monkeypatch):
+  """Every row loads and is another; the control, rates and lengths are what their names say."""
+  classes = [{'id': number, 'name': f'class {number}'} for number in range(1, 28)]
+  info = datasets.describe('few', classes, 1000, 'here')
+  (tmp_path / 'few.json').write_text(datasets.to_json(info))
+  monkeypatch.setenv('PHOTOGRAPHS', str(tmp_path / 'few.json'))
+  monkeypatch.setenv('PHOTOGRAPHS_TFRECORDS', str(tmp_path))
+  path = _ROOT / 'configs' / 'photographs' / 'kmax_mobilenet_v3_small.textproto'
+  plan = ablation.variants.read(str(_ROOT / 'configs' / 'ablations' / 'photographs.json'))
+  configs = {row.name: load.load(str(path), row.overrides()) for row in plan}
+  assert next(iter(configs)) == 'plain'
+  texts = {str(config.options) for config in configs.values()}
+  # Without weights of a backbone in the config, the rows from scratch differ in their rate alone.
+  assert len(texts) == len(plan)
+  losses = {n: c.value('trainer_options.loss_options') for n, c in configs.items()}
+  solvers = {n: c.value('trainer_options.solver_options') for n, c in configs.items()}
+  for config in configs.values():
+    assemble.check_model(config)
+  assert not losses['plain'].remask.enable and not losses['plain'].reclass.enable
+  for name, gates in (('remask', True), ('heads_without_gate', False)):
+    assert losses[name].remask.enable and losses[name].remask.gate_masks == gates
+    assert losses[name].remask.semantic_activation == losses[name].SOFTMAX
+    assert not losses[name].reclass.enable
+  paper = losses['remax-paper']
+  assert paper.mask_loss_activation == paper.SIGMOID and paper.remask.num_relaxed_layers == 4
+  assert paper.remask.semantic_activation == paper.remask.class_activation == paper.SIGMOID
+  assert paper.reclass.normalization == paper.reclass.CLASS_AREA
+  assert paper.reclass.eta == pytest.approx(0.1)
+  rate, steps = solvers['plain'].base_learning_rate, solvers['plain'].training_number_of_steps
+  for name, solver in solvers.items():
+    factor = int(name.rpartition('-rate_')[2]) if '-rate_' in name else 1
+    assert solver.base_learning_rate == pytest.approx(factor * rate)
+    assert solver.training_number_of_steps == (steps // 2 if name.endswith('-half') else steps)
+    assert not solver.use_gradient_clipping
