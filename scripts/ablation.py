@@ -97,6 +97,8 @@ _COLUMNS = {
   'gradient norm': ('training', 'gradient_norm'),
 }
 _CURVES = ('PQ', 'FP loss', 'FN loss')
+# Of the page alone.
+_MORE_CURVES = {'FP/FN over all slots': ('diagnostics', 'all_slots_fp_fn_ratio')}
 _GATES = re.compile(r'diagnostics/(aux_\d+gate_(?:same|other)_class)')
 _RATE = ('training', 'steps_per_second')
 _DIVERGED = re.compile(r'Step (\d+): not finite')
@@ -380,8 +382,11 @@ def results(runs: Sequence[Run], directory: str) -> list[dict]:
         'train_PQ': _number(on_training, ('PQ',)),
         'seconds_per_step': statistics.mean(seconds) if seconds else None,
         'curves': {
-          name: [[at, _number(entry, _COLUMNS[name])] for at, entry in evaluations.items() if at]
-          for name in _CURVES
+          name: [[at, _number(entry, path)] for at, entry in evaluations.items() if at]
+          for name, path in {
+            **{curve: _COLUMNS[curve] for curve in _CURVES},
+            **_MORE_CURVES,
+          }.items()
         },
         'gates': _gate_curves(evaluations),
       }
@@ -615,7 +620,7 @@ def _sections(runs, found, directory):
     finished = [result for result in found if result['row'] == row.name]
     panels = {
       curve: {f'seed {result["seed"]}': result['curves'][curve] for result in finished}
-      for curve in _CURVES
+      for curve in (*_CURVES, *_MORE_CURVES)
     }
     if any(result['gates'] for result in finished):
       # One run is enough for the eye; lines of all layers of all seeds would cover one another.

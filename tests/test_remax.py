@@ -165,6 +165,7 @@ def test_evaluations_report_the_plain_loss():
     'mask_fp',
     'mask_fn',
     'mask_fp_fn_ratio',
+    'all_slots_fp_fn_ratio',
     'matched_dice',
     'unmatched_segments',
     'images_beyond_slots',

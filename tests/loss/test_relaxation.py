@@ -503,6 +503,7 @@ def test_diagnostics_of_every_output_that_is_watched():
     'mask_fp',
     'mask_fn',
     'mask_fp_fn_ratio',
+    'all_slots_fp_fn_ratio',
     'reclass_relaxed_fraction',
     'reclass_added_mass',
   } | once
