@@ -621,6 +621,7 @@ def _sections(runs, found, directory):
     panels = {
       curve: {f'seed {result["seed"]}': result['curves'][curve] for result in finished}
       for curve in (*_CURVES, *_MORE_CURVES)
+      if any(value is not None for result in finished for _, value in result['curves'][curve])
     }
     if any(result['gates'] for result in finished):
       # One run is enough for the eye; lines of all layers of all seeds would cover one another.
@@ -634,7 +635,7 @@ def _sections(runs, found, directory):
       page.Section(
         row.name,
         row.overrides(),
-        plots.png(plots.curves(panels)) if finished else None,
+        plots.png(plots.curves(panels)) if panels else None,
         images,
         _divergences(of_row, directory),
       )

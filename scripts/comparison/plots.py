@@ -56,16 +56,21 @@ def curves(
   """Draws one row's runs: a panel for each quantity, a line for each run.
 
   Args:
-    panels: title -> label of a line -> its (step, value); values None are gaps.
+    panels: title -> label of a line -> its (step, value); values None are gaps. Lines of gates on
+      pixels of other classes are dashed, in the colour of those on the same class before them.
   """
   figure, all_axes = pyplot.subplots(
     1, len(panels), figsize=(3.4 * len(panels), 2.6), squeeze=False, layout='constrained'
   )
   for axes, (title, lines) in zip(all_axes[0], panels.items(), strict=True):
+    color = -1
     for label, points in lines.items():
       drawn = [(step, value) for step, value in points if value is not None]
+      is_other = label.endswith('other_class')
+      color += not is_other
+      style = {'color': f'C{max(color, 0)}', 'linestyle': '--' if is_other else '-'}
       if drawn:
-        axes.plot(*zip(*drawn, strict=True), marker='.', markersize=4, label=_plain(label))
+        axes.plot(*zip(*drawn, strict=True), marker='.', label=_plain(label), **style)
     axes.set_title(title, fontsize='small')
     axes.tick_params(labelsize='x-small')
     axes.grid(alpha=0.3)
