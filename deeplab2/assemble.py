@@ -363,6 +363,7 @@ def _remask(config, space):
     num_layers=options.num_relaxed_layers,
     identity_mapping=options.identity_mapping,
     stop_gradient=options.stop_gradient,
+    gate_masks=options.gate_masks,
     semantic_activation=_ACTIVATIONS[options.semantic_activation],
     class_activation=_ACTIVATIONS[options.class_activation],
     semantic_term=semantic_terms[semantic.name or loss_checks.SEMANTIC_LOSSES[0]],

@@ -45,6 +45,10 @@ class _Keyed:
     moved._calls = position
     return moved
 
+  def named(self, name):
+    """Returns a generator of streams that belong to the key and a name."""
+    return _Keyed(tf.random.experimental.stateless_fold_in(self._key, _number_of(name)))
+
 
 @contextlib.contextmanager
 def use(generator) -> Iterator[None]:
@@ -76,6 +80,18 @@ def at(position: int) -> contextlib.AbstractContextManager[None]:
   return use(_keyed_one().at(position))
 
 
+@contextlib.contextmanager
+def apart(name: str) -> Iterator[None]:
+  """Lets `uniform` inside the context draw from streams that have a name.
+
+  What is drawn outside is the same with and without such a part, so that two models draw the same
+  in what they have in common. Nothing changes outside of a context `keyed`.
+  """
+  generator = getattr(_current, 'generator', None)
+  with use(generator.named(name) if isinstance(generator, _Keyed) else generator):
+    yield
+
+
 def _keyed_one():
   generator = getattr(_current, 'generator', None)
   if not isinstance(generator, _Keyed):
@@ -93,10 +109,13 @@ def stream(name: str, seed: int | tf.Tensor, number: int | tf.Tensor) -> tf.Tens
     seed: of the run; an integer, or [] of an integer type.
     number: of the image, epoch or step; an integer, or [] of an integer type.
   """
-  digest = hashlib.sha256(name.encode()).digest()[:8]
-  of_name = tf.constant(int.from_bytes(digest, 'little', signed=True), tf.int64)
-  key = tf.stack([tf.cast(seed, tf.int64), of_name])
+  key = tf.stack([tf.cast(seed, tf.int64), _number_of(name)])
   return tf.random.experimental.stateless_fold_in(key, tf.cast(number, tf.int64))
+
+
+def _number_of(name):
+  digest = hashlib.sha256(name.encode()).digest()[:8]
+  return tf.constant(int.from_bytes(digest, 'little', signed=True), tf.int64)
 
 
 def uniform(shape: Shape) -> tf.Tensor:

@@ -3,19 +3,24 @@
 import importlib.util
 import json
 import pathlib
+import shlex
+import sys
 import time
 import types
 
 import PIL.Image
 import pytest
 
+from deeplab2 import assemble
 from deeplab2 import errors
 from deeplab2 import locks
 from deeplab2.config import load
+from deeplab2.data import datasets
 from tests.disk import limited_files
 
 __all__ = ['limited_files']
 _ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(_ROOT / 'scripts'))  # As for a script that is run.
 CONFIG = str(_ROOT / 'configs/shapes/kmax_mobilenet_v3_small.textproto')
 # The decoder of this config has three layers.
 SET = [
@@ -33,6 +38,25 @@ def _script():
 
 
 ablation = _script()
+PLAIN = ablation.Row('plain', 'softmax', 'none', None, None)
+
+
+def _options(directory, **flags):
+  """Returns parsed flags."""
+  return types.SimpleNamespace(
+    **{
+      'config_file': CONFIG,
+      'output_dir': str(directory),
+      'jobs': 1,
+      'set': [],
+      'train_eval': None,
+      'hours': None,
+      'seconds_per_step': None,
+      'baseline': PLAIN.name,
+      'command': 'python scripts/ablation.py',
+      **flags,
+    }
+  )
 
 
 def _write_run(directory, name, quality, step=STEPS, **diagnostics):
@@ -108,7 +132,8 @@ def test_table_and_image(tmp_path, capsys):
     arguments += ['--set', override]
   assert ablation.main(arguments) == 0
   lines = (tmp_path / 'table.md').read_text().splitlines()
-  assert capsys.readouterr().out.splitlines() == lines
+  compared = (tmp_path / 'differences.md').read_text().splitlines()
+  assert capsys.readouterr().out.splitlines() == [*lines, '', *compared]
   # Mean 43; sample standard deviation of 40, 42, 47: sqrt((9 + 1 + 16) / 2) = 3.6.
   assert lines[2].startswith('| plain-softmax | 3 | 43.0 ± 3.6 | 38.0 ± 3.6 | 48.0 ± 3.6 | 0.5 ±')
   assert lines[3].startswith('| remask-softmax-gate_sigmoid | 1 | 50.0 | 45.0 | 55.0 | not meas')
@@ -119,15 +144,11 @@ def test_table_and_image(tmp_path, capsys):
 
 
 def test_finished_runs_are_skipped_and_failed_ones_reported(tmp_path, capfd):
-  done, broken = (
-    ablation.Run(ablation.Row('plain', 'softmax', 'none', None, None), seed) for seed in (0, 1)
-  )
+  done, broken = (ablation.Run(PLAIN, seed, STEPS) for seed in (0, 1))
   _write_run(tmp_path, done.name, 40.0)
   (tmp_path / 'logs').mkdir()
-  options = types.SimpleNamespace(
-    config_file=str(tmp_path / 'missing.textproto'), output_dir=str(tmp_path), jobs=2, set=[]
-  )
-  assert ablation.train_all([done, broken], STEPS, options) == [broken]
+  options = _options(tmp_path, config_file=str(tmp_path / 'missing.textproto'), jobs=2)
+  assert ablation.train_all([done, broken], options) == ([broken], [])
   shown = capfd.readouterr().err
   assert f'{broken.name} FAILED' in shown and 'missing.textproto' in shown
   assert not (tmp_path / 'logs' / f'{done.name}.log').exists()
@@ -149,7 +170,7 @@ def test_what_is_not_measured_in_every_run_is_counted(tmp_path, capsys):
 
 def test_a_seed_given_twice_is_one_run(tmp_path, monkeypatch):
   asked = []
-  monkeypatch.setattr(ablation, 'train_all', lambda runs, *_: asked.extend(runs) or [])
+  monkeypatch.setattr(ablation, 'train_all', lambda runs, *_: asked.extend(runs) or ([], []))
   ablation.main(
     [f'--config_file={CONFIG}', f'--output_dir={tmp_path}', '--methods=plain', '--seeds=1,0,1']
   )
@@ -167,12 +188,9 @@ def test_an_interruption_starts_nothing_more(tmp_path, monkeypatch):
     return True
 
   monkeypatch.setattr(ablation, 'train', train)
-  runs = [
-    ablation.Run(ablation.Row('plain', 'softmax', 'none', None, None), seed) for seed in range(6)
-  ]
-  options = types.SimpleNamespace(output_dir=str(tmp_path), jobs=1)
+  runs = [ablation.Run(PLAIN, seed, STEPS) for seed in range(6)]
   with pytest.raises(KeyboardInterrupt):
-    ablation.train_all(runs, STEPS, options)
+    ablation.train_all(runs, _options(tmp_path))
   assert len(started) <= 2  # The second may have begun before the first was seen to end.
 
 
@@ -200,6 +218,11 @@ def _error(tmp_path, capfd, *arguments):
     ('--seeds=0,1.5', "--seeds: '1.5' is no number"),
     ('--jobs=0', '--jobs=0: must be 1'),
     ('--seeds=0', 'nothing to report'),
+    ('--baseline=other', "--baseline: 'other' is none of plain-softmax"),
+    ('--only=plain-softmax,x', "--only: 'x' is none of plain-softmax"),
+    ('--hours=0', '--hours=0.0: must be greater than 0'),
+    ('--seconds_per_step=-1', '--seconds_per_step=-1.0: must be greater than 0'),
+    ('--train_eval=0', '--train_eval=0: must be 1 or more'),
   ],
 )
 def test_mistakes_are_one_line(tmp_path, capfd, flag, message):
@@ -230,9 +253,7 @@ def test_two_ablations_in_one_directory(tmp_path, capfd):
 
 
 def test_results_are_written_after_every_run(tmp_path, monkeypatch, capfd):
-  runs = [
-    ablation.Run(ablation.Row('plain', 'softmax', 'none', None, None), seed) for seed in (0, 1, 2)
-  ]
+  runs = [ablation.Run(PLAIN, seed, STEPS) for seed in (0, 1, 2)]
   (tmp_path / 'logs').mkdir()
   seen = []
 
@@ -248,10 +269,10 @@ def test_results_are_written_after_every_run(tmp_path, monkeypatch, capfd):
     return True
 
   monkeypatch.setattr(ablation, 'train', train)
-  options = types.SimpleNamespace(output_dir=str(tmp_path), jobs=1)
+  options = _options(tmp_path)
   # One at a time, so that each has been reported before the next begins.
   for number in range(3):
-    failed = ablation.train_all(runs[: number + 1], STEPS, options)
+    failed, _ = ablation.train_all(runs[: number + 1], options)
   assert seen == [1, 1, 1] and failed == [runs[1]]
   assert f'{runs[1].name} FAILED' in capfd.readouterr().err
   assert len(json.loads((tmp_path / 'results.json').read_text())['runs']) == 2
@@ -264,3 +285,230 @@ def test_results_that_cannot_be_written(tmp_path, capfd, limited_files):
   shown = _error(tmp_path, capfd)
   limited_files()
   assert 'cannot be written' in shown.strip().splitlines()[-1]
+
+
+def _variants(directory, **rows):
+  path = directory / 'variants.json'
+  path.write_text(json.dumps(rows))
+  return path
+
+
+def _call(directory, plan, *arguments):
+  return ablation.main(
+    [
+      f'--config_file={CONFIG}',
+      f'--output_dir={directory / "out"}',
+      f'--variants={plan}',
+      *(flag for override in SET for flag in ('--set', override)),
+      *arguments,
+    ]
+  )
+
+
+def test_differences_are_taken_seed_by_seed_and_shown_on_a_page(tmp_path, capsys):
+  out = tmp_path / 'out'
+  plain, better = (40.0, 30.0, 50.0, 20.0), (42.0, 31.0, 54.0, 21.0)
+  for seed, (one, other) in enumerate(zip(plain, better, strict=True)):
+    _write_run(out, f'plain-seed{seed}', one)
+    _write_run(out, f'better-seed{seed}', other)
+  _write_run(out, 'half-seed0', 10.0, step=STEPS // 2)
+  (out / 'logs').mkdir()
+  (out / 'logs' / 'fast-seed2.log').write_text('...\nStep 31: not finite: total_loss nan; all')
+  vis = out / 'runs' / 'plain-seed0' / 'vis'
+  vis.mkdir()
+  PIL.Image.new('RGB', (900, 300)).save(vis / '000000_panel.png')
+  steps = 'trainer_options.solver_options.training_number_of_steps'
+  plan = _variants(tmp_path, plain=[], better=[], half=[f'{steps}={STEPS // 2}'], fast=[])
+  assert _call(tmp_path, plan, '--report_only', '--seeds=0,1,2,3') == 0
+  shown = capsys.readouterr().out
+  lines = (out / 'differences.md').read_text().splitlines()
+  assert lines[2].startswith('| plain (mean of 4) | | 35.00 | 30.00 | 40.00 | not measured | ')
+  # Differences 2, 1, 4, 1: mean 2, deviation sqrt(2), error sqrt(2) / 2, t = 3.1824: 2.250.
+  assert lines[3].startswith('| better | 4 | +2.00 ± 2.25 | +2.00 ± 2.25 | +2.00 ± 2.25 | not ')
+  assert lines[4].startswith('| half | 1 | -30.00 (1 pair) | ') and 'reached in 0 of 1' in lines[4]
+  assert 'better' in lines[3] and 'reached in' not in lines[3]
+  line = 'fast: diverged with 1 of 4 seeds, at step 31.'
+  assert line in shown and line in lines
+  stored = json.loads((out / 'results.json').read_text())
+  assert stored['differences']['PQ']['better']['values'] == [2.0, 1.0, 4.0, 1.0]
+  text = (out / 'index.html').read_text()
+  assert line in text and 'href="runs/plain-seed0/vis/000000_panel.png"' in text
+  assert '://' not in text and text.count('data:image/png;base64,') == 5
+  assert f'--variants={shlex.quote(str(plan))}' in text
+  assert PIL.Image.open(out / 'differences.png').size[0] > 500
+
+
+def test_steps_to_the_quality_of_the_baseline(tmp_path):
+  _write_run(tmp_path, 'plain-seed0', 40.0)
+  _write_run(tmp_path, 'better-seed0', 60.0)  # 30 at half of the steps: 40 a third of the way on.
+  rows = [ablation.variants.Variant(name, ()) for name in ('plain', 'better')]
+  found = ablation.results([ablation.Run(row, 0, STEPS) for row in rows], str(tmp_path))
+  steps = ablation.measures(found, 'plain')[ablation._STEPS]
+  assert steps['plain'] == {0: STEPS}
+  assert steps['better'] == {0: pytest.approx(STEPS / 2 + STEPS / 6)}
+
+
+def test_training_images_are_told_from_unseen_ones(tmp_path):
+  directory = tmp_path / 'runs' / 'plain-softmax-seed0' / 'eval'
+  directory.mkdir(parents=True)
+  for name, files, quality in ((f'{STEPS}', 'val*', 30.0), (f'{STEPS}-0a', 'train*', 70.0)):
+    # The name of the training set comes last: it would be taken if sets were not told apart.
+    evaluated = {'set': files[::-1], 'file_pattern': [files], 'dataset': 'shapes'}
+    content = {'step': STEPS, 'evaluated': evaluated, 'PQ': quality}
+    content['training'] = {'steps_per_second': 4.0}
+    (directory / f'metrics-{name}.json').write_text(json.dumps(content))
+  [found] = ablation.results([ablation.Run(PLAIN, 0, STEPS, ('train*',))], str(tmp_path))
+  assert (found['final']['PQ'], found['train_PQ'], found['seconds_per_step']) == (30.0, 70.0, 0.25)
+
+
+def test_training_images_are_evaluated_where_that_is_missing(tmp_path, monkeypatch):
+  commands = []
+
+  def call(command, **_):
+    commands.append(command)
+    return types.SimpleNamespace(returncode=0)
+
+  monkeypatch.setattr(ablation.subprocess, 'run', call)
+  monkeypatch.setattr(ablation, 'write_report', lambda *_: None)
+  (tmp_path / 'logs').mkdir()
+  run = ablation.Run(PLAIN, 0, STEPS, ('a/train*',))
+  _write_run(tmp_path, run.name, 40.0)
+  ablation.train_all([run], _options(tmp_path, train_eval=50))
+  [command] = commands
+  assert '--mode=eval' in command
+  assert '--set=eval_dataset_options.file_pattern=a/train*' in command
+  assert '--set=evaluator_options.eval_steps=50' in command
+
+
+def test_pairs_have_the_same_seeds(tmp_path, monkeypatch):
+  commands = []
+  monkeypatch.setattr(
+    ablation.subprocess,
+    'run',
+    lambda command, **_: commands.append(command) or types.SimpleNamespace(returncode=0),
+  )
+  (tmp_path / 'logs').mkdir()
+  for name in ('plain', 'other'):
+    ablation.train(
+      ablation.Run(ablation.variants.Variant(name, ()), 5, STEPS), _options(tmp_path), 1
+    )
+  for command in commands:
+    assert '--gin_param=set_up.seed = 5' in command
+    assert '--set=train_dataset_options.seed=5' in command
+
+
+def _record(directory, name, seconds):
+  content = {
+    'mode': 'train_and_eval',
+    'started': '2020-01-01 00:00:00 +0000',
+    'ended': f'2020-01-01 0{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} +0000',
+    'outcome': 'finished',
+  }
+  (directory / 'runs' / name / 'run.json').write_text(json.dumps({'starts': [content]}))
+
+
+def test_dry_run_says_what_is_left_and_how_long(tmp_path, capsys):
+  plan = _variants(tmp_path, plain=[], other=[])
+  flags = ('--seeds=0,1', '--jobs=1', '--dry_run')
+  assert _call(tmp_path, plan, *flags) == 0
+  assert '4 runs of unknown time: give --seconds_per_step.' in capsys.readouterr().out
+  assert not (tmp_path / 'out').exists()
+  assert _call(tmp_path, plan, *flags, '--seconds_per_step=3.6') == 0
+  assert f'{4 * STEPS / 1000:.1f} hours are left' in capsys.readouterr().out
+  out = tmp_path / 'out'
+  _write_run(out, 'plain-seed0', 40.0)
+  _record(out, 'plain-seed0', 7200)
+  (out / 'runs' / 'plain-seed1').mkdir()
+  (out / 'runs' / 'plain-seed1' / f'ckpt-{STEPS // 2}.index').touch()
+  assert _call(tmp_path, plan, *flags) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines == [
+    'plain-seed0  finished',
+    f'other-seed0  step 0 of {STEPS}, 2.00 h',
+    f'plain-seed1  step {STEPS // 2} of {STEPS}, 1.00 h',
+    f'other-seed1  step 0 of {STEPS}, 2.00 h',
+    '5.0 hours are left with --jobs=1.',
+  ]
+  assert _call(tmp_path, plan, *flags, '--only=other') == 0
+  assert '4.0 hours are left' in capsys.readouterr().out
+
+
+def test_nothing_is_started_that_would_not_end_in_time(tmp_path, monkeypatch, capfd):
+  monkeypatch.setattr(ablation, 'write_report', lambda *_: None)
+  plan = _variants(tmp_path, plain=[], other=[])
+  assert _call(tmp_path, plan, '--seeds=0', '--hours=1') == 2
+  assert 'give --seconds_per_step' in capfd.readouterr().err
+  started = []
+
+  def train(run, options, _):
+    started.append(run.name)
+    _write_run(tmp_path / 'out', run.name, 40.0)
+    _record(tmp_path / 'out', run.name, 7200)
+    return True
+
+  monkeypatch.setattr(ablation, 'train', train)
+  rate = 3600 / STEPS  # A run of an hour; the first one then shows that it is two.
+  flags = ('--seeds=0,1', '--hours=1.5', '--jobs=1', f'--seconds_per_step={rate}')
+  assert _call(tmp_path, plan, *flags, '--only=plain') == 0
+  assert started == ['plain-seed0']
+  assert '1 runs were not started, for want of time: plain-seed1.' in capfd.readouterr().out
+
+
+def test_what_diverged_is_not_started_again(tmp_path, monkeypatch):
+  run = ablation.Run(PLAIN, 0, STEPS)
+  (tmp_path / 'logs').mkdir()
+  (tmp_path / 'logs' / f'{run.name}.log').write_text('Step 31: not finite: total_loss nan')
+  monkeypatch.setattr(ablation, 'train', lambda *_: pytest.fail('started'))
+  assert ablation.train_all([run], _options(tmp_path)) == ([], [])
+
+
+def test_a_variant_keeps_its_overrides(tmp_path, capfd, monkeypatch):
+  monkeypatch.setattr(ablation, 'write_report', lambda *_: None)
+  plan = _variants(tmp_path, plain=[])
+  _write_run(tmp_path / 'out', 'plain-seed0', 40.0)
+  assert _call(tmp_path, plan, '--report_only') == 0
+  plan = _variants(tmp_path, plain=['trainer_options.loss_options.reclass.enable=true'])
+  assert _call(tmp_path, plan, '--report_only') == 2
+  assert 'plain was []' in capfd.readouterr().err
+
+
+def test_training_images_that_are_the_unseen_ones(tmp_path, capfd):
+  files = ['train_dataset_options.file_pattern=a*', 'eval_dataset_options.file_pattern=a*']
+  assert _call(tmp_path, _variants(tmp_path, plain=files), '--train_eval', '--dry_run') == 2
+  assert 'plain is evaluated on its training records anyway (a*)' in capfd.readouterr().err
+
+
+def test_the_plan_of_photographs_fits_its_config(tmp_path, monkeypatch):
+  """Every row loads and is another; the control, rates and lengths are what their names say."""
+  classes = [{'id': number, 'name': f'class {number}'} for number in range(1, 28)]
+  info = datasets.describe('few', classes, 1000, 'here')
+  (tmp_path / 'few.json').write_text(datasets.to_json(info))
+  monkeypatch.setenv('PHOTOGRAPHS', str(tmp_path / 'few.json'))
+  monkeypatch.setenv('PHOTOGRAPHS_TFRECORDS', str(tmp_path))
+  path = _ROOT / 'configs' / 'photographs' / 'kmax_mobilenet_v3_small.textproto'
+  plan = ablation.variants.read(str(_ROOT / 'configs' / 'ablations' / 'photographs.json'))
+  configs = {row.name: load.load(str(path), row.overrides()) for row in plan}
+  assert next(iter(configs)) == 'plain'
+  texts = {str(config.options) for config in configs.values()}
+  # Without weights of a backbone in the config, the rows from scratch differ in their rate alone.
+  assert len(texts) == len(plan)
+  losses = {n: c.value('trainer_options.loss_options') for n, c in configs.items()}
+  solvers = {n: c.value('trainer_options.solver_options') for n, c in configs.items()}
+  for config in configs.values():
+    assemble.check_model(config)
+  assert not losses['plain'].remask.enable and not losses['plain'].reclass.enable
+  for name, gates in (('remask', True), ('heads_without_gate', False)):
+    assert losses[name].remask.enable and losses[name].remask.gate_masks == gates
+    assert losses[name].remask.semantic_activation == losses[name].SOFTMAX
+    assert not losses[name].reclass.enable
+  paper = losses['remax-paper']
+  assert paper.mask_loss_activation == paper.SIGMOID and paper.remask.num_relaxed_layers == 4
+  assert paper.remask.semantic_activation == paper.remask.class_activation == paper.SIGMOID
+  assert paper.reclass.normalization == paper.reclass.CLASS_AREA
+  assert paper.reclass.eta == pytest.approx(0.1)
+  rate, steps = solvers['plain'].base_learning_rate, solvers['plain'].training_number_of_steps
+  for name, solver in solvers.items():
+    factor = int(name.rpartition('-rate_')[2]) if '-rate_' in name else 1
+    assert solver.base_learning_rate == pytest.approx(factor * rate)
+    assert solver.training_number_of_steps == (steps // 2 if name.endswith('-half') else steps)
+    assert not solver.use_gradient_clipping

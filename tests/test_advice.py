@@ -8,6 +8,7 @@ import logging
 import pathlib
 import re
 import shutil
+import sys
 
 import pytest
 import tensorflow as tf
@@ -72,6 +73,11 @@ CONFIGS = [
     [f'{REMASK}={{enable: true num_relaxed_layers: 9}}'],
     'between 0 and 6, the number of decoder layers (model_options.kmax.decoder_layers = ',
     [f'{REMASK}={{enable: true num_relaxed_layers: 6}}'],
+  ),
+  (
+    [f'{REMASK}={{enable: true gate_masks: false stop_gradient: false}}'],
+    'must be true where gate_masks is false: it is about the gate.',
+    [f'{REMASK}={{enable: true gate_masks: false stop_gradient: true}}'],
   ),
   (
     [
@@ -437,6 +443,8 @@ def test_number_of_gpus():
 
 
 def _script(name):
+  if str(ROOT / 'scripts') not in sys.path:
+    sys.path.insert(0, str(ROOT / 'scripts'))  # As for a script that is run.
   spec = importlib.util.spec_from_file_location(name, ROOT / 'scripts' / f'{name}.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

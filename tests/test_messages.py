@@ -41,6 +41,7 @@ ADVICE = {
   'the environment variable {} is not set; export it, or give the value by --set {}=...': 'test_environment_variables',
   'between 0 and {}, the number of decoder layers (model_options.kmax.decoder_layers = {})': 'test_options',
   'must be 1 with mask_loss_activation SIGMOID, which scores all pixels.': 'test_options',
+  'must be true where gate_masks is false: it is about the gate.': 'test_options',
   'there are {}; high_resolution_stride {} takes {}, from stride 32 on.': 'test_options',
   'must be {} names, one for each of pixel_decoder_stages.': 'test_options',
   'needs model_options.kmax.semantic_decoder: pixels are sampled on the grid of the masks; take '

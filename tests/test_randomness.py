@@ -32,6 +32,28 @@ def test_contexts_nest():
     np.testing.assert_array_equal([first, second], [randomness.uniform([3]) for _ in range(2)])
 
 
+def test_a_named_part_draws_for_itself():
+  def draw(*names):
+    with randomness.keyed(tf.constant([1, 2])):
+      before = randomness.uniform([1000])
+      inside = []
+      for name in names:
+        with randomness.apart(name):
+          inside.append(randomness.uniform([1000]).numpy())
+      return np.stack([before, randomness.uniform([1000])]), inside
+
+  outside, (first, again, other) = draw('a', 'a', 'b')
+  np.testing.assert_array_equal(outside, draw()[0])
+  np.testing.assert_array_equal(first, again)
+  correlations = np.corrcoef([*outside, first, other]) - np.eye(4)
+  assert np.abs(correlations).max() < 0.15
+  with randomness.apart('a'):  # Without a key, there is nothing to draw apart from.
+    tf.random.set_seed(1)
+    first = randomness.uniform([3])
+    tf.random.set_seed(1)
+    np.testing.assert_array_equal(first, tf.random.uniform([3]))
+
+
 def test_without_a_key_numbers_come_from_the_global_generator():
   tf.random.set_seed(1)
   first = randomness.uniform([3])

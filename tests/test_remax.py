@@ -14,6 +14,7 @@ from deeplab2.checkpoint import restore
 from deeplab2.config import load
 from deeplab2.loss import panoptic_loss
 from deeplab2.trainer import experiment
+from deeplab2.trainer import runtime
 from deeplab2.trainer import training as training_lib
 from tests import eager
 from tests import test_end_to_end
@@ -86,6 +87,32 @@ def test_switched_off_is_the_plain_model_and_loss_bit_for_bit():
   tf.nest.map_structure(np.testing.assert_array_equal, gradients, gradients_off)
 
 
+def test_runs_with_and_without_remax_are_paired_by_their_seed(monkeypatch):
+  """Common variables start with the same values, and common parts of a step draw the same."""
+  # Dropout in the heads (0.1), drop path, and losses of sampled pixels.
+  draws = ['model_options.kmax.decoder_drop_path_keep_prob=0.5']
+  monkeypatch.setattr(runtime, '_seed', None)  # Put back at the end.
+  found = []
+  for overrides in ((), (*_REMAX[:3], _REMAX[-1], f'{_LOSSES}.remask.gate_masks=false')):
+    config = _config(*draws, *overrides)
+    tf_keras.backend.clear_session()
+    runtime.set_up(seed=3)
+    model = assemble.model(config, training=True)
+    variables = restore.variable_keys({'model': model})
+    initial = {key: variable.numpy() for key, variable in variables.items()}
+    images, targets = _sample(config)
+    with randomness.keyed(tf.constant([0, 1])):
+      losses = assemble.loss(config).score(model(images, training=True), targets).losses
+    found.append((initial, losses))
+  (plain, plain_losses), (remax, losses) = found
+  assert set(plain) == set(remax)
+  for key, value in plain.items():
+    np.testing.assert_array_equal(remax[key], value, err_msg=key)
+  for name, value in plain_losses.items():
+    if name != panoptic_loss.TOTAL:
+      np.testing.assert_array_equal(losses[name], value, err_msg=name)
+
+
 def test_training_has_heads_of_its_own_and_inference_the_plain_model():
   config = _config(*_REMAX)
   model = assemble.model(config, training=True)
@@ -138,6 +165,7 @@ def test_evaluations_report_the_plain_loss():
     'mask_fp',
     'mask_fn',
     'mask_fp_fn_ratio',
+    'all_slots_fp_fn_ratio',
     'matched_dice',
     'unmatched_segments',
     'images_beyond_slots',

@@ -49,6 +49,11 @@ def _check_remask(config, remask):
     values.one_of(config, f'{_REMASK}.semantic_loss.name', SEMANTIC_LOSSES)
   values.not_negative(config, f'{_REMASK}.semantic_sample_k')
   values.positive(config, f'{_REMASK}.head_channels')
+  for field in ('identity_mapping', 'stop_gradient'):
+    if not remask.gate_masks and not getattr(remask, field):
+      raise config.error(
+        f'{_REMASK}.{field}', 'must be true where gate_masks is false: it is about the gate.'
+      )
   if remask.num_relaxed_layers and len(config.value(_RATES)) != 3:
     raise config.error(_RATES, 'must be three numbers: the semantic heads of remask use them.')
   values.positive(config, _RATES)

@@ -62,7 +62,7 @@ class LossOptions(_message.Message):
         top_k_percent: float
         def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., top_k_percent: _Optional[float] = ...) -> None: ...
     class ReMaskOptions(_message.Message):
-        __slots__ = ("enable", "num_relaxed_layers", "identity_mapping", "stop_gradient", "semantic_activation", "class_activation", "semantic_loss", "semantic_sample_k", "semantic_sample_temperature", "head_channels")
+        __slots__ = ("enable", "num_relaxed_layers", "identity_mapping", "stop_gradient", "semantic_activation", "class_activation", "semantic_loss", "semantic_sample_k", "semantic_sample_temperature", "head_channels", "gate_masks")
         ENABLE_FIELD_NUMBER: _ClassVar[int]
         NUM_RELAXED_LAYERS_FIELD_NUMBER: _ClassVar[int]
         IDENTITY_MAPPING_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,7 @@ class LossOptions(_message.Message):
         SEMANTIC_SAMPLE_K_FIELD_NUMBER: _ClassVar[int]
         SEMANTIC_SAMPLE_TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
         HEAD_CHANNELS_FIELD_NUMBER: _ClassVar[int]
+        GATE_MASKS_FIELD_NUMBER: _ClassVar[int]
         enable: bool
         num_relaxed_layers: int
         identity_mapping: bool
@@ -83,7 +84,8 @@ class LossOptions(_message.Message):
         semantic_sample_k: int
         semantic_sample_temperature: float
         head_channels: int
-        def __init__(self, enable: bool = ..., num_relaxed_layers: _Optional[int] = ..., identity_mapping: bool = ..., stop_gradient: bool = ..., semantic_activation: _Optional[_Union[LossOptions.Activation, str]] = ..., class_activation: _Optional[_Union[LossOptions.Activation, str]] = ..., semantic_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., semantic_sample_k: _Optional[int] = ..., semantic_sample_temperature: _Optional[float] = ..., head_channels: _Optional[int] = ...) -> None: ...
+        gate_masks: bool
+        def __init__(self, enable: bool = ..., num_relaxed_layers: _Optional[int] = ..., identity_mapping: bool = ..., stop_gradient: bool = ..., semantic_activation: _Optional[_Union[LossOptions.Activation, str]] = ..., class_activation: _Optional[_Union[LossOptions.Activation, str]] = ..., semantic_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., semantic_sample_k: _Optional[int] = ..., semantic_sample_temperature: _Optional[float] = ..., head_channels: _Optional[int] = ..., gate_masks: bool = ...) -> None: ...
     class ReClassOptions(_message.Message):
         __slots__ = ("enable", "eta", "mask_activation", "normalization", "apply_to_unmatched", "renormalize_target")
         class Normalization(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):

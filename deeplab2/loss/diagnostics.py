@@ -35,7 +35,9 @@ def mask_errors(
 
   Returns:
     `mask_fp` and `mask_fn`, each per pixel with a true mask and matched slot and averaged over the
-    images that have any, and `mask_fp_fn_ratio`, the quotient of these means.
+    images that have any, and `mask_fp_fn_ratio`, the quotient of these means. And
+    `all_slots_fp_fn_ratio`, where slots without a match, whose whole mask is wrong, count among the
+    false positives as well: N - 1 for N masks of probability 1/2.
   """
   gt_mask_bps = matched.one_hot_bps
   has_mask_bp1 = tf.reduce_sum(gt_mask_bps, axis=2, keepdims=True)
@@ -47,11 +49,13 @@ def mask_errors(
     -tf.math.divide_no_nan(tf.reduce_sum(error_bs * is_matched_bs, axis=1), count_b)
     for error_bs in (false_bs, missed_bs)
   )
+  of_all_slots_b = -tf.math.divide_no_nan(tf.reduce_sum(false_bs, axis=1), count_b)
   has_any_b = tf.cast(count_b > 0.0, tf.float32)
   return {
     'mask_fp': Ratio(positive_b, has_any_b),
     'mask_fn': Ratio(negative_b, has_any_b),
     'mask_fp_fn_ratio': Ratio(positive_b, negative_b),
+    'all_slots_fp_fn_ratio': Ratio(of_all_slots_b, negative_b),
   }
 
 

@@ -50,7 +50,7 @@ class _Output(NamedTuple):
   class_target_bsk: tf.Tensor  # softened by ReClass
   feature_bpd: tf.Tensor
   semantic_logits: tf.Tensor | None  # [B, h, w, num_classes] of ReMask
-  gate_bps: tf.Tensor | None  # of ReMask, None where masks are not relaxed
+  gate_bps: tf.Tensor | None  # of ReMask, None for outputs beyond its layers
 
 
 class PanopticLoss:
@@ -189,6 +189,12 @@ class PanopticLoss:
       flat(semantic_logits), class_logits_bsk, self._space.class_order, self._remask
     )
 
+  def _acting_gate(self, output):
+    """Returns the gate that relaxes the masks of an output, in a list; [] where they stay plain."""
+    if output.gate_bps is None or not self._remask.gate_masks:
+      return []
+    return [output.gate_bps]
+
   def _relaxed_masks(self, mask_logits_bps, gate_bps=None):
     """Returns the mask logits that the terms see."""
     if gate_bps is None:
@@ -212,8 +218,7 @@ class PanopticLoss:
     def score(*masks):
       return self._mask_activation.dice_and_mask_id(matched, self._relaxed_masks(*masks), top_k)
 
-    gate = [] if output.gate_bps is None else [output.gate_bps]
-    return score(output.mask_logits_bps, *gate)
+    return score(output.mask_logits_bps, *self._acting_gate(output))
 
   def _instance_discrimination(self, output, gt):
     _, top_k, pixels = self._instance
@@ -245,7 +250,7 @@ class PanopticLoss:
 
   def _diagnostics(self, output, gt, matched):
     """Returns the diagnostics of one output: name without prefix -> Ratio."""
-    mask_logits_bps = self._relaxed_masks(output.mask_logits_bps, output.gate_bps)
+    mask_logits_bps = self._relaxed_masks(output.mask_logits_bps, *self._acting_gate(output))
     ratios = diagnostics.mask_errors(
       matched, *self._mask_activation.log_masks(tf.stop_gradient(mask_logits_bps))
     )

@@ -25,6 +25,7 @@ class ReMask(NamedTuple):
   num_layers: int = 4  # The first so many decoder layers are relaxed.
   identity_mapping: bool = True  # m * (1 + gate) instead of m * gate.
   stop_gradient: bool = True  # The gate is a constant to the panoptic losses.
+  gate_masks: bool = True  # Without, semantic heads are trained, and the gate is only watched.
   semantic_activation: Activation = tf.sigmoid
   class_activation: Activation = tf.sigmoid
   # What trains the semantic heads of the layers; arguments as of terms.semantic_cross_entropy.

@@ -5,6 +5,7 @@ import itertools
 import tensorflow as tf
 import tf_keras
 
+from deeplab2 import randomness
 from deeplab2 import resampling
 from deeplab2 import structures
 from deeplab2.model import kmax_decoder as kmax_decoder_lib
@@ -95,6 +96,7 @@ class KMaXDeepLab(tf_keras.Model):
 
   def _forward(self, images, training, auxiliary):
     final, pyramid, features, masks = self._predict(images, training)
+    # Before ReMask's heads: its variables start with the same values with and without them.
     semantic_logits = None
     if self.semantic_branch is not None:
       semantic_logits = self.semantic_branch(pyramid, training=training)
@@ -115,7 +117,9 @@ class KMaXDeepLab(tf_keras.Model):
     predictions, semantic_logits = self.kmax_decoder.predictions(masks), []
     if self.semantic_heads is not None:
       read = [features[index] for index in self.kmax_decoder.feature_of_layer]
-      semantic_logits = self.semantic_heads(read, training=training)
+      # Their dropout moves no draw of the losses: runs with and without them can be paired.
+      with randomness.apart('semantic heads'):
+        semantic_logits = self.semantic_heads(read, training=training)
     size = shapes.sizes(final.mask_logits)[1:3]
 
     def resized(x):

@@ -1,6 +1,6 @@
 """The output of an evaluation: log, JSON, drawn images, raw maps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import math
 import os
 from typing import Any, Protocol
@@ -217,17 +217,24 @@ def _path(directory, step, identity):
   return another
 
 
-def read_all(run: str) -> dict[int, dict]:
+def read_all(run: str, besides: Sequence[str] | None = None) -> dict[int, dict]:
   """Returns the metrics files that `Report` wrote in a run's directory by step, in its order.
 
   Where several sets of images (or ways to segment them) were evaluated, it is that of the most
   steps, the last of these in the order of their digests. Evaluations that do not say what they are
   of, from older versions, stand in where the set has none. Files that cannot be read are warned of
   and left out.
+
+  Args:
+    run: the directory.
+    besides: file patterns; evaluations of exactly these (see `read_images`) are left out.
   """
   sets: dict[str, dict[int, dict]] = {}
   for _, content in _read_files(os.path.join(run, 'eval')):
-    of_set = sets.setdefault(content.get('evaluated', {}).get('set') or '', {})
+    evaluated = content.get('evaluated', {})
+    if besides is not None and evaluated.get('file_pattern') == list(besides):
+      continue
+    of_set = sets.setdefault(evaluated.get('set') or '', {})
     of_set[content['step']] = content
   unnamed = sets.pop('', {})
   if not sets:
@@ -242,6 +249,21 @@ def read_all(run: str) -> dict[int, dict]:
       _named(next(iter(sets[chosen].values()))),
     )
   return dict(sorted({**unnamed, **sets[chosen]}.items()))
+
+
+def read_images(run: str, file_pattern: Sequence[str]) -> dict[int, dict]:
+  """Returns the metrics files of a run's evaluations of some images by step, in its order.
+
+  Args:
+    run: the directory.
+    file_pattern: of the records that were evaluated, as the config had it.
+  """
+  found = {
+    content['step']: content
+    for _, content in _read_files(os.path.join(run, 'eval'))
+    if content.get('evaluated', {}).get('file_pattern') == list(file_pattern)
+  }
+  return dict(sorted(found.items()))
 
 
 def _named(content):

@@ -48,6 +48,16 @@ REMASK = f'{LOSSES}.remask'
     ([f'{REMASK}.semantic_sample_k=-1'], f'{REMASK}.semantic_sample_k', '0 or greater'),
     ([f'{REMASK}.head_channels=0'], f'{REMASK}.head_channels', 'greater than 0'),
     (
+      [f'{REMASK}.gate_masks=false', f'{REMASK}.identity_mapping=false'],
+      f'{REMASK}.identity_mapping',
+      'must be true where gate_masks is false',
+    ),
+    (
+      [f'{REMASK}.gate_masks=false', f'{REMASK}.stop_gradient=false'],
+      f'{REMASK}.stop_gradient',
+      'must be true where gate_masks is false',
+    ),
+    (
       [
         'model_options.decoder.atrous_rates=6,12',
         'model_options.decoder.aspp_use_only_1x1_proj_conv=true',

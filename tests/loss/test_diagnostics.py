@@ -45,6 +45,15 @@ def test_false_positives_and_negatives():
   np.testing.assert_allclose(found['mask_fp'], [[positive], [1]], rtol=1e-6)
   np.testing.assert_allclose(found['mask_fn'], [[negative], [1]], rtol=1e-6)
   np.testing.assert_allclose(found['mask_fp_fn_ratio'], [[positive], [negative]], rtol=1e-6)
+  # Slot 1 has no match: it is wrong on all 3 pixels with masks.
+  everything = positive + 3 * softplus(9) / 6
+  np.testing.assert_allclose(found['all_slots_fp_fn_ratio'], [[everything], [negative]], rtol=1e-6)
+
+
+def test_ratio_of_all_slots_at_the_start_of_training():
+  found = diagnostics.mask_errors(MATCHED, *mask_activation.SIGMOID.log_masks(tf.zeros([1, 4, 3])))
+  positive, negative = found['all_slots_fp_fn_ratio']
+  np.testing.assert_allclose(positive / negative, [3 - 1], rtol=1e-6)
 
 
 def test_softmax_masks_that_are_sure_and_wrong_stay_finite():

@@ -404,6 +404,31 @@ def test_remask_changes_the_mask_terms_of_relaxed_layers_alone():
       assert same == (layer >= 2 or field > 0), (layer, field)
 
 
+def test_without_gating_masks_the_heads_are_trained_and_the_masks_are_plain():
+  """Numbers of the plain loss, and of ReMask's semantic losses, are the independent source."""
+  inputs = cases.inputs('wide')
+  plain, (plain_gradients, _) = _score(inputs)
+  gated, (_, gated_heads) = _score(inputs, remask=REMASK)
+  control, (gradients, heads) = _score(inputs, remask=REMASK._replace(gate_masks=False))
+  assert list(control.losses) == list(gated.losses)
+  for name, value in control.losses.items():
+    if name != panoptic_loss.TOTAL:
+      wanted = plain.losses.get(name, gated.losses[name])
+      np.testing.assert_array_equal(value, wanted, err_msg=name)
+  semantic = sum(gated.losses[f'aux_{layer}{panoptic_loss.SEMANTIC}'] for layer in (0, 1))
+  total = plain.losses[panoptic_loss.TOTAL] + semantic
+  np.testing.assert_allclose(control.losses[panoptic_loss.TOTAL], total, rtol=1e-6)
+  tf.nest.map_structure(np.testing.assert_array_equal, gradients, plain_gradients)
+  tf.nest.map_structure(np.testing.assert_array_equal, heads, gated_heads)
+  # The gate is still watched; the errors of masks are those of plain ones.
+  assert control.diagnostics.keys() == gated.diagnostics.keys()
+  for name in ('aux_0gate_same_class', 'aux_1gate_other_class'):
+    np.testing.assert_array_equal(control.diagnostics[name], gated.diagnostics[name])
+  everything = {f'aux_0{name}' for name in ('mask_fp', 'mask_fn')}
+  for name in everything:
+    assert not np.array_equal(control.diagnostics[name], gated.diagnostics[name])
+
+
 def test_no_panoptic_loss_trains_the_semantic_heads():
   inputs = cases.inputs('wide')
   _, (_, trained) = _score(inputs, remask=REMASK)
@@ -478,6 +503,7 @@ def test_diagnostics_of_every_output_that_is_watched():
     'mask_fp',
     'mask_fn',
     'mask_fp_fn_ratio',
+    'all_slots_fp_fn_ratio',
     'reclass_relaxed_fraction',
     'reclass_added_mass',
   } | once

@@ -118,3 +118,17 @@ def test_images_without_labels_are_painted_too(tmp_path):
     'panoptic_prediction.png',
     'semantic_prediction.png',
   ]
+
+
+def test_evaluations_of_some_images_are_told_from_others(tmp_path):
+  """Also where the set of the training images would be taken for its name."""
+  (tmp_path / 'eval').mkdir()
+  for name, pattern in (('3', 'val'), ('3-0b', 'train'), ('5-0b', 'train')):
+    evaluated = {'set': {'val': 'a', 'train': 'b'}[pattern], 'file_pattern': [pattern]}
+    content = {'step': int(name[0]), 'evaluated': evaluated}
+    (tmp_path / 'eval' / f'metrics-{name}.json').write_text(json.dumps(content))
+  assert list(reports.read_all(str(tmp_path))) == [3, 5]
+  unseen = reports.read_all(str(tmp_path), besides=('train',))
+  assert [entry['evaluated']['set'] for entry in unseen.values()] == ['a']
+  assert list(reports.read_images(str(tmp_path), ('train',))) == [3, 5]
+  assert reports.read_images(str(tmp_path), ()) == {}

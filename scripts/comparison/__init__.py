@@ -1,0 +1,1 @@
+"""The parts of scripts/ablation.py: variants, schedule, paired differences, plots and the page."""
