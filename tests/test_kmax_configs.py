@@ -50,18 +50,17 @@ def test_header_names_file_variables_and_quality(path):
   assert 'Expected PQ: ' in _header(path) and 'Hardware: ' in _header(path)
 
 
-def _per_image():
-  """Returns (GB of the variables and their state, GB of an image of 1281x1281) of ResNet-50."""
+def _memory(backbone):
+  """Returns (GB of an image of 1281x1281, GB of the variables and their state) of a backbone."""
   text = (_ROOT / 'docs/training.md').read_text().split('## Memory')[1]
-  fixed = re.search(r"AdamW's two moments are (\S+) GB", text).group(1)
-  return float(fixed), float(
-    re.search(r'\| `BFLOAT16`, `recompute: BLOCKS` \| (\S+) ', text).group(1)
-  )
+  if backbone == 'resnet50':
+    image = re.search(r'\| `BFLOAT16`, `recompute: BLOCKS` \| (\S+) ', text).group(1)
+    return float(image), float(re.search(r"AdamW's two moments are (\S+) GB", text).group(1))
+  return tuple(map(float, re.search(rf'\| `{backbone}` \| (\S+) \| (\S+) ', text).groups()))
 
 
-@pytest.mark.parametrize('dataset', _DATASETS)
-def test_the_batch_fits_the_hardware(dataset):
-  path = _ROOT / 'configs' / dataset / 'kmax_resnet50.textproto'
+@_each_config
+def test_the_batch_fits_the_hardware(path):
   gpus, gigabytes, images = map(
     int, re.search(r'Hardware: (\d+) GPUs of (\d+) GB, (\d+) images each', _header(path)).groups()
   )
@@ -69,7 +68,8 @@ def test_the_batch_fits_the_hardware(dataset):
   options = config.options.train_dataset_options
   assert gpus * images == options.batch_size
   trainer_checks.check_devices(config, gpus, 'GPU')
-  fixed, image = _per_image()
+  backbone = config.value('model_options.backbone.name').removeprefix('kmax_')
+  image, fixed = _memory(backbone)
   height, width = options.crop_size
   assert fixed + images * image * height * width / 1281**2 <= 0.95 * gigabytes
 
