@@ -228,7 +228,7 @@ def test_weights_are_downloaded_by_the_chief_before_the_others_look(monkeypatch,
   monkeypatch.setattr(experiment.hosts, 'is_chief', lambda: is_chief)
   monkeypatch.setattr(experiment.hosts, 'gathered', lambda value: done.append('waited'))
   monkeypatch.setattr(experiment.pretrained_lib, 'fetch', lambda *_: done.append('fetched'))
-  monkeypatch.setattr(restore, 'initialize_backbone', lambda *_: done.append('read'))
+  monkeypatch.setattr(restore, 'initialize_backbone', lambda *_, **__: done.append('read'))
   config = _config('model_options.backbone.pretrained_weights=imagenet')
   experiment._initialize(config, types.SimpleNamespace(backbone=None), 'run')
   assert done == [*(['fetched'] if is_chief else []), 'waited', 'read']

@@ -22,7 +22,7 @@ _BLOCKS = {
   'convnext': lambda: convnext.Block(8, drop_path_keep_prob=0.5),
   'moat': lambda: moat.MOATBlock(8, 32, norm=_NORM, stride=2, window=None, drop_path_keep_prob=0.5),
   'mobilenet_v3': lambda: mobilenet_v3.InvertedBottleneck(
-    mobilenet_v3.Inverted(3, 1, 8, tf.nn.relu, 0.25, 2), 8, norm=_NORM
+    mobilenet_v3.Inverted(3, 1, 8, tf.nn.relu, 0.25, 2), 8, norm=_NORM, gate=tf.sigmoid
   ),
 }
 
