@@ -44,21 +44,20 @@ finished.
 
 from collections.abc import Sequence
 import concurrent.futures
-import itertools
 import os
-import re
 import shlex
 import statistics
 import subprocess
 import sys
 import time
-from typing import NamedTuple
 
 from absl import logging
+from comparison import grid
 from comparison import page
-from comparison import paired
 from comparison import plots
+from comparison import runs as runs_lib
 from comparison import schedule
+from comparison import summary
 from comparison import variants
 import matplotlib
 import tqdm
@@ -68,139 +67,28 @@ from deeplab2 import errors
 from deeplab2 import files
 from deeplab2 import locks
 from deeplab2.config import load
-from deeplab2.trainer import reports
 
 matplotlib.use('Agg')
 from matplotlib import pyplot  # noqa: E402  The backend is chosen first.
 
 _LOSSES = 'trainer_options.loss_options'
 _SOLVER = 'trainer_options.solver_options'
-_REMASK = {'plain': False, 'remask': True, 'reclass': False, 'remax': True}
-_RECLASS = {'plain': False, 'remask': False, 'reclass': True, 'remax': True}
-_CHOICES = {
-  'methods': tuple(_REMASK),
-  'mask_losses': ('softmax', 'sigmoid'),
-  'gates': ('sigmoid', 'softmax'),
-  'normalizations': ('class', 'mask'),
-}
 _NUMBERS = {'clips': float, 'seeds': int}
-_GRID = ('methods', 'mask_losses', 'clips', 'gates', 'normalizations')
-# Column of the table -> the number in the last evaluation's JSON file.
-_COLUMNS = {
-  'PQ': ('PQ',),
-  'PQ things': ('PQ_things',),
-  'PQ stuff': ('PQ_stuff',),
-  'matched dice': ('diagnostics', 'matched_dice'),
-  'FP loss': ('diagnostics', 'mask_fp'),
-  'FN loss': ('diagnostics', 'mask_fn'),
-  'FP/FN': ('diagnostics', 'mask_fp_fn_ratio'),
-  'gradient norm': ('training', 'gradient_norm'),
-}
-_CURVES = ('PQ', 'FP loss', 'FN loss')
-# Of the page alone.
-_MORE_CURVES = {'FP/FN over all slots': ('diagnostics', 'all_slots_fp_fn_ratio')}
-_GATES = re.compile(r'diagnostics/(aux_\d+gate_(?:same|other)_class)')
-_RATE = ('training', 'steps_per_second')
-_DIVERGED = re.compile(r'Step (\d+): not finite')
-# What is compared with the baseline, and how its differences are written.
-_PQ, _TRAIN_PQ = 'PQ', 'PQ on training images'
-_STEPS, _SECONDS = "steps to the baseline's final PQ", 'seconds per step'
-_MEASURES = {
-  _PQ: '.2f',
-  'PQ things': '.2f',
-  'PQ stuff': '.2f',
-  _TRAIN_PQ: '.2f',
-  _STEPS: '.0f',
-  _SECONDS: '.3f',
-}
-_DRAWN = {_PQ: 'PQ on unseen images', _TRAIN_PQ: _TRAIN_PQ}  # With their titles.
 
 
-class Row(NamedTuple):
-  """One variant."""
-
-  method: str
-  mask_loss: str
-  clip: str  # 'none' or a number.
-  gate: str | None  # None without ReMask.
-  normalization: str | None  # None without ReClass.
-
-  @property
-  def name(self) -> str:
-    """A name for people and directories."""
-    parts = [self.method, self.mask_loss]
-    parts += [f'gate_{self.gate}'] if self.gate else []
-    parts += [f'{self.normalization}_area'] if self.normalization else []
-    parts += [f'clip_{self.clip}'] if self.clip != 'none' else []
-    return '-'.join(parts)
-
-  def overrides(self) -> list[str]:
-    """Returns the overrides that make this variant of a config."""
-    result = [
-      f'{_LOSSES}.remask.enable={_REMASK[self.method]}'.lower(),
-      f'{_LOSSES}.reclass.enable={_RECLASS[self.method]}'.lower(),
-      f'{_LOSSES}.mask_loss_activation={self.mask_loss.upper()}',
-      f'{_SOLVER}.use_gradient_clipping={self.clip != "none"}'.lower(),
-    ]
-    if self.clip != 'none':
-      result.append(f'{_SOLVER}.clip_gradient_norm={self.clip}')
-    if self.gate:
-      result += [
-        f'{_LOSSES}.remask.semantic_activation={self.gate.upper()}',
-        f'{_LOSSES}.remask.class_activation={self.gate.upper()}',
-        f'{_LOSSES}.remask.semantic_loss.name={self.gate}_cross_entropy',
-      ]
-    if self.normalization:
-      result.append(f'{_LOSSES}.reclass.normalization={self.normalization.upper()}_AREA')
-    return result
-
-
-class Run(NamedTuple):
-  """One variant with one seed."""
-
-  row: Row | variants.Variant
-  seed: int
-  steps: int  # That it is trained for.
-  training_files: tuple[str, ...] = ()  # Patterns of its training records; () if not told apart.
-
-  @property
-  def name(self) -> str:
-    """Name of the run's directory."""
-    return f'{self.row.name}-seed{self.seed}'
-
-
-def rows(
-  methods: Sequence[str],
-  mask_losses: Sequence[str],
-  clips: Sequence[str],
-  gates: Sequence[str],
-  normalizations: Sequence[str],
-) -> list[Row]:
-  """Returns every distinct variant, those of one mask loss and clipping together."""
-  found = (
-    Row(
-      *(method, mask_loss, clip),
-      gate if _REMASK[method] else None,
-      normalization if _RECLASS[method] else None,
-    )
-    for mask_loss, clip, gate, normalization, method in itertools.product(
-      mask_losses, clips, gates, normalizations, methods
-    )
-  )
-  return list(dict.fromkeys(found))
-
-
-def train(run: Run, options, num_threads: int) -> bool:
+def train(run: runs_lib.Run, options, num_threads: int) -> bool:
   """Trains one run in a process of its own; returns whether it was successful."""
-  return _call(run, options, num_threads, 'train_and_eval', (), _log(options.output_dir, run))
+  return _call(
+    run, options, num_threads, 'train_and_eval', (), runs_lib.log(options.output_dir, run)
+  )
 
 
-def evaluate_on_training(run: Run, options, num_threads: int) -> bool:
+def evaluate_on_training(run: runs_lib.Run, options, num_threads: int) -> bool:
   """Evaluates the last checkpoint of a run on its training records; returns as `train`."""
   overrides = [f'eval_dataset_options.file_pattern={",".join(run.training_files)}']
   if options.train_eval != -1:
     overrides.append(f'evaluator_options.eval_steps={options.train_eval}')
-  log = _log(options.output_dir, run, '.train_eval')
+  log = runs_lib.log(options.output_dir, run, '.train_eval')
   return _call(run, options, num_threads, 'eval', overrides, log)
 
 
@@ -219,53 +107,34 @@ def _call(run, options, num_threads, mode, more_overrides, log_path):
     return subprocess.run(command, stdout=log, stderr=log, check=False).returncode == 0
 
 
-def _log(directory, run, ending=''):
-  return os.path.join(directory, 'logs', f'{run.name}{ending}.log')
-
-
-def _is_trained(run, directory):
-  return run.steps in _evaluations(directory, run)
-
-
 def _is_finished(run, options):
-  return _is_trained(run, options.output_dir) and (
-    options.train_eval is None or run.steps in _training_evaluations(options.output_dir, run)
+  return runs_lib.is_trained(options.output_dir, run) and (
+    options.train_eval is None
+    or run.steps in runs_lib.training_evaluations(options.output_dir, run)
   )
-
-
-def _diverged_at(run, directory):
-  """Returns the step at which a run's loss was not finite; None if it was not so."""
-  if _is_trained(run, directory):
-    return None
-  try:
-    with open(_log(directory, run), encoding='utf-8', errors='replace') as file:
-      found = _DIVERGED.findall(''.join(file.readlines()[-3:]))
-  except OSError:
-    return None
-  return int(found[-1]) if found else None
 
 
 def _estimate(runs, options):
   """Returns what runs take, by those of them that are finished."""
   measured = []
   for run in runs:
-    if _is_trained(run, options.output_dir):
-      seconds = schedule.seconds_taken(_directory(options.output_dir, run))
+    if runs_lib.is_trained(options.output_dir, run):
+      seconds = schedule.seconds_taken(runs_lib.directory(options.output_dir, run))
       measured += [] if seconds is None else [(run.row.name, seconds / run.steps)]
   return schedule.Estimate(measured, options.seconds_per_step)
 
 
 def _seconds_left(run, estimate, directory):
   """Returns how long the rest of a run takes; None if nothing tells."""
-  if _is_trained(run, directory):
+  if runs_lib.is_trained(directory, run):
     return 0.0
-  done = schedule.steps_done(_directory(directory, run))
+  done = schedule.steps_done(runs_lib.directory(directory, run))
   return estimate.seconds(run.row.name, max(0, run.steps - done))
 
 
 def _finish(run, all_runs, options, num_threads, deadline):
   """Does what a run lacks; returns whether that went well, None if there is no time for it."""
-  if not _is_trained(run, options.output_dir):
+  if not runs_lib.is_trained(options.output_dir, run):
     if deadline is not None:
       seconds = _seconds_left(run, _estimate(all_runs, options), options.output_dir)
       if seconds is None or time.monotonic() + seconds > deadline:
@@ -278,8 +147,8 @@ def _finish(run, all_runs, options, num_threads, deadline):
 
 
 def train_all(
-  runs: Sequence[Run], options, only: Sequence[Run] | None = None
-) -> tuple[list[Run], list[Run]]:
+  runs: Sequence[runs_lib.Run], options, only: Sequence[runs_lib.Run] | None = None
+) -> tuple[list[runs_lib.Run], list[runs_lib.Run]]:
   """Trains what is not finished.
 
   Args:
@@ -294,7 +163,7 @@ def train_all(
   waiting = [
     run
     for run in only
-    if not _is_finished(run, options) and _diverged_at(run, options.output_dir) is None
+    if not _is_finished(run, options) and runs_lib.diverged_at(options.output_dir, run) is None
   ]
   num_threads = max(1, (os.cpu_count() or 1) // options.jobs)
   deadline = None if options.hours is None else time.monotonic() + 3600.0 * options.hours
@@ -312,16 +181,18 @@ def train_all(
         if future.result() is None:
           left.append(run)
           continue
-        last = _evaluations(options.output_dir, run).get(run.steps) if future.result() else None
+        last = (
+          runs_lib.evaluations(options.output_dir, run).get(run.steps) if future.result() else None
+        )
         if last is None:
           failed.append(run)
-          tqdm.tqdm.write(_failure(options.output_dir, run), file=sys.stderr)
+          tqdm.tqdm.write(runs_lib.failure(options.output_dir, run), file=sys.stderr)
           continue
         tqdm.tqdm.write(
           f'{run.name}: PQ {last.get("PQ", float("nan")):.2f}; {bar}', file=sys.stderr
         )
         try:
-          write_report(runs, results(runs, options.output_dir), options)
+          write_report(runs, summary.results(runs, options.output_dir), options)
         except errors.UserError as error:  # No reason to stop training.
           logging.warning('%s', error)
     except BaseException:
@@ -332,173 +203,11 @@ def train_all(
   return failed, left
 
 
-def _failure(directory, run):
-  """Returns the message at the end of a run's log."""
-  log = _log(directory, run)
-  try:
-    with open(log, encoding='utf-8', errors='replace') as file:
-      last = ''.join(file.readlines()[-3:])
-  except OSError as error:
-    last = f'The log cannot be read ({error.strerror}).'
-  return f'{run.name} FAILED, see {log}:\n{last}'
-
-
-def _directory(directory, run):
-  return os.path.join(directory, 'runs', run.name)
-
-
-def _evaluations(directory, run):
-  """Returns the evaluations on unseen images by step."""
-  return reports.read_all(_directory(directory, run), besides=run.training_files)
-
-
-def _training_evaluations(directory, run):
-  """Returns the evaluations on the training records by step."""
-  return reports.read_images(_directory(directory, run), run.training_files)
-
-
-def _number(content, path):
-  for key in path:
-    content = content.get(key) if isinstance(content, dict) else None
-  return content if isinstance(content, (int, float)) else None
-
-
-def results(runs: Sequence[Run], directory: str) -> list[dict]:
-  """Returns for every finished run its row, seed, final numbers and curves."""
-  found = []
-  for run in runs:
-    evaluations = _evaluations(directory, run)
-    if run.steps not in evaluations:
-      continue
-    rates = [_number(entry, _RATE) for entry in evaluations.values()]
-    seconds = [1.0 / rate for rate in rates if rate]
-    on_training = _training_evaluations(directory, run).get(run.steps)
-    found.append(
-      {
-        'row': run.row.name,
-        'seed': run.seed,
-        'step': run.steps,
-        'final': {name: _number(evaluations[run.steps], path) for name, path in _COLUMNS.items()},
-        'train_PQ': _number(on_training, ('PQ',)),
-        'seconds_per_step': statistics.mean(seconds) if seconds else None,
-        'curves': {
-          name: [[at, _number(entry, path)] for at, entry in evaluations.items() if at]
-          for name, path in {
-            **{curve: _COLUMNS[curve] for curve in _CURVES},
-            **_MORE_CURVES,
-          }.items()
-        },
-        'gates': _gate_curves(evaluations),
-      }
-    )
-  return found
-
-
-def _gate_curves(evaluations):
-  """Returns the mean gates of training by name: (step, value) at every evaluation."""
-  curves: dict[str, list] = {}
-  for step, entry in evaluations.items():
-    logs = entry.get('training')
-    for key, value in logs.items() if isinstance(logs, dict) else ():
-      match = _GATES.fullmatch(key)
-      if match:
-        curves.setdefault(match[1], []).append([step, value])
-  return curves
-
-
-def measures(found: Sequence[dict], baseline: str) -> dict[str, dict[str, dict[int, float | None]]]:
-  """Returns what is compared: measure -> row -> seed -> number, None where it is not measured."""
-  finals = {run['seed']: run['final'][_PQ] for run in found if run['row'] == baseline}
-  names = dict.fromkeys(run['row'] for run in found)
-
-  def number(run, measure):
-    if measure == _TRAIN_PQ:
-      return run['train_PQ']
-    if measure == _SECONDS:
-      return run['seconds_per_step']
-    if measure == _STEPS:
-      level = finals.get(run['seed'])
-      return None if level is None else paired.first_step(run['curves'][_PQ], level)
-    return run['final'][measure]
-
-  return {
-    measure: {
-      name: {run['seed']: number(run, measure) for run in found if run['row'] == name}
-      for name in names
-    }
-    for measure in _MEASURES
-  }
-
-
-def differences(
-  found: Sequence[dict], baseline: str
-) -> dict[str, dict[str, paired.Difference | None]]:
-  """Returns the differences to the baseline: measure -> row, without the baseline -> difference."""
-  return {
-    measure: {
-      name: paired.difference(numbers, rows_of.get(baseline, {}))
-      for name, numbers in rows_of.items()
-      if name != baseline
-    }
-    for measure, rows_of in measures(found, baseline).items()
-  }
-
-
-def differences_table(found: Sequence[dict], baseline: str) -> str:
-  """Returns a table in Markdown: means of the baseline, and the differences of the others to it."""
-  numbers, compared = measures(found, baseline), differences(found, baseline)
-  seeds = {name: set(by_seed) for name, by_seed in numbers[_PQ].items()}
-  lines = [f'| row | pairs | {" | ".join(_MEASURES)} |', f'{"|---" * (len(_MEASURES) + 2)}|']
-  of_baseline = seeds.pop(baseline, set())
-  if of_baseline:
-    cells = []
-    for measure, digits in _MEASURES.items():
-      values = [v for v in numbers[measure][baseline].values() if v is not None]
-      cells.append(f'{statistics.mean(values):{digits}}' if values else 'not measured')
-    lines.append(f'| {baseline} (mean of {len(of_baseline)}) | | {" | ".join(cells)} |')
-  for name, of_row in seeds.items():
-    pairs = len(of_row & of_baseline)
-    cells = []
-    for measure, digits in _MEASURES.items():
-      difference = compared[measure][name]
-      count = len(difference.values) if difference else 0
-      text = paired.shown(difference, digits)
-      if measure == _STEPS and count < pairs:
-        # No mean of those that reached it: the others would only have made it worse.
-        text = f'reached in {count} of {pairs}'
-      cells.append(text)
-    lines.append(f'| {name} | {pairs} | {" | ".join(cells)} |')
-  return '\n'.join(lines) + '\n'
-
-
-def table(found: Sequence[dict]) -> str:
-  """Returns a table in Markdown: mean and sample standard deviation over seeds of every row."""
-  lines = [f'| row | seeds | {" | ".join(_COLUMNS)} |', f'{"|---" * (len(_COLUMNS) + 2)}|']
-  for name in dict.fromkeys(result['row'] for result in found):
-    finals = [result['final'] for result in found if result['row'] == name]
-    cells = [name, str(len(finals))]
-    for column in _COLUMNS:
-      values = [final[column] for final in finals if final[column] is not None]
-      # A run may lack a number: one that was not finite, or logs of a training cut off at its end.
-      part = f' ({len(values)} of {len(finals)})' if 0 < len(values) < len(finals) else ''
-      cells.append(_spread(values) + part)
-    lines.append('| ' + ' | '.join(cells) + ' |')
-  return '\n'.join(lines) + '\n'
-
-
-def _spread(values):
-  if not values:
-    return 'not measured'
-  mean = statistics.mean(values)
-  shown = f'{mean:.3g}' if mean < 10 else f'{mean:.1f}'
-  return shown if len(values) == 1 else f'{shown} ± {statistics.stdev(values):.2g}'
-
-
 def plot(found: Sequence[dict], path: str) -> None:
   """Draws the curves of every row: mean over seeds, and a band from the least to the most."""
-  figure, panels = pyplot.subplots(1, len(_CURVES), figsize=(16, 6), layout='constrained')
+  figure, panels = pyplot.subplots(1, len(summary.CURVES), figsize=(16, 6), layout='constrained')
   names = list(dict.fromkeys(result['row'] for result in found))
-  for axes, curve in zip(panels, _CURVES, strict=True):
+  for axes, curve in zip(panels, summary.CURVES, strict=True):
     for index, name in enumerate(names):
       curves = [result['curves'][curve] for result in found if result['row'] == name]
       points = [(step, value) for step, value in sum(curves, []) if value is not None]
@@ -523,13 +232,13 @@ def plot(found: Sequence[dict], path: str) -> None:
   pyplot.close(figure)
 
 
-def report(runs: Sequence[Run], options) -> None:
+def report(runs: Sequence[runs_lib.Run], options) -> None:
   """Writes the report of what is finished, and prints its tables.
 
   Raises:
     UserError: if nothing is.
   """
-  found = results(runs, options.output_dir)
+  found = summary.results(runs, options.output_dir)
   if not found:
     steps = ' or '.join(map(str, dict.fromkeys(run.steps for run in runs)))
     raise errors.UserError(
@@ -537,9 +246,9 @@ def report(runs: Sequence[Run], options) -> None:
       'to report.'
     )
   write_report(runs, found, options)
-  print(table(found), end='')
+  print(summary.table(found), end='')
   if len({run['row'] for run in found}) > 1:
-    print('\n' + differences_table(found, options.baseline), end='')
+    print('\n' + summary.differences_table(found, options.baseline), end='')
   for line in _divergences(runs, options.output_dir):
     print(line)
 
@@ -550,7 +259,7 @@ def _divergences(runs, directory):
   counts: dict[str, int] = {}
   for run in runs:
     counts[run.row.name] = counts.get(run.row.name, 0) + 1
-    step = _diverged_at(run, directory)
+    step = runs_lib.diverged_at(directory, run)
     if step is not None:
       steps.setdefault(run.row.name, []).append(step)
   return [
@@ -560,7 +269,7 @@ def _divergences(runs, directory):
   ]
 
 
-def write_report(runs: Sequence[Run], found: Sequence[dict], options) -> None:
+def write_report(runs: Sequence[runs_lib.Run], found: Sequence[dict], options) -> None:
   """Writes table.md, differences.md, results.json, the images and the page.
 
   Args:
@@ -572,8 +281,11 @@ def write_report(runs: Sequence[Run], found: Sequence[dict], options) -> None:
     UserError: one of them cannot be written.
   """
   directory, baseline = options.output_dir, options.baseline
-  compared = differences(found, baseline)
-  tables = {'Means': table(found), 'Differences': differences_table(found, baseline)}
+  compared = summary.differences(found, baseline)
+  tables = {
+    'Means': summary.table(found),
+    'Differences': summary.differences_table(found, baseline),
+  }
   divergences = _divergences(runs, directory)
   content = {
     'runs': list(found),
@@ -595,7 +307,9 @@ def write_report(runs: Sequence[Run], found: Sequence[dict], options) -> None:
   files.write_json(os.path.join(directory, 'results.json'), content)
   plot(found, os.path.join(directory, 'curves.png'))
   figures = {}
-  drawn = {title: compared[name] for name, title in _DRAWN.items() if any(compared[name].values())}
+  drawn = {
+    title: compared[name] for name, title in summary.DRAWN.items() if any(compared[name].values())
+  }
   if drawn:
     figures['Differences'] = plots.png(plots.differences(drawn, baseline))
     files.write_whole(os.path.join(directory, 'differences.png'), figures['Differences'])
@@ -620,7 +334,7 @@ def _sections(runs, found, directory):
     finished = [result for result in found if result['row'] == row.name]
     panels = {
       curve: {f'seed {result["seed"]}': result['curves'][curve] for result in finished}
-      for curve in (*_CURVES, *_MORE_CURVES)
+      for curve in (*summary.CURVES, *summary.MORE_CURVES)
       if any(value is not None for result in finished for _, value in result['curves'][curve])
     }
     if any(result['gates'] for result in finished):
@@ -628,8 +342,8 @@ def _sections(runs, found, directory):
       panels[f'mean gates, seed {finished[0]["seed"]}'] = finished[0]['gates']
     images = {}
     for run in of_row:
-      for name in files.matching(_directory(directory, run), 'vis(-.*)?'):
-        panel = os.path.join(_directory(directory, run), name, '000000_panel.png')
+      for name in files.matching(runs_lib.directory(directory, run), 'vis(-.*)?'):
+        panel = os.path.join(runs_lib.directory(directory, run), name, '000000_panel.png')
         images[f'{run.name}, {name}'] = panel
     sections.append(
       page.Section(
@@ -643,20 +357,20 @@ def _sections(runs, found, directory):
   return sections
 
 
-def print_plan(runs: Sequence[Run], options, all_runs: Sequence[Run]) -> None:
+def print_plan(runs: Sequence[runs_lib.Run], options, all_runs: Sequence[runs_lib.Run]) -> None:
   """Prints the state of `runs`, and how many hours are left, by all that are finished."""
   estimate = _estimate(all_runs, options)
   total, unknown = 0.0, 0
   width = max(len(run.name) for run in runs)
   for run in runs:
-    done = schedule.steps_done(_directory(options.output_dir, run))
-    diverged = _diverged_at(run, options.output_dir)
+    done = schedule.steps_done(runs_lib.directory(options.output_dir, run))
+    diverged = runs_lib.diverged_at(options.output_dir, run)
     seconds = _seconds_left(run, estimate, options.output_dir)
     if diverged is not None:
       state = f'diverged at step {diverged}'
     elif _is_finished(run, options):
       state = 'finished'
-    elif _is_trained(run, options.output_dir):
+    elif runs_lib.is_trained(options.output_dir, run):
       state = 'trained; to be evaluated on the training images'
     else:
       state = f'step {done} of {run.steps}'
@@ -713,8 +427,8 @@ def _values(options, flag):
   """Returns the values of a flag, choices or numbers; UserError naming one that is not right."""
   values = getattr(options, flag).split(',')
   for value in values:
-    if flag in _CHOICES and value not in _CHOICES[flag]:
-      raise errors.UserError(f'--{flag}: {value!r} is none of {", ".join(_CHOICES[flag])}.')
+    if flag in grid.CHOICES and value not in grid.CHOICES[flag]:
+      raise errors.UserError(f'--{flag}: {value!r} is none of {", ".join(grid.CHOICES[flag])}.')
     is_none = flag == 'clips' and value == 'none'
     if flag in _NUMBERS and not is_none and not _is_number(value, _NUMBERS[flag]):
       raise errors.UserError(f'--{flag}: {value!r} is no number from 0 on.')
@@ -728,7 +442,7 @@ def _is_number(text, number_type):
     return False
 
 
-def _runs(options) -> tuple[list[Run], list[Run]]:
+def _runs(options) -> tuple[list[runs_lib.Run], list[runs_lib.Run]]:
   """Returns all runs, the rows of one seed together, and those that are to be trained.
 
   Raises:
@@ -737,7 +451,7 @@ def _runs(options) -> tuple[list[Run], list[Run]]:
   if options.variants:
     found = variants.read(options.variants)
   else:
-    found = rows(*(_values(options, flag) for flag in _GRID))
+    found = grid.rows(*(_values(options, flag) for flag in grid.FLAGS))
   names = [row.name for row in found]
   options.baseline = options.baseline or names[0]
   only = options.only.split(',') if options.only else names
@@ -759,7 +473,9 @@ def _runs(options) -> tuple[list[Run], list[Run]]:
       )
     steps = config.value(f'{_SOLVER}.training_number_of_steps')
     described.append((row, steps, () if training == unseen else training))
-  runs = [Run(row, seed, steps, training) for seed in seeds for row, steps, training in described]
+  runs = [
+    runs_lib.Run(row, seed, steps, training) for seed in seeds for row, steps, training in described
+  ]
   return runs, [run for run in runs if run.row.name in only]
 
 
@@ -783,7 +499,7 @@ def _parser():
   parser.add_path('--variants', help='JSON file of named variants, in place of a grid.')
   parser.add_argument('--baseline', help='Row that the others are compared with; the first one.')
   parser.add_argument('--only', help='Rows to train, of those that are reported.')
-  for flag, choices in _CHOICES.items():
+  for flag, choices in grid.CHOICES.items():
     default = ','.join(choices) if flag == 'methods' else choices[0]
     parser.add_argument(f'--{flag}', default=default, help=f'Of {", ".join(choices)}.')
   parser.add_argument('--clips', default='none', help='Gradient norms, or none.')

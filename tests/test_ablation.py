@@ -38,7 +38,11 @@ def _script():
 
 
 ablation = _script()
-PLAIN = ablation.Row('plain', 'softmax', 'none', None, None)
+from comparison import grid  # noqa: E402  Found by what the lines above did.
+from comparison import runs as runs_lib  # noqa: E402
+from comparison import summary  # noqa: E402
+
+PLAIN = grid.Row('plain', 'softmax', 'none', None, None)
 
 
 def _options(directory, **flags):
@@ -75,7 +79,7 @@ def _write_run(directory, name, quality, step=STEPS, **diagnostics):
 
 
 def test_what_a_method_has_not_does_not_multiply_its_rows():
-  everything = ablation.rows(
+  everything = grid.rows(
     ('plain', 'remask', 'reclass', 'remax'),
     ('softmax', 'sigmoid'),
     ('none', '1.0'),
@@ -84,7 +88,7 @@ def test_what_a_method_has_not_does_not_multiply_its_rows():
   )
   # 2 mask losses x 2 clips x (1 plain + 2 gates + 2 normalizations + 2 gates x 2 normalizations).
   assert len(everything) == len(set(everything)) == 4 * (1 + 2 + 2 + 4)
-  main = ablation.rows(
+  main = grid.rows(
     ('plain', 'remask', 'reclass', 'remax'), ('softmax',), ('none',), ('softmax',), ('class',)
   )
   assert [row.name for row in main] == [
@@ -105,7 +109,7 @@ def test_what_a_method_has_not_does_not_multiply_its_rows():
   ],
 )
 def test_overrides_are_what_the_row_says(row, remask, reclass):
-  row = ablation.Row(*row)
+  row = grid.Row(*row)
   config = load.load(CONFIG, [*SET, *row.overrides()])
   losses = config.value('trainer_options.loss_options')
   solver = config.value('trainer_options.solver_options')
@@ -144,7 +148,7 @@ def test_table_and_image(tmp_path, capsys):
 
 
 def test_finished_runs_are_skipped_and_failed_ones_reported(tmp_path, capfd):
-  done, broken = (ablation.Run(PLAIN, seed, STEPS) for seed in (0, 1))
+  done, broken = (runs_lib.Run(PLAIN, seed, STEPS) for seed in (0, 1))
   _write_run(tmp_path, done.name, 40.0)
   (tmp_path / 'logs').mkdir()
   options = _options(tmp_path, config_file=str(tmp_path / 'missing.textproto'), jobs=2)
@@ -188,7 +192,7 @@ def test_an_interruption_starts_nothing_more(tmp_path, monkeypatch):
     return True
 
   monkeypatch.setattr(ablation, 'train', train)
-  runs = [ablation.Run(PLAIN, seed, STEPS) for seed in range(6)]
+  runs = [runs_lib.Run(PLAIN, seed, STEPS) for seed in range(6)]
   with pytest.raises(KeyboardInterrupt):
     ablation.train_all(runs, _options(tmp_path))
   assert len(started) <= 2  # The second may have begun before the first was seen to end.
@@ -237,7 +241,7 @@ def test_a_directory_keeps_to_its_settings(tmp_path, capfd):
 
 def test_rows_need_a_config_that_allows_them(tmp_path):
   with pytest.raises(errors.UserError, match='num_relaxed_layers'):
-    load.load(CONFIG, ablation.Row('remask', 'softmax', 'none', 'softmax', None).overrides())
+    load.load(CONFIG, grid.Row('remask', 'softmax', 'none', 'softmax', None).overrides())
 
 
 def test_a_directory_whose_settings_are_lost_is_left_alone(tmp_path, capfd):
@@ -253,7 +257,7 @@ def test_two_ablations_in_one_directory(tmp_path, capfd):
 
 
 def test_results_are_written_after_every_run(tmp_path, monkeypatch, capfd):
-  runs = [ablation.Run(PLAIN, seed, STEPS) for seed in (0, 1, 2)]
+  runs = [runs_lib.Run(PLAIN, seed, STEPS) for seed in (0, 1, 2)]
   (tmp_path / 'logs').mkdir()
   seen = []
 
@@ -342,8 +346,8 @@ def test_steps_to_the_quality_of_the_baseline(tmp_path):
   _write_run(tmp_path, 'plain-seed0', 40.0)
   _write_run(tmp_path, 'better-seed0', 60.0)  # 30 at half of the steps: 40 a third of the way on.
   rows = [ablation.variants.Variant(name, ()) for name in ('plain', 'better')]
-  found = ablation.results([ablation.Run(row, 0, STEPS) for row in rows], str(tmp_path))
-  steps = ablation.measures(found, 'plain')[ablation._STEPS]
+  found = summary.results([runs_lib.Run(row, 0, STEPS) for row in rows], str(tmp_path))
+  steps = summary.measures(found, 'plain')[summary._STEPS]
   assert steps['plain'] == {0: STEPS}
   assert steps['better'] == {0: pytest.approx(STEPS / 2 + STEPS / 6)}
 
@@ -357,7 +361,7 @@ def test_training_images_are_told_from_unseen_ones(tmp_path):
     content = {'step': STEPS, 'evaluated': evaluated, 'PQ': quality}
     content['training'] = {'steps_per_second': 4.0}
     (directory / f'metrics-{name}.json').write_text(json.dumps(content))
-  [found] = ablation.results([ablation.Run(PLAIN, 0, STEPS, ('train*',))], str(tmp_path))
+  [found] = summary.results([runs_lib.Run(PLAIN, 0, STEPS, ('train*',))], str(tmp_path))
   assert (found['final']['PQ'], found['train_PQ'], found['seconds_per_step']) == (30.0, 70.0, 0.25)
 
 
@@ -371,7 +375,7 @@ def test_training_images_are_evaluated_where_that_is_missing(tmp_path, monkeypat
   monkeypatch.setattr(ablation.subprocess, 'run', call)
   monkeypatch.setattr(ablation, 'write_report', lambda *_: None)
   (tmp_path / 'logs').mkdir()
-  run = ablation.Run(PLAIN, 0, STEPS, ('a/train*',))
+  run = runs_lib.Run(PLAIN, 0, STEPS, ('a/train*',))
   _write_run(tmp_path, run.name, 40.0)
   ablation.train_all([run], _options(tmp_path, train_eval=50))
   [command] = commands
@@ -390,7 +394,7 @@ def test_pairs_have_the_same_seeds(tmp_path, monkeypatch):
   (tmp_path / 'logs').mkdir()
   for name in ('plain', 'other'):
     ablation.train(
-      ablation.Run(ablation.variants.Variant(name, ()), 5, STEPS), _options(tmp_path), 1
+      runs_lib.Run(ablation.variants.Variant(name, ()), 5, STEPS), _options(tmp_path), 1
     )
   for command in commands:
     assert '--gin_param=set_up.seed = 5' in command
@@ -455,7 +459,7 @@ def test_nothing_is_started_that_would_not_end_in_time(tmp_path, monkeypatch, ca
 
 
 def test_what_diverged_is_not_started_again(tmp_path, monkeypatch):
-  run = ablation.Run(PLAIN, 0, STEPS)
+  run = runs_lib.Run(PLAIN, 0, STEPS)
   (tmp_path / 'logs').mkdir()
   (tmp_path / 'logs' / f'{run.name}.log').write_text('Step 31: not finite: total_loss nan')
   monkeypatch.setattr(ablation, 'train', lambda *_: pytest.fail('started'))
