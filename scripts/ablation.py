@@ -46,20 +46,17 @@ from collections.abc import Sequence
 import concurrent.futures
 import os
 import shlex
-import statistics
 import subprocess
 import sys
 import time
 
 from absl import logging
 from comparison import grid
-from comparison import page
-from comparison import plots
+from comparison import report as report_lib
 from comparison import runs as runs_lib
 from comparison import schedule
 from comparison import summary
 from comparison import variants
-import matplotlib
 import tqdm
 
 from deeplab2 import command_line
@@ -67,9 +64,6 @@ from deeplab2 import errors
 from deeplab2 import files
 from deeplab2 import locks
 from deeplab2.config import load
-
-matplotlib.use('Agg')
-from matplotlib import pyplot  # noqa: E402  The backend is chosen first.
 
 _LOSSES = 'trainer_options.loss_options'
 _SOLVER = 'trainer_options.solver_options'
@@ -192,7 +186,7 @@ def train_all(
           f'{run.name}: PQ {last.get("PQ", float("nan")):.2f}; {bar}', file=sys.stderr
         )
         try:
-          write_report(runs, summary.results(runs, options.output_dir), options)
+          report_lib.write(runs, summary.results(runs, options.output_dir), options)
         except errors.UserError as error:  # No reason to stop training.
           logging.warning('%s', error)
     except BaseException:
@@ -201,35 +195,6 @@ def train_all(
       raise
     bar.close()
   return failed, left
-
-
-def plot(found: Sequence[dict], path: str) -> None:
-  """Draws the curves of every row: mean over seeds, and a band from the least to the most."""
-  figure, panels = pyplot.subplots(1, len(summary.CURVES), figsize=(16, 6), layout='constrained')
-  names = list(dict.fromkeys(result['row'] for result in found))
-  for axes, curve in zip(panels, summary.CURVES, strict=True):
-    for index, name in enumerate(names):
-      curves = [result['curves'][curve] for result in found if result['row'] == name]
-      points = [(step, value) for step, value in sum(curves, []) if value is not None]
-      steps = sorted({step for step, _ in points})
-      values = [[value for at, value in points if at == step] for step in steps]
-      color = pyplot.get_cmap('tab20')(2 * index % 20 + index // 10)
-      style = {'marker': 'o', 'markersize': 3, 'linestyle': '--' if '-sigmoid' in name else '-'}
-      axes.plot(steps, list(map(statistics.mean, values)), color=color, label=name, **style)
-      low, high = list(map(min, values)), list(map(max, values))
-      axes.fill_between(steps, low, high, color=color, alpha=0.12)
-    axes.set(
-      xlabel='step',
-      title=f'{curve} of evaluation' + (' [%]' if curve == 'PQ' else ''),
-      yscale='linear' if curve == 'PQ' else 'log',
-    )
-    axes.grid(alpha=0.3)
-  # Outside the panels: inside, a grid's many rows would hide the curves.
-  figure.legend(
-    *panels[0].get_legend_handles_labels(), fontsize='small', ncols=4, loc='outside lower center'
-  )
-  files.write_whole(path, lambda temporary: figure.savefig(temporary, dpi=100))
-  pyplot.close(figure)
 
 
 def report(runs: Sequence[runs_lib.Run], options) -> None:
@@ -245,116 +210,12 @@ def report(runs: Sequence[runs_lib.Run], options) -> None:
       f'--output_dir={options.output_dir}: no run of this grid has reached step {steps}: nothing '
       'to report.'
     )
-  write_report(runs, found, options)
+  report_lib.write(runs, found, options)
   print(summary.table(found), end='')
   if len({run['row'] for run in found}) > 1:
     print('\n' + summary.differences_table(found, options.baseline), end='')
-  for line in _divergences(runs, options.output_dir):
+  for line in report_lib.divergences(runs, options.output_dir):
     print(line)
-
-
-def _divergences(runs, directory):
-  """Returns a line for each row that diverged with some seed."""
-  steps: dict[str, list[int]] = {}
-  counts: dict[str, int] = {}
-  for run in runs:
-    counts[run.row.name] = counts.get(run.row.name, 0) + 1
-    step = runs_lib.diverged_at(directory, run)
-    if step is not None:
-      steps.setdefault(run.row.name, []).append(step)
-  return [
-    f'{name}: diverged with {len(at)} of {counts[name]} seeds, at step '
-    f'{", ".join(map(str, sorted(at)))}.'
-    for name, at in steps.items()
-  ]
-
-
-def write_report(runs: Sequence[runs_lib.Run], found: Sequence[dict], options) -> None:
-  """Writes table.md, differences.md, results.json, the images and the page.
-
-  Args:
-    runs: all of the comparison.
-    found: as of `results`.
-    options: the parsed flags.
-
-  Raises:
-    UserError: one of them cannot be written.
-  """
-  directory, baseline = options.output_dir, options.baseline
-  compared = summary.differences(found, baseline)
-  tables = {
-    'Means': summary.table(found),
-    'Differences': summary.differences_table(found, baseline),
-  }
-  divergences = _divergences(runs, directory)
-  content = {
-    'runs': list(found),
-    'baseline': baseline,
-    'differences': {
-      measure: {
-        name: None if difference is None else difference._asdict()
-        for name, difference in of_rows.items()
-      }
-      for measure, of_rows in compared.items()
-    },
-    'diverged': divergences,
-  }
-  files.write_whole(os.path.join(directory, 'table.md'), tables['Means'].encode())
-  ending = ''.join(f'\n{line}\n' for line in divergences)
-  files.write_whole(
-    os.path.join(directory, 'differences.md'), (tables['Differences'] + ending).encode()
-  )
-  files.write_json(os.path.join(directory, 'results.json'), content)
-  plot(found, os.path.join(directory, 'curves.png'))
-  figures = {}
-  drawn = {
-    title: compared[name] for name, title in summary.DRAWN.items() if any(compared[name].values())
-  }
-  if drawn:
-    figures['Differences'] = plots.png(plots.differences(drawn, baseline))
-    files.write_whole(os.path.join(directory, 'differences.png'), figures['Differences'])
-  with open(os.path.join(directory, 'curves.png'), 'rb') as file:
-    figures['Curves'] = file.read()
-  text = page.render(
-    f'Variants of {os.path.basename(options.config_file)}',
-    options.command,
-    tables,
-    figures,
-    _sections(runs, found, directory),
-    directory,
-  )
-  files.write_whole(os.path.join(directory, 'index.html'), text.encode())
-
-
-def _sections(runs, found, directory):
-  """Returns the parts of the page, one for each row."""
-  sections = []
-  for row in dict.fromkeys(run.row for run in runs):
-    of_row = [run for run in runs if run.row == row]
-    finished = [result for result in found if result['row'] == row.name]
-    panels = {
-      curve: {f'seed {result["seed"]}': result['curves'][curve] for result in finished}
-      for curve in (*summary.CURVES, *summary.MORE_CURVES)
-      if any(value is not None for result in finished for _, value in result['curves'][curve])
-    }
-    if any(result['gates'] for result in finished):
-      # One run is enough for the eye; lines of all layers of all seeds would cover one another.
-      panels[f'mean gates, seed {finished[0]["seed"]}'] = finished[0]['gates']
-    images = {}
-    for run in of_row:
-      for name in files.matching(runs_lib.directory(directory, run), 'vis(-.*)?'):
-        panel = os.path.join(runs_lib.directory(directory, run), name, '000000_panel.png')
-        images[f'{run.name}, {name}'] = panel
-    sections.append(
-      page.Section(
-        row.name,
-        row.overrides(),
-        plots.png(plots.curves(panels)) if panels else None,
-        images,
-        _divergences(of_row, directory),
-      )
-    )
-  return sections
 
 
 def print_plan(runs: Sequence[runs_lib.Run], options, all_runs: Sequence[runs_lib.Run]) -> None:

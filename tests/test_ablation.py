@@ -373,7 +373,7 @@ def test_training_images_are_evaluated_where_that_is_missing(tmp_path, monkeypat
     return types.SimpleNamespace(returncode=0)
 
   monkeypatch.setattr(ablation.subprocess, 'run', call)
-  monkeypatch.setattr(ablation, 'write_report', lambda *_: None)
+  monkeypatch.setattr(ablation.report_lib, 'write', lambda *_: None)
   (tmp_path / 'logs').mkdir()
   run = runs_lib.Run(PLAIN, 0, STEPS, ('a/train*',))
   _write_run(tmp_path, run.name, 40.0)
@@ -438,7 +438,7 @@ def test_dry_run_says_what_is_left_and_how_long(tmp_path, capsys):
 
 
 def test_nothing_is_started_that_would_not_end_in_time(tmp_path, monkeypatch, capfd):
-  monkeypatch.setattr(ablation, 'write_report', lambda *_: None)
+  monkeypatch.setattr(ablation.report_lib, 'write', lambda *_: None)
   plan = _variants(tmp_path, plain=[], other=[])
   assert _call(tmp_path, plan, '--seeds=0', '--hours=1') == 2
   assert 'give --seconds_per_step' in capfd.readouterr().err
@@ -467,7 +467,7 @@ def test_what_diverged_is_not_started_again(tmp_path, monkeypatch):
 
 
 def test_a_variant_keeps_its_overrides(tmp_path, capfd, monkeypatch):
-  monkeypatch.setattr(ablation, 'write_report', lambda *_: None)
+  monkeypatch.setattr(ablation.report_lib, 'write', lambda *_: None)
   plan = _variants(tmp_path, plain=[])
   _write_run(tmp_path / 'out', 'plain-seed0', 40.0)
   assert _call(tmp_path, plan, '--report_only') == 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import io
+import statistics
 
 import matplotlib
 
@@ -76,6 +77,39 @@ def curves(
     axes.grid(alpha=0.3)
     if axes.has_data():
       axes.legend(fontsize='xx-small')
+  return figure
+
+
+def means(found: Sequence[dict], measures: Sequence[str]) -> figure_lib.Figure:
+  """Draws the curves of every row: mean over seeds, and a band from the least to the most.
+
+  Args:
+    found: finished runs, as of summary.results.
+    measures: the curves to draw, a panel each.
+  """
+  figure, panels = pyplot.subplots(1, len(measures), figsize=(16, 6), layout='constrained')
+  names = list(dict.fromkeys(result['row'] for result in found))
+  for axes, curve in zip(panels, measures, strict=True):
+    for index, name in enumerate(names):
+      curves = [result['curves'][curve] for result in found if result['row'] == name]
+      points = [(step, value) for step, value in sum(curves, []) if value is not None]
+      steps = sorted({step for step, _ in points})
+      values = [[value for at, value in points if at == step] for step in steps]
+      color = pyplot.get_cmap('tab20')(2 * index % 20 + index // 10)
+      style = {'marker': 'o', 'markersize': 3, 'linestyle': '--' if '-sigmoid' in name else '-'}
+      axes.plot(steps, list(map(statistics.mean, values)), color=color, label=name, **style)
+      low, high = list(map(min, values)), list(map(max, values))
+      axes.fill_between(steps, low, high, color=color, alpha=0.12)
+    axes.set(
+      xlabel='step',
+      title=f'{curve} of evaluation' + (' [%]' if curve == 'PQ' else ''),
+      yscale='linear' if curve == 'PQ' else 'log',
+    )
+    axes.grid(alpha=0.3)
+  # Outside the panels: inside, a grid's many rows would hide the curves.
+  figure.legend(
+    *panels[0].get_legend_handles_labels(), fontsize='small', ncols=4, loc='outside lower center'
+  )
   return figure
 
 
