@@ -3,10 +3,9 @@
 MobileNetV3 with a sigmoid and with a hard sigmoid has the same variables, so that restoring alone
 would not notice the wrong one. A checkpoint of this program names its gate where that is not the
 sigmoid; one that names none has the sigmoid, as all had before there was a choice. Checkpoints with
-released keys name none, and are taken for either: DeepLab2's own are of the sigmoid.
+released keys are of DeepLab2, which has the sigmoid alone.
 """
 
-from absl import logging
 import tensorflow as tf
 
 from deeplab2 import errors
@@ -69,16 +68,4 @@ def check(found: str | None, backbone: object, path: str) -> None:
       f'{path}: its squeeze-and-excite ends in a {found}, and that of the configuration in a '
       f'{gate}, with which these weights mean something else: set '
       f'model_options.backbone.squeeze_excite_gate={found}, or take other weights.'
-    )
-
-
-def warn_of_unknown(backbone: object, path: str) -> None:
-  """Logs that a checkpoint with released keys does not say that it is for a hard sigmoid."""
-  if of(backbone) == HARD_SIGMOID:
-    logging.warning(
-      '%s: does not say which gate its squeeze-and-excite has; it is taken for %s, as configured. '
-      'The checkpoints of DeepLab2 itself are for %s.',
-      path,
-      HARD_SIGMOID,
-      SIGMOID,
     )

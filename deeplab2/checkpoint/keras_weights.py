@@ -103,8 +103,7 @@ class Family(NamedTuple):
 
   Attributes:
     name: of the family.
-    sign: matches names that only it has.
-    block: matches the names of one block, as far as it is the same for all of them.
+    block: matches names that only it has, as far as they are the same for all of one block.
     table: rules of released_keys.rename, from names to paths below our backbone. `last` stands for
       the number of the last entry of `blocks`.
     classifier: matches the names of what is of no use here.
@@ -112,7 +111,6 @@ class Family(NamedTuple):
   """
 
   name: str
-  sign: re.Pattern
   block: re.Pattern
   table: tuple[tuple[str, str], ...]
   classifier: re.Pattern
@@ -138,7 +136,6 @@ _BLOCK_LEAVES = (
 MOBILENET = Family(
   'MobileNetV3',
   re.compile(r'expanded_conv(_\d+)?/'),
-  re.compile(r'expanded_conv(_\d+)?/'),
   (
     (r'^Conv/BatchNorm/', 'blocks/0/norm/'),
     (r'^Conv/', 'blocks/0/'),
@@ -152,7 +149,6 @@ MOBILENET = Family(
 )
 CONVNEXT = Family(
   'ConvNeXt',
-  re.compile(r'.*_stage_\d+_block_\d+_'),
   re.compile(r'.*_stage_\d+_block_\d+_'),
   (
     (r'^.*_stem_conv/', 'downsampling/0/conv/'),
@@ -325,7 +321,7 @@ def recognized(path: str, stored: Mapping[str, foreign.Tensor], origin: str) -> 
   """
   # By tf_keras's names, and under these the file's own.
   own = {released_keys.rename(name, _OF_KERAS_3) or name: name for name in stored}
-  family = next((family for family in _FAMILIES if any(map(family.sign.match, own))), None)
+  family = next((family for family in _FAMILIES if any(map(family.block.match, own))), None)
   if family is None:
     if any(map(_RESNET_SIGN.match, own)):
       raise errors.UserError(f'{path}: {_RESNET}.')

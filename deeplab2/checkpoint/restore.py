@@ -143,7 +143,6 @@ def restore_model(
   elif averages:
     raise _without_averages(reader)
   else:
-    gates.warn_of_unknown(_backbone(model), reader.prefix)
     _restore_released(reader, released.load, model, conventions, for_classes=_TO_USE)
   return reader.prefix
 
@@ -272,7 +271,6 @@ def initialize_model(
     gates.check_native(reader, _backbone(model))
     _restore_parts(reader, {'model': model, **(heads if stored else {})}, **classes)
   else:
-    gates.warn_of_unknown(_backbone(model), reader.prefix)
     _restore_released(reader, released.load, model, conventions, backbone_alone=True, **classes)
   return reader.prefix
 
@@ -299,7 +297,6 @@ def initialize_backbone(
   if _is_native(reader):
     _initialize_backbone(reader, backbone)
   else:
-    gates.warn_of_unknown(backbone, reader.prefix)
     _restore_released(reader, released.load_backbone, backbone, conventions)
   return reader.prefix
 
@@ -607,6 +604,8 @@ def _restore_released(reader, load, model, conventions, **settings):
     raise errors.UserError(
       f'{prefix}: neither a checkpoint of this program nor one of DeepLab2; it holds {some}.'
     )
+  # What has these keys has no other gate.
+  gates.check(gates.SIGMOID, getattr(model, 'backbone', model), prefix)
   if isinstance(reader, torch_kmax.Reader):
     origin = 'PyTorch kMaX-DeepLab'
     left_out = f'; left out: {len(reader.counters)} counters of batches (num_batches_tracked)'

@@ -73,12 +73,15 @@ def test_only_what_is_no_sigmoid_is_recorded(tmp_path):
   restore.restore_model(_Model(None), str(tmp_path / 'HARD_SIGMOID'))
 
 
-def test_released_checkpoints_say_nothing_and_are_taken_for_either(tmp_path, caplog):
+def test_released_checkpoints_are_for_the_sigmoid(tmp_path):
   model = builders.tiny()
   tensors = {key + files.SUFFIX: value for key, value in builders.fill_by_key(model).items()}
   path = files.write(tmp_path / 'ckpt', tensors)
   restore.initialize_backbone(model.backbone, path)
-  assert 'does not say which gate' not in caplog.text
   model.backbone.squeeze_excite_gate = 'HARD_SIGMOID'
-  restore.initialize_backbone(model.backbone, path)
-  assert f'{path}: does not say which gate its squeeze-and-excite has' in caplog.text
+  files.refused(
+    lambda: restore.initialize_backbone(model.backbone, path), f'{path}:', 'gate=SIGMOID'
+  )
+  files.refused(lambda: restore.restore_model(model, path), f'{path}:', 'gate=SIGMOID')
+  model.backbone.squeeze_excite_gate = 'SIGMOID'
+  restore.restore_model(model, path)
