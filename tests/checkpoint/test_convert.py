@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from deeplab2 import assemble
 from deeplab2.checkpoint import convert
-from deeplab2.checkpoint import gates
 from deeplab2.checkpoint import released_keys
 from deeplab2.checkpoint import restore
 from deeplab2.config import load
@@ -87,36 +86,33 @@ def _arguments(*more):
   return [f'--set=model_options.backbone.{value}' for value in more]
 
 
-def test_a_backbone_alone_stays_one_and_training_starts_from_it(model, released, tmp_path, capfd):
-  """Of a released checkpoint, with another gate, which what is written says."""
+def test_a_backbone_alone_stays_one_and_training_starts_from_it(released, tmp_path, capfd):
   backbone = {key: value for key, value in released[1].items() if key.startswith('encoder/')}
   path = _write(tmp_path / 'imagenet', backbone)
   gate = _arguments('squeeze_excite_gate=HARD_SIGMOID')
-  assert _convert(path, tmp_path / 'new', more=gate) == 0
+  assert _convert(path, tmp_path / 'other', more=gate) == 2
+  assert 'set model_options.backbone.squeeze_excite_gate=SIGMOID' in capfd.readouterr().err
+  assert not (tmp_path / 'other').exists()
+  assert _convert(path, tmp_path / 'new') == 0
   written = f'{tmp_path}/new/ckpt-0'
   assert f'Wrote {written}, of the backbone alone' in capfd.readouterr().out
   stored = set(dict(tf.train.list_variables(written)))
   other = {key for key in stored if not key.startswith('model/backbone/')}
   names = {'global_step', 'save_counter'}
-  assert other == {
-    '_CHECKPOINTABLE_OBJECT_GRAPH',
-    gates.KEY,
-    *(name + files.SUFFIX for name in names),
-  }
-  hard = assemble.model(load.load(_CONFIG, [option.removeprefix('--set=') for option in gate]))
+  assert other == {'_CHECKPOINTABLE_OBJECT_GRAPH', *(name + files.SUFFIX for name in names)}
+  model = assemble.model(load.load(_CONFIG))
   for start in (
-    lambda: restore.initialize_model(hard, str(tmp_path / 'new')),
-    lambda: restore.initialize_backbone(hard.backbone, written),
+    lambda: restore.initialize_model(model, str(tmp_path / 'new')),
+    lambda: restore.initialize_backbone(model.backbone, written),
   ):
-    for variable in hard.backbone.variables:
+    for variable in model.backbone.variables:
       variable.assign(tf.zeros_like(variable))
     assert start() == written
-    for key, variable in released_keys.of_model(hard.backbone, 'backbone').items():
+    for key, variable in released_keys.of_model(model.backbone, 'backbone').items():
       np.testing.assert_array_equal(variable, backbone[key])
-  files.refused(lambda: restore.restore_model(hard, written), 'holds a backbone alone')
-  files.refused(
-    lambda: restore.initialize_model(model, written), 'squeeze_excite_gate=HARD_SIGMOID'
-  )
+  files.refused(lambda: restore.restore_model(model, written), 'holds a backbone alone')
+  hard = assemble.model(load.load(_CONFIG, [option.removeprefix('--set=') for option in gate]))
+  files.refused(lambda: restore.initialize_model(hard, written), 'squeeze_excite_gate=SIGMOID')
 
 
 def test_keras_weights(tmp_path, capfd):
