@@ -35,8 +35,14 @@ setuptools.setup(
     'tqdm>=4.65,<5',
   ],
   extras_require={
+    'video': ['av>=14,<20'],
     'dev': [
+      'ai-edge-litert>=2.1,<3',
+      'av>=14,<20',
+      'ipykernel>=6.29,<8',
       'mypy>=1.11,<3',
+      'nbclient>=0.10,<1',
+      'playwright>=1.50,<2',
       'pytest>=8,<10',
       'pytest-xdist>=3.5,<4',
       'ruff~=0.17.0',
