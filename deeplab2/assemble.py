@@ -58,9 +58,11 @@ _ACTIVATIONS = {
   trainer_pb2.LossOptions.SIGMOID: tf.sigmoid,
   trainer_pb2.LossOptions.SOFTMAX: tf.nn.softmax,
 }
+# By mask_loss_activation and mask_loss_all_slots.
 _MASK_ACTIVATIONS = {
-  trainer_pb2.LossOptions.SIGMOID: mask_activation.SIGMOID,
-  trainer_pb2.LossOptions.SOFTMAX: mask_activation.SOFTMAX,
+  (trainer_pb2.LossOptions.SIGMOID, False): mask_activation.SIGMOID,
+  (trainer_pb2.LossOptions.SIGMOID, True): mask_activation.SIGMOID_ALL_SLOTS,
+  (trainer_pb2.LossOptions.SOFTMAX, False): mask_activation.SOFTMAX,
 }
 _GATES = model_pb2.ModelOptions.BackboneOptions.SqueezeExciteGate
 _READERS = {
@@ -343,7 +345,9 @@ def _loss(config, **relaxations):
     semantic=weighting(
       'semantic_loss', max_deeplab.semantic_sample_k, max_deeplab.semantic_sample_temperature
     ),
-    mask_activation=_MASK_ACTIVATIONS[options.mask_loss_activation],
+    mask_activation=_MASK_ACTIVATIONS[
+      options.mask_loss_activation, options.mask_loss_all_slots
+    ],
     **relaxations,
   )
 

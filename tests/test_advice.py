@@ -80,6 +80,14 @@ CONFIGS = [
     [f'{REMASK}={{enable: true gate_masks: false stop_gradient: true}}'],
   ),
   (
+    ['trainer_options.loss_options.mask_loss_all_slots=true'],
+    'must be false unless mask_loss_activation is SIGMOID: a softmax scores all slots anyway.',
+    [
+      'trainer_options.loss_options.mask_loss_all_slots=true',
+      'trainer_options.loss_options.mask_loss_activation=SIGMOID',
+    ],
+  ),
+  (
     [
       'trainer_options.loss_options={mask_loss_activation: SIGMOID '
       'mask_id_cross_entropy_loss {top_k_percent: 0.2}}'

@@ -42,6 +42,7 @@ ADVICE = {
   'between 0 and {}, the number of decoder layers (model_options.kmax.decoder_layers = {})': 'test_options',
   'must be 1 with mask_loss_activation SIGMOID, which scores all pixels.': 'test_options',
   'must be true where gate_masks is false: it is about the gate.': 'test_options',
+  'must be false unless mask_loss_activation is SIGMOID: a softmax scores all slots anyway.': 'test_options',
   'there are {}; high_resolution_stride {} takes {}, from stride 32 on.': 'test_options',
   'must be {} names, one for each of pixel_decoder_stages.': 'test_options',
   'needs model_options.kmax.semantic_decoder: pixels are sampled on the grid of the masks; take '

@@ -26,6 +26,11 @@ def check(config: experiment.Config) -> None:
     raise config.error(
       mask_id, 'must be 1 with mask_loss_activation SIGMOID, which scores all pixels.'
     )
+  if losses.mask_loss_all_slots and losses.mask_loss_activation != losses.SIGMOID:
+    raise config.error(
+      f'{_LOSSES}.mask_loss_all_slots',
+      'must be false unless mask_loss_activation is SIGMOID: a softmax scores all slots anyway.',
+    )
   if losses.remask.enable:
     _check_remask(config, losses.remask)
 

@@ -45,7 +45,7 @@ class SolverOptions(_message.Message):
     def __init__(self, use_sync_batchnorm: bool = ..., learning_policy: _Optional[str] = ..., base_learning_rate: _Optional[float] = ..., poly_learning_power: _Optional[float] = ..., poly_end_learning_rate: _Optional[float] = ..., warmup_steps: _Optional[int] = ..., optimizer: _Optional[str] = ..., weight_decay: _Optional[float] = ..., use_gradient_clipping: bool = ..., clip_gradient_norm: _Optional[float] = ..., training_number_of_steps: _Optional[int] = ..., batchnorm_momentum: _Optional[float] = ..., batchnorm_epsilon: _Optional[float] = ..., backbone_learning_rate_multiplier: _Optional[float] = ..., adamw_weight_decay: _Optional[float] = ..., warmup_start_learning_rate: _Optional[float] = ..., backbone_layer_decay: _Optional[float] = ...) -> None: ...
 
 class LossOptions(_message.Message):
-    __slots__ = ("semantic_loss", "center_loss", "regression_loss", "motion_loss", "next_regression_loss", "pq_style_loss", "mask_id_cross_entropy_loss", "instance_discrimination_loss", "depth_loss", "remask", "reclass", "mask_loss_activation")
+    __slots__ = ("semantic_loss", "center_loss", "regression_loss", "motion_loss", "next_regression_loss", "pq_style_loss", "mask_id_cross_entropy_loss", "instance_discrimination_loss", "depth_loss", "remask", "reclass", "mask_loss_activation", "mask_loss_all_slots")
     class Activation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         SIGMOID: _ClassVar[LossOptions.Activation]
@@ -119,6 +119,7 @@ class LossOptions(_message.Message):
     REMASK_FIELD_NUMBER: _ClassVar[int]
     RECLASS_FIELD_NUMBER: _ClassVar[int]
     MASK_LOSS_ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    MASK_LOSS_ALL_SLOTS_FIELD_NUMBER: _ClassVar[int]
     semantic_loss: LossOptions.SingleLossOptions
     center_loss: LossOptions.SingleLossOptions
     regression_loss: LossOptions.SingleLossOptions
@@ -131,7 +132,8 @@ class LossOptions(_message.Message):
     remask: LossOptions.ReMaskOptions
     reclass: LossOptions.ReClassOptions
     mask_loss_activation: LossOptions.Activation
-    def __init__(self, semantic_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., center_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., regression_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., motion_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., next_regression_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., pq_style_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., mask_id_cross_entropy_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., instance_discrimination_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., depth_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., remask: _Optional[_Union[LossOptions.ReMaskOptions, _Mapping]] = ..., reclass: _Optional[_Union[LossOptions.ReClassOptions, _Mapping]] = ..., mask_loss_activation: _Optional[_Union[LossOptions.Activation, str]] = ...) -> None: ...
+    mask_loss_all_slots: bool
+    def __init__(self, semantic_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., center_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., regression_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., motion_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., next_regression_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., pq_style_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., mask_id_cross_entropy_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., instance_discrimination_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., depth_loss: _Optional[_Union[LossOptions.SingleLossOptions, _Mapping]] = ..., remask: _Optional[_Union[LossOptions.ReMaskOptions, _Mapping]] = ..., reclass: _Optional[_Union[LossOptions.ReClassOptions, _Mapping]] = ..., mask_loss_activation: _Optional[_Union[LossOptions.Activation, str]] = ..., mask_loss_all_slots: bool = ...) -> None: ...
 
 class TrainerOptions(_message.Message):
     __slots__ = ("num_checkpoints_to_keep", "save_checkpoints_steps", "save_summaries_steps", "steps_per_loop", "loss_options", "solver_options", "precision", "jit_compile", "recompute", "gradient_accumulation_steps", "ema_decay", "profile_steps")

@@ -1,6 +1,7 @@
 """Activation of mask logits in the loss: softmax over slots, or a sigmoid for each slot."""
 
 from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -30,13 +31,15 @@ def _softmax_terms(matched, mask_logits_bps, top_k):
   )
 
 
-def _sigmoid_terms(matched, mask_logits_bps, top_k):
+def _sigmoid_terms(matched, mask_logits_bps, top_k, all_slots=False):
   if top_k != 1.0:
     raise ValueError(f'Sigmoid masks are scored on all pixels; top_k is {top_k}, it must be 1.')
   gt_mask_bps = matched.one_hot_bps
   return (
     terms.dice_term(gt_mask_bps, matched.dice_weight_bs, tf.sigmoid(mask_logits_bps)),
-    terms.mask_id_binary_cross_entropy(gt_mask_bps, matched.is_matched_bs, mask_logits_bps),
+    terms.mask_id_binary_cross_entropy(
+      gt_mask_bps, matched.is_matched_bs, mask_logits_bps, all_slots
+    ),
   )
 
 
@@ -51,3 +54,7 @@ def _log_sigmoid_masks(mask_logits_bps):
 
 SOFTMAX = MaskActivation(_softmax_terms, _log_softmax_masks)  # kMaX-DeepLab.
 SIGMOID = MaskActivation(_sigmoid_terms, _log_sigmoid_masks)  # ReMaX.
+# Slots without a match are scored by the binary cross entropy as well.
+SIGMOID_ALL_SLOTS = MaskActivation(
+  functools.partial(_sigmoid_terms, all_slots=True), _log_sigmoid_masks
+)

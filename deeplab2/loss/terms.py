@@ -95,24 +95,31 @@ def mask_id_cross_entropy(
 
 
 def mask_id_binary_cross_entropy(
-  gt_mask_bps: tf.Tensor, is_matched_bs: tf.Tensor, mask_logits_bps: tf.Tensor
+  gt_mask_bps: tf.Tensor,
+  is_matched_bs: tf.Tensor,
+  mask_logits_bps: tf.Tensor,
+  all_slots: bool = False,
 ) -> tf.Tensor:
   """Binary cross entropy of sigmoid masks, in the place of the mask-id cross entropy, [B].
 
-  Mean over matched slots and over the pixels that have a true mask; 0 where there are none.
+  Mean over the pixels that have a true mask, of the sum over slots divided by the number of matched
+  slots; 0 where there are none.
 
   Args:
     gt_mask_bps: [B, P, N] true mask of each slot, 0 or 1.
     is_matched_bs: [B, N] bool, slots that have a true mask.
     mask_logits_bps: [B, P, N].
+    all_slots: whether slots without a match are in the sum, whose true masks are empty (Sun et al.
+      2023, sec. 3.1, sums over all masks), or matched slots alone.
   """
   has_mask_bp1 = tf.reduce_sum(gt_mask_bps, axis=2, keepdims=True)
   entropy_bps = tf.nn.sigmoid_cross_entropy_with_logits(gt_mask_bps, mask_logits_bps)
   entropy_bs = tf.reduce_sum(has_mask_bp1 * entropy_bps, axis=1)
   is_matched_bs = tf.cast(is_matched_bs, tf.float32)
   num_pixels_b = tf.maximum(tf.reduce_sum(has_mask_bp1, axis=[1, 2]), 1.0)
+  scored_bs = entropy_bs if all_slots else entropy_bs * is_matched_bs
   return tf.math.divide_no_nan(
-    tf.reduce_sum(entropy_bs * is_matched_bs, axis=1),
+    tf.reduce_sum(scored_bs, axis=1),
     num_pixels_b * tf.reduce_sum(is_matched_bs, axis=1),
   )
 

@@ -29,6 +29,11 @@ REMASK = f'{LOSSES}.remask'
       'must be 1 with mask_loss_activation',
     ),
     (
+      [f'{LOSSES}.mask_loss_all_slots=true'],
+      f'{LOSSES}.mask_loss_all_slots',
+      'must be false unless mask_loss_activation is SIGMOID',
+    ),
+    (
       [f'{REMASK}.num_relaxed_layers=7'],
       f'{REMASK}.num_relaxed_layers',
       'between 0 and 6, the number of decoder layers',

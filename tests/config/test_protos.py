@@ -100,7 +100,12 @@ def test_fields_of_this_project_start_at_100():
       'data_service': 106,
     },
     'deeplab2.EvaluatorOptions': {'instance_ap': 100, 'use_raw_weights': 101},
-    'deeplab2.LossOptions': {'remask': 100, 'reclass': 101, 'mask_loss_activation': 102},
+    'deeplab2.LossOptions': {
+      'remask': 100,
+      'reclass': 101,
+      'mask_loss_activation': 102,
+      'mask_loss_all_slots': 103,
+    },
     'deeplab2.SolverOptions': {'warmup_start_learning_rate': 100, 'backbone_layer_decay': 101},
     'deeplab2.TrainerOptions': {
       'precision': 100,

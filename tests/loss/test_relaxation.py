@@ -313,6 +313,21 @@ def test_sigmoid_masks(layer, kind):
   layer.assert_loss(mask_id, f'sigmoid_mask_{kind}_bce')
 
 
+def test_sigmoid_masks_of_all_slots(layer):
+  """To the stored entropy of matched slots comes softplus(m) of the others, by hand."""
+  dice, mask_id = layer.scores(layer.mask, mask_activation.SIGMOID_ALL_SLOTS)
+  layer.assert_loss(dice, 'sigmoid_mask_plain_dice_term')
+  matched = layer.matched.is_matched_bs.numpy()
+  has_mask = layer.matched.one_hot_bps.numpy().sum(axis=2)
+  false_mask = np.logaddexp(0.0, layer.mask.numpy().astype(np.float64))
+  wanted = layer.stored['sigmoid_mask_plain_bce'].astype(np.float64).copy()
+  for image in np.flatnonzero(matched.any(axis=1)):
+    added = (has_mask[image] @ false_mask[image])[~matched[image]].sum()
+    wanted[image] += added / (has_mask[image].sum() * matched[image].sum())
+  np.testing.assert_allclose(mask_id, wanted, rtol=1e-5, atol=1e-6)
+  assert matched.any() and not matched.any(axis=1).all(), 'an image without a match is a case'
+
+
 def test_sigmoid_masks_have_no_hardest_pixels(layer):
   with pytest.raises(ValueError, match='top_k is 0.5'):
     mask_activation.SIGMOID.dice_and_mask_id(layer.matched, layer.mask, 0.5)
