@@ -8,6 +8,7 @@ from absl import logging
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
 from deeplab2 import kernels
 from deeplab2.trainer import runtime
@@ -24,6 +25,19 @@ def _same_start():
   np.random.seed(0)
   tf.random.set_seed(0)
   logging.set_verbosity(logging.INFO)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _graphs_go_with_their_module():
+  """Forgets the gradients of this module's graphs, by which TensorFlow would keep them for ever.
+
+  Every call of a function with `tf.custom_gradient` in a graph registers a gradient that refers to
+  the graph, and so to its variables; the gradients of a module's graphs are taken by its end.
+  """
+  yield
+  registered = ops.gradient_registry._registry  # pylint: disable=protected-access
+  for name in [name for name in registered if name.startswith('CustomGradient-')]:
+    del registered[name]
 
 
 _kept_mb = 0.0
