@@ -215,7 +215,7 @@ def _load_other(data, path):
         _check_size(path, image.height, image.width)
         frames = _num_frames(image)
         image.load()
-        pixels, orientation = _rgb(image), 1
+        pixels, orientation = rgb(image), 1
         if image_format == 'TIFF':  # Pillow has turned it.
           orientation = orientations.of_tiff(data) or 1
         elif image_format == 'WEBP':
@@ -241,8 +241,8 @@ def _num_frames(image):
     return 1
 
 
-def _rgb(image):
-  """Returns uint8 [H, W, 3] of an image of Pillow."""
+def rgb(image: PIL.Image.Image) -> np.ndarray:
+  """Returns uint8 RGB [H, W, 3] of an image of Pillow; ValueError if it has 32 bits a channel."""
   if image.mode.startswith('I;16'):
     grey = (np.asarray(image) >> 8).astype(np.uint8)
     return np.repeat(grey[..., np.newaxis], 3, axis=-1)
