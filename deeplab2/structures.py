@@ -140,3 +140,11 @@ class PanopticMap(NamedTuple):
   semantic: tf.Tensor  # [B, H, W] int32 dataset ids of the semantic pass, never void
   instance_scores: tf.Tensor  # [B, H, W] float32
   semantic_scores: tf.Tensor  # [B, H, W] float32
+
+
+class Segments(NamedTuple):
+  """The segments of a PanopticMap, each once: things, and all of a stuff class."""
+
+  ids: tf.Tensor  # [B, N] int32 panoptic ids in the order of their masks, then void's
+  scores: tf.Tensor  # [B, N] float32, by which masks were ranked, 0 for void; of a stuff class, the
+  # mean over its pixels

@@ -64,9 +64,15 @@ class _Postprocess:
     self._thing_area_limit = thing_area_limit
     self._stuff_area_limit = stuff_area_limit
 
+  def __call__(self, mask_logits: tf.Tensor, class_logits: tf.Tensor) -> structures.PanopticMap:
+    """Merges masks into maps; see `with_segments`."""
+    return self.with_segments(mask_logits, class_logits)[0]
+
   # Nothing here needs autograph, which would take most of the time of a first call.
   @tf.autograph.experimental.do_not_convert
-  def __call__(self, mask_logits: tf.Tensor, class_logits: tf.Tensor) -> structures.PanopticMap:
+  def with_segments(
+    self, mask_logits: tf.Tensor, class_logits: tf.Tensor
+  ) -> tuple[structures.PanopticMap, structures.Segments]:
     """Merges masks into maps.
 
     Args:
@@ -74,7 +80,8 @@ class _Postprocess:
       class_logits: [B, N, K + 1], class channels, void last.
 
     Returns:
-      PanopticMap [B, H, W]. Mask ids count from 1: ranks for maskwise, slots for pixelwise.
+      PanopticMap [B, H, W], and its Segments. Mask ids count from 1: ranks for maskwise, slots for
+      pixelwise.
 
     Raises:
       ValueError: if the class axis does not fit the label space, or N mask ids do not fit below
@@ -90,17 +97,24 @@ class _Postprocess:
       raise ValueError(
         f'{slots} masks need a label divisor above {slots}, not {self._space.label_divisor}.'
       )
-    signature = structures.PanopticMap(tf.int32, tf.int32, tf.int32, tf.float32, tf.float32)
-    maps = tf.map_fn(
+    signature = (
+      structures.PanopticMap(tf.int32, tf.int32, tf.int32, tf.float32, tf.float32),
+      structures.Segments(tf.int32, tf.float32),
+    )
+    maps, segments = tf.map_fn(
       lambda logits: self._one_image(tf.cast(logits[0], tf.float32), _classes(logits[1])),
       (mask_logits, class_logits),
       fn_output_signature=signature,
       parallel_iterations=1,
     )
     shape = [mask_logits.shape[0], *self._output_size]
-    return structures.PanopticMap(*(tf.ensure_shape(m, shape) for m in maps))
+    return (
+      structures.PanopticMap(*(tf.ensure_shape(m, shape) for m in maps)),
+      structures.Segments(*(tf.ensure_shape(s, [mask_logits.shape[0], slots]) for s in segments)),
+    )
 
   def _one_image(self, logits_hwn, classes):
+    """Returns PanopticMap and Segments of one image."""
     raise NotImplementedError
 
   def _class_ids(self, channels):
@@ -124,6 +138,34 @@ class _Postprocess:
     void = self._space.void_id
     return tf.concat([[void], tf.where(kept, ids, void)], 0)
 
+  def _segments(self, ids_n, channels_n, areas_n, scores_n):
+    """Returns the Segments of an image.
+
+    Args:
+      ids_n: [N] panoptic id of each mask, void for those that became no segment.
+      channels_n: their classes.
+      areas_n: their pixels, possibly none.
+      scores_n: their scores.
+    """
+    order, num_classes = tf.range(tf.size(ids_n)), self._space.num_real_classes
+    is_thing = channels_n < len(self._space.thing_ids)
+    is_there = (areas_n > 0) & (ids_n != self._space.void_id)
+    pixels = tf.cast(areas_n, tf.float32)
+    class_scores = tf.math.divide_no_nan(
+      tf.math.unsorted_segment_sum(pixels * scores_n, channels_n, num_classes),
+      tf.math.unsorted_segment_sum(pixels, channels_n, num_classes),
+    )
+    firsts = tf.math.unsorted_segment_min(
+      tf.where(is_there, order, tf.size(ids_n)), channels_n, num_classes
+    )
+    listed = is_there & (is_thing | (order == tf.gather(firsts, channels_n)))
+    scores = tf.where(is_thing, scores_n, tf.gather(class_scores, channels_n))
+    ranking = tf.argsort(tf.cast(listed, tf.int32), direction='DESCENDING', stable=True)
+    return structures.Segments(
+      ids=tf.gather(tf.where(listed, ids_n, self._space.void_id), ranking),
+      scores=tf.gather(tf.where(listed, scores, 0.0), ranking),
+    )
+
 
 class MaskwisePostprocess(_Postprocess):
   """Pastes whole masks, the most confident first, where enough of them is still free."""
@@ -140,7 +182,9 @@ class MaskwisePostprocess(_Postprocess):
     self._options = options
 
   def _one_image(self, logits_hwn, classes):
-    ranking = self._ranking(logits_hwn, classes)  # [N], the slot of each rank
+    mask_scores = self._scores(logits_hwn, classes)
+    # The slot of each rank, [N]; of equal ones, the lower first.
+    ranking = tf.argsort(mask_scores, direction='DESCENDING', stable=True)
     ranked = _Classes(*(tf.gather(part, ranking) for part in classes))
     needed = tf.where(
       ranked.channel < len(self._space.thing_ids),
@@ -168,7 +212,7 @@ class MaskwisePostprocess(_Postprocess):
         by_pixel = tf.gather(by_pixel, row_of_pixel)
       return tf.reshape(by_pixel, self._output_size)
 
-    return structures.PanopticMap(
+    maps = structures.PanopticMap(
       panoptic=spread(ids),
       # Free pixels carry the id of the best mask, as in DeepLab2.
       instance=spread(tf.maximum(tf.range(tf.size(ranking) + 1), 1)),
@@ -176,13 +220,15 @@ class MaskwisePostprocess(_Postprocess):
       instance_scores=tf.where(detected, probability, 0.0),
       semantic_scores=spread(scores),
     )
+    by_rank = tf.gather(mask_scores, ranking)
+    return maps, self._segments(ids[1:], ranked.channel, areas[1:], by_rank)
 
-  def _ranking(self, logits_hwn, classes):
-    """Returns the slots [N] by descending confidence of class and mask, equal ones ascending."""
+  def _scores(self, logits_hwn, classes):
+    """Returns the scores [N] of the slots by which their masks are ranked."""
     scores = classes.confidence**self._options.class_weight
     if self._options.mask_weight:
       scores *= _mask_confidence(logits_hwn, self._pixel_confidence) ** self._options.mask_weight
-    return tf.argsort(scores, direction='DESCENDING', stable=True)
+    return scores
 
   def _pixels(self, logits_hwn, slots_m, usable_m):
     """Returns the inputs of pasting for every pixel.
@@ -252,13 +298,15 @@ class PixelwisePostprocess(_Postprocess):
     areas = tf.math.unsorted_segment_sum(
       tf.ones([tf.size(canvas)], tf.int32), tf.reshape(canvas, [-1]), tf.size(kept) + 1
     )
-    return structures.PanopticMap(
-      panoptic=tf.gather(self._panoptic_ids(classes.channel, areas[1:]), canvas),
+    ids = self._panoptic_ids(classes.channel, areas[1:])
+    maps = structures.PanopticMap(
+      panoptic=tf.gather(ids, canvas),
       instance=tf.where(detected, slot + 1, 1),
       semantic=self._class_ids(tf.gather(classes.channel, winner)),
       instance_scores=tf.where(detected, probability, 0.0),
       semantic_scores=tf.where(detected, tf.gather(classes.confidence, slot), 0.0),
     )
+    return maps, self._segments(ids[1:], classes.channel, areas[1:], classes.confidence)
 
 
 def _classes(class_logits_nk):

@@ -82,6 +82,47 @@ def test_meets_recorded_maps(recorded, name):
   )
 
 
+def _softmax(logits):
+  exponentials = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+  return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def _slot_scores(case, logits_hwn, class_logits_nk):
+  """Returns the score of each slot, [N], in plain NumPy."""
+  confidence = _softmax(class_logits_nk)[:, :-1].max(-1)
+  if case['mode'] == 'pixelwise':
+    return confidence
+  probability = _softmax(logits_hwn)
+  inside = probability > case['pixel_confidence_threshold']
+  mask = (probability * inside).sum((0, 1)) / np.maximum(inside.sum((0, 1)), 1)
+  fields = case['maskwise']
+  return confidence ** fields['reorder_class_weight'] * mask ** fields['reorder_mask_weight']
+
+
+@pytest.mark.parametrize(
+  'name', ['pix_default', 'pix_area', 'mask_coco', 'mask_weights', 'mask_void', 'mask_none']
+)
+def test_segments_are_those_of_the_map_with_the_scores_of_their_masks(recorded, name):
+  arrays, cases = recorded
+  case = cases[name]
+  space = _space_of(case)
+  logits = arrays[case['logits']]
+  classes = arrays[case['classes']][: len(logits)]
+  maps, segments = _build(case, space).with_segments(logits, classes)
+  for number in range(len(logits)):
+    panoptic, masks = maps.panoptic[number].numpy(), maps.instance[number].numpy() - 1
+    expected = _slot_scores(case, logits[number], classes[number])
+    if case['mode'] == 'maskwise':  # The masks of the map are ranks.
+      expected = expected[np.argsort(-expected, kind='stable')]
+    found = set(np.unique(panoptic).tolist()) - {space.void_id}
+    ids = segments.ids[number].numpy().tolist()
+    assert set(ids[: len(found)]) == found
+    assert ids[len(found) :] == [space.void_id] * (len(ids) - len(found))
+    for panoptic_id, score in zip(ids, segments.scores[number].numpy(), strict=True):
+      mean = expected[masks[panoptic == panoptic_id]].mean() if panoptic_id in found else 0
+      assert score == pytest.approx(mean, abs=1e-5)
+
+
 @pytest.mark.parametrize(
   'name', ['pix_default', 'pix_area', 'mask_coco', 'mask_weights', 'mask_none']
 )
@@ -92,7 +133,9 @@ def test_compiled_maps_are_the_same(recorded, name):
   logits = arrays[case['logits']]
   arguments = tf.constant(logits), tf.constant(arrays[case['classes']][: len(logits)])
   built = _build(case, _space_of(case))
-  maps = tf.function(built, jit_compile=True)(*arguments)
+  maps, segments = tf.function(built.with_segments, jit_compile=True)(*arguments)
+  for compiled, plain in zip(segments, built.with_segments(*arguments)[1], strict=True):
+    np.testing.assert_allclose(compiled, plain, atol=1e-5, rtol=0)
   for compiled, plain in zip(maps[:3], built(*arguments)[:3], strict=True):
     np.testing.assert_array_equal(compiled, plain)
   np.testing.assert_array_equal(maps.panoptic, arrays[f'{name}/panoptic'])
