@@ -3,6 +3,7 @@
 Everything below this module takes plain arguments; everything above it asks here.
 """
 
+import contextlib
 import functools
 import os
 from typing import Any
@@ -44,6 +45,7 @@ from deeplab2.model.backbones import registry
 from deeplab2.model.layers import aspp
 from deeplab2.model.layers import conv
 from deeplab2.model.layers import norm as norm_lib
+from deeplab2.model.layers import weights
 
 _TRAIN = 'train_dataset_options'
 _EVAL = 'eval_dataset_options'
@@ -106,6 +108,8 @@ def model(
   config: Config,
   training: bool = False,
   precision: trainer_pb2.TrainerOptions.Precision = trainer_pb2.TrainerOptions.FLOAT32,
+  *,
+  drawn: bool = True,
 ) -> kmax_deeplab.KMaXDeepLab:
   """Builds the model, with all variables created and nothing restored.
 
@@ -113,13 +117,15 @@ def model(
     config: the configuration.
     training: whether it will be trained: with ReMask, it has semantic heads then.
     precision: what its layers compute in. Its variables are float32.
+    drawn: whether random weights are drawn. If not, every variable must be restored.
 
   Raises:
     UserError: if the backbone is unknown, or the semantic head has another number of classes than
       the dataset.
   """
   check_model(config)
-  with precision_lib.computing_in(trainer_pb2.TrainerOptions.Precision.Name(precision)):
+  start = contextlib.nullcontext() if drawn else weights.not_drawn()
+  with start, precision_lib.computing_in(trainer_pb2.TrainerOptions.Precision.Name(precision)):
     return _model(config, training)
 
 

@@ -34,7 +34,7 @@ def export(config_file: str, checkpoint_path: str, export_path: str, overrides=(
   config = load.load(config_file, overrides)
   checks.check_mode(config, 'export')
   saved_model.check_replaceable(export_path)
-  model = assemble.model(config)
+  model = assemble.model(config, drawn=False)
   restore.restore_model(
     model,
     checkpoint_path,

@@ -5,7 +5,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -13,7 +13,9 @@ from deeplab2 import errors
 from deeplab2 import files
 from deeplab2.data import datasets
 from deeplab2.data import stretched
+from deeplab2.inference import functions as functions_lib
 from deeplab2.inference import model_files
+from deeplab2.inference import segmenter as segmenter_lib
 
 # Where the classes of an exported model are described, relative to the SavedModel.
 _DATASET_FILE = os.path.join('assets.extra', 'dataset.json')
@@ -28,65 +30,58 @@ class Exported(NamedTuple):
   panoptic: Callable[[tf.Tensor], stretched.StretchedMap]
   info: datasets.DatasetInfo  # Of the classes.
   fingerprint: str  # Another one for other weights or other classes.
+  functions: Any = None  # With the attributes of inference.functions.Functions that it has.
 
 
-class _Module(tf.Module):
-  """The serving functions and exactly the variables that they read."""
-
-  def __init__(self, segmenter):
-    super().__init__()
-    signature = [tf.TensorSpec([None, None, 3], tf.uint8, 'input_tensor')]
-
-    @tf.function(input_signature=signature)
-    def segment(input_tensor):
-      maps = segmenter(input_tensor)
-      return {
-        'panoptic_pred': maps.panoptic,
-        'instance_pred': maps.instance,
-        'semantic_pred': maps.semantic,
-        'instance_scores': maps.instance_scores,
-        'semantic_scores': maps.semantic_scores,
-      }
-
-    @tf.function(input_signature=signature)
-    def panoptic_in_crop(input_tensor):
-      values, rows, columns = segmenter.panoptic_in_crop(input_tensor)
-      return {'values': values, 'rows': rows, 'columns': columns}
-
-    # Only the closures know the segmenter: tracking the model would save its training-only
-    # variables too.
-    self.segment = segment
-    self.panoptic_in_crop = panoptic_in_crop
-    self.read_variables = list(segment.get_concrete_function().graph.variables)
-
-
-def save(segmenter, info: datasets.DatasetInfo, path: str) -> None:
+def save(
+  segmenter: segmenter_lib.Segmenter,
+  info: datasets.DatasetInfo,
+  path: str,
+  *,
+  outputs: tuple[str, ...] = functions_lib.OPTIONAL,
+  batch_size: int | None = None,
+) -> None:
   """Writes `segmenter` as a SavedModel, whole or not at all.
 
-  Its signature `serving_default` takes `input_tensor` uint8 [H0, W0, 3] to `panoptic_pred`,
-  `instance_pred`, `semantic_pred` (int32), `instance_scores` and `semantic_scores` (float32), each
-  [1, H0, W0]. `panoptic_in_crop` takes the same to int32 `values` [h, w], `rows` [H0] and `columns`
-  [W0], where panoptic_pred[0, i, j] = values[rows[i], columns[j]]. Variables that these do not need
-  are left out.
+  Its signatures:
+
+    serving_default   `input_tensor` uint8 [H0, W0, 3] -> `panoptic_pred`, `instance_pred`,
+                      `semantic_pred` (int32), `instance_scores` and `semantic_scores` (float32),
+                      each [1, H0, W0]; `segment_ids` (int32) and `segment_scores` (float32) [1, N]
+    panoptic_in_crop  the same -> int32 `values` [h, w], `rows` [H0] and `columns` [W0], where
+                      panoptic_pred[0, i, j] = values[rows[i], columns[j]]
+    batch             `images` uint8 [B, H, W, 3], with an image of `sizes` int32 [B, 2] (height,
+                      width) at the top left of each -> `panoptic_pred` and `semantic_pred`
+                      [B, H, W], void outside of the images; `segment_ids`, `segment_scores` [B, N]
+    encoded           `image_bytes` [B] JPEG, PNG, GIF or BMP files -> as `batch`, at the largest
+                      height and width, and `sizes`
+    logits            as `batch` -> float32 `mask_logits` [B, h, w, N] and `class_logits`
+                      [B, N, K + 1], void last; int32 `fitted_sizes` [B, 2], what part of the crop
+                      holds the image, which lies at the top left
+
+  Segments are listed in the order of their masks, each once, and filled up with void's id and score
+  0. Variables that the signatures do not need are left out.
 
   Args:
-    segmenter: inference.segmenter.Segmenter with restored weights.
+    segmenter: with restored weights.
     info: the dataset it was trained on, written next to it.
     path: directory to write to. A model that was exported there before is replaced.
+    outputs: which of the last three signatures to write.
+    batch_size: the B that they take; None for any.
 
   Raises:
     UserError: the directory cannot be written, or holds something else than an exported model.
   """
   path = path.rstrip('/') or '/'
   check_replaceable(path)
-  module = _Module(segmenter)
+  module = functions_lib.Functions(segmenter, info.label_space, outputs, batch_size)
+  module.keep_variables()
   parent, name = os.path.split(path)
   aside = os.path.join(parent, f'.exporting-{os.getpid()}-{name}')
-  signatures = {'serving_default': module.segment, 'panoptic_in_crop': module.panoptic_in_crop}
   try:
     with files.explained(f'{path}: the model cannot be written there'):
       files.make_directory(parent or '.')
-      tf.saved_model.save(module, aside, signatures=signatures)
+      tf.saved_model.save(module, aside, signatures=module.signatures())
       files.write_whole(os.path.join(aside, _DATASET_FILE), datasets.to_json(info).encode())
       model_files.write_list(aside)
       _put_in_place(aside, path)
@@ -159,7 +154,7 @@ def load(path: str) -> Exported:
     maps = loaded.panoptic_in_crop(image)
     return stretched.StretchedMap(*(maps[key].numpy() for key in ('values', 'rows', 'columns')))
 
-  return Exported(lambda image: loaded.segment(image), panoptic, info, fingerprint)
+  return Exported(lambda image: loaded.segment(image), panoptic, info, fingerprint, loaded)
 
 
 @contextlib.contextmanager

@@ -34,26 +34,28 @@ class Segmenter(tf.Module):
 
   def __call__(self, image: tf.Tensor) -> structures.PanopticMap:
     """Segments one uint8 RGB image [H0, W0, 3]; returns maps [1, H0, W0] at its own size."""
-    maps, placement = self._in_crop(image)
+    fitted, placement = self.fit(image)
+    maps = self.maps(self.infer(fitted[tf.newaxis]))
     return self.restore(maps, structures.Placement(*(part[tf.newaxis] for part in placement)), 0)
 
-  def panoptic_in_crop(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Segments one image as a call does, but leaves its panoptic map in the crop.
+  @property
+  def crop_size(self) -> tuple[int, int]:
+    """(height, width) of the images that the network takes."""
+    return self._crop_size
 
-    Args:
-      image: uint8 RGB [H0, W0, 3].
+  def fit(self, image: tf.Tensor) -> tuple[tf.Tensor, structures.Placement]:
+    """Returns an image uint8 [H0, W0, 3] as the network takes it, see geometry.fit_image."""
+    return geometry.fit_image(image, self._crop_size, self._resize)
 
-    Returns:
-      (values, rows, columns): int32 [h, w], [H0] and [W0]. The map at the image's own size is
-      values[rows[i], columns[j]] at pixel (i, j).
-    """
-    maps, placement = self._in_crop(image)
-    return (maps.panoptic[0], *geometry.restore_indices(placement))
+  def infer(self, fitted: tf.Tensor) -> structures.MaskPrediction:
+    """Returns the final masks and classes of images [B, H, W, 3] float32 in the crop."""
+    return self._model.infer(fitted)
 
-  def _in_crop(self, image):
-    """Returns the maps [1, h, w] of an image in the crop, and its Placement without batch."""
-    fitted, placement = geometry.fit_image(image, self._crop_size, self._resize)
-    return self.maps(self._model.infer(fitted[tf.newaxis])), placement
+  def merged(
+    self, final: structures.MaskPrediction
+  ) -> tuple[structures.PanopticMap, structures.Segments]:
+    """Returns the maps [B, H, W] at crop size, and their segments."""
+    return self._postprocess.with_segments(final.mask_logits, final.class_logits)
 
   def maps(self, final: structures.MaskPrediction) -> structures.PanopticMap:
     """Returns the maps [B, H, W] at crop size of the model's final masks."""

@@ -10,8 +10,9 @@ Two loops of small operations have a single form, because each of their steps ne
 the exact assignment (loss/assignment.py) and the pasting of masks (model/postprocess.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
+import functools
 
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
@@ -20,6 +21,7 @@ FORMS = ('auto', 'plain', 'tuned')
 
 # Of all threads: replicas are traced in threads of their own.
 _form = 'auto'
+_with_gradients = True
 
 
 @contextlib.contextmanager
@@ -60,3 +62,28 @@ def device_types() -> set[str]:
     return {device.device_type for device in tf.config.list_logical_devices()}
   names = tf.distribute.get_strategy().extended.worker_devices
   return {str(tf.DeviceSpec.from_string(name).device_type) for name in names}
+
+
+@contextlib.contextmanager
+def without_gradients() -> Iterator[None]:
+  """Builds graphs that are traced inside the context without gradients of their own.
+
+  A SavedModel would hold them all, which takes longer to write than the rest.
+  """
+  global _with_gradients
+  outer, _with_gradients = _with_gradients, False
+  try:
+    yield
+  finally:
+    _with_gradients = outer
+
+
+def custom_gradient(function: Callable) -> Callable:
+  """As `tf.custom_gradient`, but for the context `without_gradients`."""
+  with_gradient = tf.custom_gradient(function)
+
+  @functools.wraps(function)
+  def computed(*arguments):
+    return with_gradient(*arguments) if _with_gradients else function(*arguments)[0]
+
+  return computed

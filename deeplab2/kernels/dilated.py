@@ -54,7 +54,7 @@ def _is_mostly_padding(kernel_shape, shape, dilation):
 
 
 def _sum_of_taps(x, kernel, dilation):
-  @tf.custom_gradient
+  @kernels.custom_gradient
   def convolve(x, kernel):
     taps = list(_taps(kernel.shape, x.shape, dilation))
 
@@ -101,7 +101,7 @@ def _padded(rows, margins, shape):
 
 
 def _conv2d(x, kernel, dilation):
-  @tf.custom_gradient
+  @kernels.custom_gradient
   def convolve(x, kernel):
     def gradient(upstream):
       mirrored = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])

@@ -33,14 +33,14 @@ def gelu_of_affine(y: tf.Tensor, x: tf.Tensor, scale: tf.Tensor, offset: tf.Tens
   return _gelu_of_affine(y, x, scale, offset) if kernels.tuned() else tf.nn.gelu(y)
 
 
-@tf.custom_gradient
+@kernels.custom_gradient
 def _gelu(x):
   # In this order of operations, TensorFlow fuses it with a matrix product and bias before it.
   value = 0.5 * x * (1.0 + tf.math.erf(x * math.sqrt(0.5)))
   return value, lambda upstream: upstream * _slope(_when(upstream, x))
 
 
-@tf.custom_gradient
+@kernels.custom_gradient
 def _gelu_of_affine(y, x, scale, offset):
   def gradient(upstream):
     again = tf.cast(_when(upstream, x), tf.float32) * scale + offset

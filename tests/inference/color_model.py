@@ -23,9 +23,10 @@ class _Model(tf.Module):
     self._classes = tf.Variable(20 * tf.one_hot(classes, num_classes + 1))
 
   def infer(self, image):
-    """Returns the masks of images [1, H, W, 3], nearest colours first."""
+    """Returns the masks of images [B, H, W, 3], nearest colours first."""
     distances = tf.reduce_sum((image[:, ::4, ::4, tf.newaxis] - self._colors) ** 2, -1)
-    return structures.MaskPrediction(-distances / 100, self._classes[tf.newaxis], None)
+    classes = tf.repeat(self._classes[tf.newaxis], tf.shape(image)[0], axis=0)
+    return structures.MaskPrediction(-distances / 100, classes, None)
 
 
 def create(dataset: str = 'shapes', classes=(0, 1, 5, 6)) -> segmenter.Segmenter:

@@ -1,7 +1,27 @@
 """Variables of layers."""
 
+from collections.abc import Iterator
+import contextlib
+
 import tensorflow as tf
 import tf_keras
+
+_drawn = True
+
+
+@contextlib.contextmanager
+def not_drawn() -> Iterator[None]:
+  """Starts all variables that are created in the context at zero.
+
+  For models whose every variable is restored: drawing random weights takes half the time of
+  building one.
+  """
+  global _drawn
+  outer, _drawn = _drawn, False
+  try:
+    yield
+  finally:
+    _drawn = outer
 
 
 def add(
@@ -17,5 +37,9 @@ def add(
     **kwargs: passed on to Keras.
   """
   return layer.add_weight(
-    name, shape, initializer=initializer, experimental_autocast=False, **kwargs
+    name,
+    shape,
+    initializer=initializer if _drawn else 'zeros',
+    experimental_autocast=False,
+    **kwargs,
   )
