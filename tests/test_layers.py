@@ -30,6 +30,13 @@ LAYERS = {
 }
 # A command line that lives in a part of a lower layer.
 COMMAND_LINES = {'deeplab2/checkpoint/convert.py': 4}
+# What the package itself offers, imported when it is asked for.
+PUBLIC = (
+  'deeplab2.errors.UserError',
+  'deeplab2.inference.loading',
+  'deeplab2.inference.model.Model',
+  'deeplab2.inference.result.Result',
+)
 PEERS = ('data', 'model', 'loss')
 # Only these read options; all other code takes plain arguments.
 OPTIONS_READERS = (
@@ -105,7 +112,9 @@ def test_lower_layers_never_import_higher_ones():
       there = _part(name)
       if there is None:
         continue
-      assert here is not None, f'{file} is the package itself and imports nothing, but {name}'
+      if here is None:
+        assert name.startswith(PUBLIC), f'{file} is the package itself and imports {name}'
+        continue
       assert there in LAYERS, f'{name} is in no layer'
       layer = COMMAND_LINES.get(file, LAYERS[here])
       assert LAYERS[there] <= layer, f'{file} imports {name} from a higher layer'

@@ -8,6 +8,9 @@ from deeplab2.config import config_pb2
 from deeplab2.config import textproto
 from deeplab2.config.experiment import Config
 
+# The configuration of the last start of a run, complete, in its directory.
+OF_RUN = 'config.textproto'
+
 
 def as_text(config: Config) -> str:
   """Returns a textproto of all that is set, with overrides, environment and defaults filled in."""

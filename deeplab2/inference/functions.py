@@ -84,8 +84,8 @@ class Functions(tf.Module):
         'semantic_pred': whole['semantic'],
         'instance_scores': whole['instance_scores'],
         'semantic_scores': whole['semantic_scores'],
-        'segment_ids': found['segment_ids'],
-        'segment_scores': found['segment_scores'],
+        'segment_ids': tf.ensure_shape(found['segment_ids'], [1, None]),
+        'segment_scores': tf.ensure_shape(found['segment_scores'], [1, None]),
       }
 
     @_function(image)
@@ -114,9 +114,17 @@ class Functions(tf.Module):
       **optional,
     }
 
-  def keep_variables(self) -> None:
-    """Traces the network, and tracks the variables that it reads, to be saved."""
-    self.read_variables = list(self.masks.get_concrete_function().graph.variables)
+  def _trackable_children(self, save_type='checkpoint', **kwargs):
+    """Saves the variables that the network reads with it.
+
+    They are known once it is traced. A trace from before a SavedModel is written is not the one
+    that is written, so it is made here, where that one is.
+    """
+    children = super()._trackable_children(save_type, **kwargs)
+    if save_type == 'savedmodel' and 'read_variables' not in children:
+      self.read_variables = list(self.masks.get_concrete_function().graph.variables)
+      children['read_variables'] = self.read_variables
+    return children
 
 
 # What segmenter.fit returns.

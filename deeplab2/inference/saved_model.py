@@ -75,7 +75,6 @@ def save(
   path = path.rstrip('/') or '/'
   check_replaceable(path)
   module = functions_lib.Functions(segmenter, info.label_space, outputs, batch_size)
-  module.keep_variables()
   parent, name = os.path.split(path)
   aside = os.path.join(parent, f'.exporting-{os.getpid()}-{name}')
   try:

@@ -1,11 +1,52 @@
 """From an image to its panoptic map: the one path that evaluation, prediction and export share."""
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 import tensorflow as tf
 
 from deeplab2 import assemble
 from deeplab2 import structures
+from deeplab2.checkpoint import restore as restore_lib
+from deeplab2.config import checks
+from deeplab2.config import load
+from deeplab2.config import trainer_checks
 from deeplab2.config.experiment import Config
+from deeplab2.data import datasets
 from deeplab2.data import geometry
+
+
+class Restored(NamedTuple):
+  """What `restore` returns."""
+
+  segmenter: 'Segmenter'
+  info: datasets.DatasetInfo
+  config: Config
+
+
+def restore(config_file: str, checkpoint: str, overrides: Iterable[str] = ()) -> Restored:
+  """Builds the segmenter of a configuration with the weights of a checkpoint.
+
+  Args:
+    config_file: textproto of the experiment.
+    checkpoint: prefix of a checkpoint, a directory whose newest one is taken, or a file of PyTorch
+      kMaX-DeepLab.
+    overrides: 'a.b.c=value' each.
+
+  Raises:
+    UserError: config or checkpoint is wrong.
+  """
+  config = load.load(config_file, overrides)
+  checks.check_mode(config, 'export')
+  restore_lib.newest(checkpoint)  # Before a model is built for nothing.
+  model = assemble.model(config, drawn=False)
+  restore_lib.restore_model(
+    model,
+    checkpoint,
+    averages=trainer_checks.averages_are_used(config),
+    conventions=assemble.conventions(config),
+  )
+  return Restored(create(config, model), assemble.dataset_info(config), config)
 
 
 def create(config: Config, model) -> 'Segmenter':

@@ -27,7 +27,7 @@ from deeplab2.checkpoint import directory as directory_lib
 from deeplab2.config import changes
 from deeplab2.config.experiment import Config
 
-CONFIG = 'config.textproto'
+CONFIG = changes.OF_RUN
 RECORD = 'run.json'
 _PACKAGES = ('deeplab2-remax', 'tensorflow', 'tf_keras', 'tf-models-official', 'numpy', 'protobuf')
 # Fields by which the model computes something else. Many of them fit the same variables, so that
