@@ -4,6 +4,7 @@
 of classes are compared with the dataset in assemble.py, which knows both.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import re
 
@@ -148,13 +149,18 @@ def _check_crop(config, dataset_field):
     return
   if len(crop) != 2:
     raise config.error(path, 'must be two numbers, height and width.')
-  valid = [max(1, -(-(side - 1) // OUTPUT_STRIDE)) * OUTPUT_STRIDE + 1 for side in crop]
+  valid = next_size(crop)
   if crop != valid:
     raise config.error(
       path,
       f'sides must be of the form {OUTPUT_STRIDE}n + 1; the next such size '
       f'is [{valid[0]}, {valid[1]}].',
     )
+
+
+def next_size(size: Sequence[int]) -> list[int]:
+  """Returns the smallest size (height, width) of at least `size` that a model can have."""
+  return [max(1, -(-(side - 1) // OUTPUT_STRIDE)) * OUTPUT_STRIDE + 1 for side in size]
 
 
 def _check_resize(config, dataset_field):

@@ -13,6 +13,7 @@ from deeplab2.config import config_pb2
 from deeplab2.config import model_pb2
 from deeplab2.config import overrides as overrides_lib
 from deeplab2.config import scope
+from deeplab2.config import shipped
 from deeplab2.config import textproto
 from deeplab2.config.experiment import Config
 from deeplab2.config.experiment import substitute
@@ -67,7 +68,8 @@ def load(path: str, overrides: Iterable[str] = ()) -> Config:
   `checks.check_batch`.
 
   Args:
-    path: textproto of an ExperimentOptions message, or of a bare ModelOptions message.
+    path: textproto of an ExperimentOptions message, or of a bare ModelOptions message; or the name
+      of a config of the package, see shipped.py.
     overrides: 'a.b.c=value' each, see overrides.py.
 
   Raises:
@@ -86,6 +88,7 @@ def parse(path: str, overrides: Iterable[str] = ()) -> Config:
   Raises:
     UserError: if the file cannot be read or parsed, or an override does not fit.
   """
+  path = shipped.find(path)
   text = files.read_text(path)
   if len(text) > _MOST_CHARACTERS:
     raise errors.UserError(

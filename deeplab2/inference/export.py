@@ -1,48 +1,103 @@
-"""Writes a SavedModel that segments uint8 RGB images of any size (see saved_model.py).
+"""Writes a model that segments images: a SavedModel (see saved_model.py).
 
-  python -m deeplab2.inference.export --config_file=CONFIG --checkpoint_path=CHECKPOINT \
-      --export_path=DIRECTORY
+  deeplab2-export --config_file=CONFIG --checkpoint_path=CHECKPOINT --export_path=DIRECTORY \
+      [--input_size=H,W] [--outputs=batch,encoded,logits] [--batch=N] [--overwrite]
 
-A model that was exported there before is replaced once the new one is complete.
+or `python -m deeplab2.inference.export`. A model takes images of any size; the network sees them at
+one, that of the config's evaluation or --input_size: a smaller one is faster and finds less. With
+--overwrite, a model that was exported there before is replaced once the new one is complete.
 """
 
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 import sys
 
-from deeplab2 import assemble
 from deeplab2 import command_line
-from deeplab2.checkpoint import restore
+from deeplab2 import errors
 from deeplab2.config import checks
 from deeplab2.config import load
-from deeplab2.config import trainer_checks
+from deeplab2.inference import functions
 from deeplab2.inference import saved_model
 from deeplab2.inference import segmenter
 
+_CROP = 'eval_dataset_options.crop_size'
+_RESIZE = ('eval_dataset_options.min_resize_value', 'eval_dataset_options.max_resize_value')
+_AREAS = ('evaluator_options.thing_area_limit', 'evaluator_options.stuff_area_limit')
 
-def export(config_file: str, checkpoint_path: str, export_path: str, overrides=()) -> None:
+
+def export(options: argparse.Namespace) -> None:
   """Exports a checkpoint.
 
   Args:
-    config_file: textproto of the experiment.
-    checkpoint_path: prefix of a checkpoint, a directory whose newest one is taken, or a file of
-      PyTorch kMaX-DeepLab.
-    export_path: directory of the SavedModel.
-    overrides: 'a.b.c=value' each.
+    options: the parsed flags.
 
   Raises:
-    UserError: config or checkpoint is wrong, or the directory cannot be written.
+    UserError: config, checkpoint or a flag is wrong, or the place cannot be written to or holds
+      something else.
   """
-  config = load.load(config_file, overrides)
-  checks.check_mode(config, 'export')
-  saved_model.check_replaceable(export_path)
-  model = assemble.model(config, drawn=False)
-  restore.restore_model(
-    model,
-    checkpoint_path,
-    averages=trainer_checks.averages_are_used(config),
-    conventions=assemble.conventions(config),
+  FORMATS[options.format](options)
+  print(f'Exported {options.checkpoint_path} to {options.export_path}')
+
+
+def restored(options: argparse.Namespace) -> segmenter.Restored:
+  """Returns the segmenter that the flags ask for; UserError if config or checkpoint is wrong."""
+  overrides = [*options.set, *input_size_overrides(options)]
+  return segmenter.restore(options.config_file, options.checkpoint_path, overrides)
+
+
+def input_size_overrides(options: argparse.Namespace) -> list[str]:
+  """Returns the overrides of the config that give the network the size --input_size.
+
+  Area limits are pixels of what the network sees, so they follow its area.
+
+  Raises:
+    UserError: the network cannot have this size; the next larger one is proposed.
+  """
+  if options.input_size is None:
+    return []
+  height, width = options.input_size
+  valid = checks.next_size(options.input_size)
+  if valid != [height, width]:
+    raise errors.UserError(
+      f'--input_size={height},{width}: sides must be of the form {checks.OUTPUT_STRIDE}n + 1; the '
+      f'next such size is {valid[0]},{valid[1]}.'
+    )
+  config = load.load(options.config_file, options.set)
+  before = config.require(_CROP)
+  area = height * width / (before[0] * before[1])
+  resized = [f'{field}={height},{width}' for field in _RESIZE if any(config.value(field))]
+  limits = [f'{field}={round(config.value(field) * area)}' for field in _AREAS]
+  return [f'{_CROP}={height},{width}', *resized, *limits]
+
+
+def _export_saved_model(options):
+  saved_model.check_replaceable(options.export_path, overwrite=options.overwrite)
+  outputs = functions.OPTIONAL if options.outputs is None else _names(options.outputs)
+  model = restored(options)
+  saved_model.save(
+    model.segmenter,
+    model.info,
+    options.export_path,
+    outputs=outputs,
+    batch_size=options.batch,
   )
-  saved_model.save(segmenter.create(config, model), assemble.dataset_info(config), export_path)
-  print(f'Exported {checkpoint_path} to {export_path}')
+
+
+def _names(text: str, known: Sequence[str] = functions.OPTIONAL) -> tuple[str, ...]:
+  """Returns the outputs that a list names."""
+  names = tuple(filter(None, text.split(',')))
+  unknown = [name for name in names if name not in known]
+  if unknown:
+    raise errors.UserError(
+      f'--outputs={text}: {unknown[0]!r} is no output; choose from {",".join(known)}, '
+      'or nothing (--outputs=) for the signatures of one image alone.'
+    )
+  return names
+
+
+FORMATS: Mapping[str, Callable[[argparse.Namespace], None]] = {
+  'saved_model': _export_saved_model,
+}
 
 
 def main(arguments) -> int:
@@ -54,9 +109,39 @@ def main(arguments) -> int:
     required=True,
     help='Prefix of a checkpoint, a directory whose newest one is taken, or a file of PyTorch.',
   )
-  parser.add_path('--export_path', required=True, help='Directory to write the SavedModel to.')
+  parser.add_path('--export_path', required=True, help='Directory to write the model to.')
+  parser.add_argument('--format', choices=FORMATS, default='saved_model', help='What to write.')
+  parser.add_argument(
+    '--input_size',
+    type=size,
+    metavar='H,W',
+    help='Height and width that the network sees images at, both of the form 32n + 1. Default: '
+    'the crop_size of the evaluation.',
+  )
+  parser.add_argument(
+    '--batch',
+    type=command_line.integer_from(1),
+    help='Number of images that the outputs below take at once. Default: any.',
+  )
+  parser.add_argument(
+    '--outputs',
+    metavar='NAME,...',
+    help=f'Signatures besides those of one image: {",".join(functions.OPTIONAL)} (default), some '
+    'of them, or none.',
+  )
+  parser.add_argument(
+    '--overwrite', action='store_true', help='Replace a model that was exported there before.'
+  )
   parser.add_overrides()
-  return command_line.run(lambda: export(*vars(parser.parse_args(arguments)).values()))
+  return command_line.run(lambda: export(parser.parse_args(arguments)))
+
+
+def size(text: str) -> tuple[int, int]:
+  """Returns (height, width) of 'H,W'; one number stands for both."""
+  parts = text.split(',')
+  if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    raise argparse.ArgumentTypeError(f'{text!r} must be height and width, like 641,641')
+  return int(parts[0]), int(parts[-1])
 
 
 if __name__ == '__main__':

@@ -89,15 +89,25 @@ def save(
       tf.io.gfile.rmtree(aside)
 
 
-def check_replaceable(path: str) -> None:
-  """Raises UserError unless `path` is free, an empty directory, or an exported model."""
+def check_replaceable(path: str, overwrite: bool = True) -> None:
+  """Raises UserError unless `path` is free, an empty directory, or may be overwritten.
+
+  Args:
+    path: of a directory to write.
+    overwrite: whether an exported model there may be.
+  """
   path = path.rstrip('/') or '/'
   if tf.io.gfile.isdir(path):
     # One file is enough: a model that lost the others is exported again.
-    if tf.io.gfile.listdir(path) and not any(
+    is_model = any(
       tf.io.gfile.exists(os.path.join(path, name))
       for name in (_DATASET_FILE, model_files.LIST_FILE)
-    ):
+    )
+    if is_model and not overwrite:
+      raise errors.UserError(
+        f'{path}: holds an exported model; give --overwrite to replace it, or another directory.'
+      )
+    if tf.io.gfile.listdir(path) and not is_model:
       raise errors.UserError(
         f'{path}: holds something else than an exported model, which would be '
         'lost; choose another directory.'
