@@ -4,7 +4,23 @@ import pathlib
 
 import setuptools
 
-README = pathlib.Path(__file__).parent / 'README.md'
+ROOT = pathlib.Path(__file__).parent
+README = ROOT / 'README.md'
+# Directories of files that go with the package, as packages of these names.
+SHIPPED = {f'deeplab2.{name}': name for name in ('configs', 'web') if (ROOT / name).is_dir()}
+COMMANDS = {
+  'train': 'deeplab2.trainer.train:main',
+  'eval': 'deeplab2.trainer.train:evaluate',
+  'predict': 'deeplab2.inference.predict:main',
+  'export': 'deeplab2.inference.export:main',
+  'convert': 'deeplab2.checkpoint.convert:main',
+  'data': 'deeplab2.commands.build_tfrecords:main',
+  'inspect': 'deeplab2.commands.inspect_data:main',
+  'config': 'deeplab2.commands.check_config:main',
+  'plot': 'deeplab2.commands.plot_run:main',
+  'instances-to-panoptic': 'deeplab2.commands.instances_to_panoptic:main',
+  'collapse-classes': 'deeplab2.commands.collapse_classes:main',
+}
 
 setuptools.setup(
   name='deeplab2-remax',
@@ -13,10 +29,16 @@ setuptools.setup(
   long_description=README.read_text(encoding='utf-8') if README.exists() else '',
   long_description_content_type='text/markdown',
   license='Apache-2.0',
-  packages=setuptools.find_packages(include=['deeplab2', 'deeplab2.*']),
+  packages=[*setuptools.find_packages(include=['deeplab2', 'deeplab2.*']), *SHIPPED],
+  package_dir=SHIPPED,
   package_data={
+    'deeplab2': ['py.typed'],
     'deeplab2.config': ['*.proto', '*.pyi'],
     'deeplab2.data': ['classes/*.json'],
+    **{package: ['**/*'] for package in SHIPPED},
+  },
+  entry_points={
+    'console_scripts': [f'deeplab2-{name} = {main}' for name, main in COMMANDS.items()]
   },
   python_requires='>=3.11',
   install_requires=[

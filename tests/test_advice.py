@@ -20,6 +20,7 @@ from deeplab2.checkpoint import convert
 from deeplab2.checkpoint import reading
 from deeplab2.checkpoint import released
 from deeplab2.checkpoint import restore
+from deeplab2.commands import plot_run
 from deeplab2.config import checks
 from deeplab2.config import load
 from deeplab2.config import scope
@@ -468,7 +469,6 @@ def test_help(capsys):
 
 
 def test_flags_of_plot_run(tmp_path, capsys):
-  plot_run = _script('plot_run')
 
   def call(run, output):
     code = plot_run.main([f'--run={run}', f'--output={output}'])

@@ -1,30 +1,18 @@
 """What check_config.py says of right and of wrong configs."""
 
-import importlib.util
-import pathlib
-import sys
-
 import pytest
 import tensorflow as tf
 
+from deeplab2.commands import check_config as check_config_lib
 from tests.checkpoint import files
 from tests.config import configs
 
 _REST = ', everything else from scratch'
-_SCRIPTS = pathlib.Path(__file__).parents[1] / 'scripts'
 
 
 @pytest.fixture(scope='module')
 def check_config():
-  """The script, which imports other scripts of its directory."""
-  sys.path.insert(0, str(_SCRIPTS))
-  try:
-    spec = importlib.util.spec_from_file_location('check_config', _SCRIPTS / 'check_config.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-  finally:
-    sys.path.remove(str(_SCRIPTS))
+  return check_config_lib
 
 
 @pytest.fixture
@@ -167,7 +155,7 @@ def test_what_cannot_be_built_does_not_load_without_sizes(
 
 
 def test_sizes_by_part(check_config, tmp_path, capsys):
-  config = str(_SCRIPTS.parent / 'configs' / 'shapes' / 'kmax_mobilenet_v3_small.textproto')
+  config = 'shapes/kmax_mobilenet_v3_small'  # By name.
   assert check_config.main([config]) == 0
   text = capsys.readouterr().out
   # MobileNetV3-Small without classifier, as in tests/model/backbones/test_mobilenet_v3.py.
@@ -212,3 +200,15 @@ def test_a_reason_of_several_lines_is_shown_on_one(check_config, monkeypatch, ca
 def test_a_model_that_cannot_be_built_is_wrong(check_config, published, capsys):
   assert check_config.main([published, '--set', 'model_options.backbone.name=kmax_resnet51']) == 2
   assert "is no backbone; choose from ['kmax_axial_resnet50'" in capsys.readouterr().out
+
+
+def test_the_list_names_the_configs_of_the_package(check_config, capsys):
+  assert check_config.main(['--no_sizes', 'nothing_like_it']) == 2
+  assert 'deeplab2-config --list names all.' in capsys.readouterr().out
+  assert check_config.main(['--list']) == 0
+  names = capsys.readouterr().out.split()
+  assert 'shapes/kmax_mobilenet_v3_small' in names
+  assert check_config.main(['--no_sizes', names[0]]) == 0
+  assert capsys.readouterr().out.startswith(f'{names[0]}: loads')
+  assert check_config.main([]) == 2
+  assert 'give a config; see --help.' in capsys.readouterr().err

@@ -1,17 +1,15 @@
 """Classes that are collapsed: label maps by hand, descriptions, what goes on, mistakes."""
 
-import importlib.util
 import json
-import pathlib
 
 import numpy as np
 import PIL.Image
 import pytest
 
+from deeplab2.commands import collapse_classes
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 
-_PATH = pathlib.Path(__file__).parents[1] / 'scripts' / 'collapse_classes.py'
 CATEGORIES = [
   {'id': 1, 'name': 'cat', 'isthing': 1, 'supercategory': 'animal', 'color': [1, 2, 3]},
   {'id': 7, 'name': 'grass', 'isthing': 0, 'supercategory': 'ground'},
@@ -28,10 +26,7 @@ CROWDS = (5, 6)
 
 @pytest.fixture(scope='module', name='script')
 def _script():
-  spec = importlib.util.spec_from_file_location('collapse_classes', _PATH)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  return collapse_classes
 
 
 @pytest.fixture(name='source')

@@ -1,17 +1,16 @@
-"""Tests for scripts/inspect_data.py: whole runs, and what the contact sheet shows together."""
+"""Tests for deeplab2-inspect: whole runs, and what the contact sheet shows together."""
 
-import importlib.util
 import json
 import pathlib
 import resource
 import signal
-import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
 
+from deeplab2.commands import inspect_data
 from deeplab2.config import load
 from deeplab2.data import datasets
 from deeplab2.data import images
@@ -26,17 +25,7 @@ _CONFIG = str(_ROOT / 'configs' / 'shapes' / 'kmax_mobilenet_v3_small.textproto'
 
 @pytest.fixture(name='script', scope='module')
 def _script():
-  """The script, which imports other scripts of its directory."""
-  sys.path.insert(0, str(_ROOT / 'scripts'))
-  try:
-    spec = importlib.util.spec_from_file_location(
-      'inspect_data', _ROOT / 'scripts' / 'inspect_data.py'
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-  finally:
-    sys.path.remove(str(_ROOT / 'scripts'))
+  return inspect_data
 
 
 @pytest.fixture(name='annotated')

@@ -27,6 +27,7 @@ LAYERS = {
   'model_size': 4,
   'inference': 4,
   'trainer': 5,
+  'commands': 5,
 }
 # A command line that lives in a part of a lower layer.
 COMMAND_LINES = {'deeplab2/checkpoint/convert.py': 4}
@@ -45,6 +46,7 @@ OPTIONS_READERS = (
   'deeplab2/trainer/train.py',
   'deeplab2/inference/predict.py',
   'deeplab2/inference/export.py',
+  'deeplab2/commands/',
   'scripts/',
 )
 

@@ -11,6 +11,7 @@ _FRESH = 'model_options.restore_semantic_last_layer_from_initial_checkpoint'
 
 # Sentence -> the test that follows it: of test_advice.py, or FILE::TEST.
 ADVICE = {
+  'deeplab2-config --list names all': 'tests/test_check_config.py::test_the_list_names_the_configs_of_the_package',
   'differs from train_dataset_options.dataset = "{}"; one model has the classes of one dataset.': 'test_one_dataset',
   '--output_dir={}: there are checkpoints; give a new directory.': 'test_a_new_directory_for_what_is_converted',
   'To start from scratch, give another experiment_name.': 'test_another_experiment_name',
@@ -136,10 +137,8 @@ MODULES = [
   *(ROOT / 'deeplab2' / 'checkpoint').glob('*.py'),
   *(ROOT / 'deeplab2' / 'trainer').glob('*.py'),
   *(ROOT / 'deeplab2' / f'{name}.py' for name in ('assemble', 'locks', 'files', 'command_line')),
-  *(
-    ROOT / 'scripts' / f'{name}.py'
-    for name in ('plot_run', 'ablation', 'check_config', 'model_size', 'models_table')
-  ),
+  *(ROOT / 'scripts' / f'{name}.py' for name in ('ablation', 'model_size', 'models_table')),
+  *(ROOT / 'deeplab2' / 'commands' / f'{name}.py' for name in ('plot_run', 'check_config')),
 ]
 
 

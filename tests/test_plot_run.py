@@ -1,25 +1,16 @@
 """The curves that are drawn are the numbers that a run left behind."""
 
-import importlib.util
 import json
-import pathlib
 
 import PIL.Image
 import pytest
 import tensorflow as tf
 
+from deeplab2.commands import plot_run
 from tests import hostile_names
 from tests.disk import limited_files
 
 __all__ = ['limited_files']
-_PATH = pathlib.Path(__file__).parents[1] / 'scripts' / 'plot_run.py'
-
-
-def _script():
-  spec = importlib.util.spec_from_file_location('plot_run', _PATH)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
 
 
 def _write_run(directory):
@@ -36,21 +27,20 @@ def _write_run(directory):
 
 def test_curves_of_a_run(tmp_path):
   _write_run(tmp_path)
-  script = _script()
-  assert script.read_qualities(str(tmp_path)) == {
+  assert plot_run.read_qualities(str(tmp_path)) == {
     'all': [(10, 12.5), (20, 30.0)],
     'things': [(10, 7.5), (20, 25.0)],
     'stuff': [(10, 17.5), (20, 35.0)],
   }
-  losses = script.read_losses(str(tmp_path))
+  losses = plot_run.read_losses(str(tmp_path))
   assert list(losses) == ['total_loss']
   assert losses['total_loss'][1] == (10, 10.0)
-  assert script.main([f'--run={tmp_path}', f'--output={tmp_path}/curves.png']) == 0
+  assert plot_run.main([f'--run={tmp_path}', f'--output={tmp_path}/curves.png']) == 0
   assert PIL.Image.open(tmp_path / 'curves.png').size[0] > 1000
 
 
 def test_a_directory_without_a_run_is_named(tmp_path, capsys):
-  assert _script().main([f'--run={tmp_path}', f'--output={tmp_path}/curves.png']) == 2
+  assert plot_run.main([f'--run={tmp_path}', f'--output={tmp_path}/curves.png']) == 2
   assert str(tmp_path) in capsys.readouterr().err
 
 
@@ -60,7 +50,7 @@ def test_runs_and_images_of_any_name(tmp_path, name):
   run.mkdir()
   _write_run(run)
   output = tmp_path / 'images' / name / f'{name}.png'
-  assert _script().main([f'--run={run}', f'--output={output}']) == 0
+  assert plot_run.main([f'--run={run}', f'--output={output}']) == 0
   assert PIL.Image.open(output).size[0] > 1000
   assert [path.name for path in output.parent.iterdir()] == [output.name]
 
@@ -74,19 +64,18 @@ def test_what_is_left_of_damaged_files_is_drawn(tmp_path, caplog):
   (tmp_path / 'train' / 'events.empty').write_bytes(b'')
   (tmp_path / 'eval' / 'metrics-30.json').write_text('{"step": 30, "PQ": 4')
   (tmp_path / 'eval' / 'metrics-40.json').write_text('{"step": 40, "PQ": null}')
-  script = _script()
-  assert script.read_losses(str(tmp_path)) == {'total_loss': [(5, 20.0), (10, 10.0)]}
-  assert [step for step, _ in script.read_qualities(str(tmp_path))['all']] == [10, 20]
+  assert plot_run.read_losses(str(tmp_path)) == {'total_loss': [(5, 20.0), (10, 10.0)]}
+  assert [step for step, _ in plot_run.read_qualities(str(tmp_path))['all']] == [10, 20]
   assert f'{file}: is read up to where it is damaged' in caplog.text
   assert 'events.garbage: is read up to' in caplog.text and 'metrics-30.json' in caplog.text
   assert 'events.empty' not in caplog.text
-  assert script.main([f'--run={tmp_path}', f'--output={tmp_path}/a.pdf']) == 0
+  assert plot_run.main([f'--run={tmp_path}', f'--output={tmp_path}/a.pdf']) == 0
   assert (tmp_path / 'a.pdf').read_bytes().startswith(b'%PDF')
 
 
 def test_endings_are_refused_before_work(tmp_path, capsys):
   for output in ('curves', 'curves.txt', 'curves.'):
-    assert _script().main([f'--run={tmp_path}', f'--output={tmp_path}/{output}']) == 2
+    assert plot_run.main([f'--run={tmp_path}', f'--output={tmp_path}/{output}']) == 2
     shown = capsys.readouterr().err
     assert 'must end in one of' in shown and '.png' in shown
 
@@ -94,7 +83,7 @@ def test_endings_are_refused_before_work(tmp_path, capsys):
 def test_images_that_cannot_be_written(tmp_path, capsys, limited_files):
   _write_run(tmp_path)
   limited_files(1000)
-  assert _script().main([f'--run={tmp_path}', f'--output={tmp_path}/a.png']) == 2
+  assert plot_run.main([f'--run={tmp_path}', f'--output={tmp_path}/a.png']) == 2
   limited_files()
   assert 'a.png: cannot be written' in capsys.readouterr().err
   assert not list(tmp_path.glob('*.png'))

@@ -106,7 +106,7 @@ def _images(directory) -> Iterator[tf.Tensor]:
     yield tf.image.resize(pixels[np.newaxis], size) / 127.5 - 1.0
 
 
-def main(arguments) -> int:
+def main(arguments: list[str] | None = None) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
   parser.add_path('--config_file', required=True, help='Textproto of the model.')

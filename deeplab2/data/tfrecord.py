@@ -251,7 +251,7 @@ def _what_fails(feature, error):
   if tuple(image.shape[:2]) != (height, width):
     return (
       f'the image is of size {image.shape[0]}x{image.shape[1]} (height x width), but the '
-      f'record says {height}x{width}; scripts/build_tfrecords.py stores images with EXIF '
+      f'record says {height}x{width}; deeplab2-data stores images with EXIF '
       'rotation upright.'
     )
   (label_format,) = feature[_LABEL_FORMAT].bytes_list.value or (b'raw',)

@@ -100,7 +100,7 @@ FORMATS: Mapping[str, Callable[[argparse.Namespace], None]] = {
 }
 
 
-def main(arguments) -> int:
+def main(arguments: list[str] | None = None) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
   parser.add_path('--config_file', required=True, help='Textproto of the experiment.')

@@ -147,7 +147,7 @@ def _leave_out(results, image, error, failed):
   failed.append(str(error))
 
 
-def main(arguments) -> int:
+def main(arguments: list[str] | None = None) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
   parser.add_path('--model', required=True, help='SavedModel written by deeplab2.inference.export.')

@@ -17,6 +17,7 @@ Modes:
   continuous_eval  evaluate every checkpoint that a training elsewhere saves
 """
 
+from collections.abc import Sequence
 import os
 import sys
 
@@ -67,12 +68,25 @@ def run_directory(model_dir: str, config) -> str:
   return os.path.join(model_dir, config.options.experiment_name).rstrip('/') or '/'
 
 
-def main(arguments) -> int:
-  """Runs the command line; returns its exit code."""
+def evaluate(arguments: list[str] | None = None) -> int:
+  """Runs the command line of evaluation alone; returns its exit code."""
+  return main(arguments, ('eval', 'continuous_eval'))
+
+
+def main(arguments: list[str] | None = None, modes: Sequence[str] = tuple(MODES)) -> int:
+  """Runs the command line; returns its exit code.
+
+  Args:
+    arguments: the flags, without the program's name; None for those of the process.
+    modes: which of MODES may be asked for. If these are not all, the first need not be.
+  """
   runtime.start_logging()
   parser = command_line.Parser(__doc__)
   parser.add_path('--config_file', required=True, help='Textproto of the experiment.')
-  parser.add_argument('--mode', required=True, choices=MODES, help='What to do.')
+  default = None if set(modes) == set(MODES) else modes[0]
+  parser.add_argument(
+    '--mode', required=default is None, choices=modes, default=default, help='What to do.'
+  )
   parser.add_path('--model_dir', required=True, help='Directory that runs are kept in.')
   parser.add_argument('--num_gpus', type=int, help='GPUs to use; 0: the CPU; by default all.')
   parser.add_argument(

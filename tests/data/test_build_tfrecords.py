@@ -1,6 +1,5 @@
-"""Tests for scripts/build_tfrecords.py: whole runs on small roots."""
+"""Tests for deeplab2-data: whole runs on small roots."""
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -17,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab2 import locks
+from deeplab2.commands import build_tfrecords
 from deeplab2.data import datasets
 from deeplab2.data import labels
 from deeplab2.data import shapes
@@ -24,7 +24,7 @@ from deeplab2.data import tfrecord
 from tests import hostile_names
 from tests.data import panoptic_files
 
-_SCRIPT = pathlib.Path(__file__).parents[2] / 'scripts' / 'build_tfrecords.py'
+_ROOT = pathlib.Path(__file__).parents[2]
 _ANNOTATIONS = pathlib.Path(__file__).parents[1] / 'goldens' / 'coco_sample_annotations'
 _SIZES = {'000000142238': (427, 640), '000000439180': (360, 640)}
 
@@ -32,13 +32,10 @@ _SIZES = {'000000142238': (427, 640), '000000439180': (360, 640)}
 @pytest.fixture(name='build', scope='module')
 def _build():
   """Returns main() of the script, with flags as keywords, one process unless said otherwise."""
-  spec = importlib.util.spec_from_file_location('build_tfrecords', _SCRIPT)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
 
   def build(**options):
     options = {'num_workers': 1, **options}
-    return module.main([f'--{key}={value}' for key, value in options.items()])
+    return build_tfrecords.main([f'--{key}={value}' for key, value in options.items()])
 
   return build
 
@@ -221,12 +218,12 @@ def _run(**options):
   """
   flags = [f'--{key}={value}' for key, value in {'num_workers': 2, **options}.items()]
   return subprocess.run(
-    [sys.executable, _SCRIPT, *flags],
+    [sys.executable, _ROOT / 'scripts' / 'build_tfrecords.py', *flags],
     capture_output=True,
     text=True,
     timeout=120,
     check=False,
-    env={**os.environ, 'PYTHONPATH': str(_SCRIPT.parents[1])},
+    env={**os.environ, 'PYTHONPATH': str(_ROOT)},
   )
 
 

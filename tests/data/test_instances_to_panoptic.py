@@ -1,6 +1,5 @@
 """Instances to panoptic: overlaps, crowds, polygons and RLE, categories, mistakes."""
 
-import importlib.util
 import json
 import pathlib
 
@@ -8,23 +7,16 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from deeplab2.commands import build_tfrecords
+from deeplab2.commands import instances_to_panoptic
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from tests import hostile_names
 
-_SCRIPTS = pathlib.Path(__file__).parents[2] / 'scripts'
-
-
-def _load(name):
-  spec = importlib.util.spec_from_file_location(name, _SCRIPTS / f'{name}.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
 
 @pytest.fixture(scope='module')
 def script():
-  return _load('instances_to_panoptic')
+  return instances_to_panoptic
 
 
 def _box(left, top, right, bottom):
@@ -298,10 +290,9 @@ def test_panoptic_annotations_go_to_the_command_that_is_named(script, tmp_path, 
     )
     == 2
   )
-  assert 'give it to scripts/build_tfrecords.py' in _said(capsys)
-  build = _load('build_tfrecords')
+  assert 'give it to deeplab2-data' in _said(capsys)
   assert (
-    build.main(
+    build_tfrecords.main(
       [
         f'--dataset={tmp_path}/mine.json',
         '--split=train',

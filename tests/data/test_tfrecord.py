@@ -135,7 +135,7 @@ def test_records_of_turned_files_as_advised(tmp_path):
   height, width = _IMAGE.shape[:2]
   data = (tmp_path / 'a.jpg').read_bytes()
   stored = tfrecord.encode_example(images.Encoded(data, 'jpeg', width, height), 'x')
-  with pytest.raises(errors.UserError, match='scripts/build_tfrecords.py stores .* upright'):
+  with pytest.raises(errors.UserError, match='deeplab2-data stores .* upright'):
     tfrecord.scan([_write(tmp_path / 'b', [stored])], with_label=False)
   upright = tfrecord.encode_example(images.encode_image(images.load(str(tmp_path / 'a.jpg'))), 'x')
   assert tfrecord.scan([_write(tmp_path / 'c', [upright])], with_label=False) == 1
