@@ -69,6 +69,9 @@ setuptools.setup(
       'pytest-xdist>=3.5,<4',
       'ruff~=0.17.0',
       'scipy>=1.11,<2',
+      'setuptools>=65',
+      'tensorflow-serving-api~=2.20.0',
+      'wheel',
     ],
   },
 )
