@@ -80,7 +80,8 @@ def save(
   try:
     with files.explained(f'{path}: the model cannot be written there'):
       files.make_directory(parent or '.')
-      tf.saved_model.save(module, aside, signatures=module.signatures())
+      with segmenter.constant_norms():
+        tf.saved_model.save(module, aside, signatures=module.signatures())
       files.write_whole(os.path.join(aside, _DATASET_FILE), datasets.to_json(info).encode())
       model_files.write_list(aside)
       _put_in_place(aside, path)

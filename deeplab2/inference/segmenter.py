@@ -1,6 +1,7 @@
 """From an image to its panoptic map: the one path that evaluation, prediction and export share."""
 
 from collections.abc import Iterable
+import contextlib
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -14,6 +15,7 @@ from deeplab2.config import trainer_checks
 from deeplab2.config.experiment import Config
 from deeplab2.data import datasets
 from deeplab2.data import geometry
+from deeplab2.model.layers import norm
 
 
 class Restored(NamedTuple):
@@ -91,6 +93,10 @@ class Segmenter(tf.Module):
   def infer(self, fitted: tf.Tensor) -> structures.MaskPrediction:
     """Returns the final masks and classes of images [B, H, W, 3] float32 in the crop."""
     return self._model.infer(fitted)
+
+  def constant_norms(self) -> contextlib.AbstractContextManager[None]:
+    """Lets graphs that are traced in the context hold as little of norms as inference needs."""
+    return norm.constant(self._model)
 
   def merged(
     self, final: structures.MaskPrediction
