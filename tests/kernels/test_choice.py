@@ -2,10 +2,12 @@
 
 import types
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from deeplab2 import kernels
+from deeplab2.kernels import gelu
 
 
 def _traced(**kwargs):
@@ -55,3 +57,17 @@ def test_a_form_can_be_forced():
     assert kernels.tuned()
   with pytest.raises(ValueError, match='no form .fast.'), kernels.use('fast'):
     pass
+
+
+def test_graphs_without_gradients_compute_the_same_by_fewer_operations():
+  x = tf.linspace(-3.0, 3.0, 7)
+  call = tf.function(gelu.gelu).get_concrete_function(tf.TensorSpec([7]))
+  with kernels.without_gradients():
+    plain = tf.function(gelu.gelu).get_concrete_function(tf.TensorSpec([7]))
+  types = [[op.type for op in traced.graph.get_operations()] for traced in (call, plain)]
+  assert 'IdentityN' in types[0] and 'IdentityN' not in types[1]
+  np.testing.assert_array_equal(call(x), plain(x))
+  with tf.GradientTape() as tape:
+    tape.watch(x)
+    value = gelu.gelu(x)
+  assert tape.gradient(value, x) is not None

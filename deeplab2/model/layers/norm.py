@@ -169,7 +169,8 @@ def constant(model: tf.Module) -> Iterator[None]:
   """Lets graphs that are traced in the context read scale and offset of every batch norm.
 
   Of the four variables of each, inference needs these two: a model that is only used is smaller
-  then, and traced and written in less time.
+  then, and traced and written in less time. The graphs are of use in the context alone, which owns
+  these variables.
 
   Args:
     model: whose variables are not changed any more.

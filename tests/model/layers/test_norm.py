@@ -151,3 +151,25 @@ def test_layer_norm():
   np.testing.assert_allclose(
     layer(x), normalized * np.arange(1.0, 9.0) + np.arange(8.0), rtol=1e-4, atol=1e-5
   )
+
+
+def test_graphs_of_constant_norms_read_two_variables_and_compute_the_same():
+  model = tf.Module()
+  model.norms = [
+    _filled(norm_lib.BatchNorm(norm_lib.NormSettings(), shape)) for shape in ((3,), (1, 1, 1, 3))
+  ]
+  x = tf.constant(np.random.RandomState(9).normal(size=(2, 5, 5, 3)), tf.float32)
+
+  def call(x):
+    for norm in model.norms:
+      x = norm(x, training=False)
+    return x
+
+  before = call(x)
+  with norm_lib.constant(model):
+    traced = tf.function(call).get_concrete_function(tf.TensorSpec(x.shape))
+    assert len(traced.graph.variables) == 4
+    np.testing.assert_array_equal(traced(x), before)
+  assert [len(norm.variables) for norm in model.norms] == [4, 4]
+  after = tf.function(call).get_concrete_function(tf.TensorSpec(x.shape))
+  assert len(after.graph.variables) == 8
