@@ -1,5 +1,7 @@
 """An exported model without a network: it segments images by their colours, in no time."""
 
+import pathlib
+
 import numpy as np
 import tensorflow as tf
 
@@ -46,6 +48,28 @@ def create(dataset: str = 'shapes', classes=(0, 1, 5, 6)) -> segmenter.Segmenter
 def export(path: str, dataset: str = 'shapes', classes=(0, 1, 5, 6)) -> str:
   """Exports such a model; returns `path`."""
   saved_model.save(create(dataset, classes), datasets.get(dataset), path)
+  return path
+
+
+class _Earlier(tf.Module):
+  """What the first version exported: one function."""
+
+  def __init__(self, segment):
+    super().__init__()
+    self.segment = tf.function(
+      lambda input_tensor: {'panoptic_pred': segment(input_tensor).panoptic},
+      input_signature=[tf.TensorSpec([None, None, 3], tf.uint8, 'input_tensor')],
+    )
+    self.read_variables = list(self.segment.get_concrete_function().graph.variables)
+
+
+def export_as_first_version(path: str) -> str:
+  """Exports such a model without list of files and without other functions; returns `path`."""
+  module = _Earlier(create())
+  tf.saved_model.save(module, path, signatures={'serving_default': module.segment})
+  described = pathlib.Path(path, 'assets.extra', 'dataset.json')
+  described.parent.mkdir()
+  described.write_text(datasets.to_json(datasets.get('shapes')))
   return path
 
 

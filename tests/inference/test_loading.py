@@ -73,22 +73,7 @@ def test_one_image_and_several(model, exported, tmp_path):
 
 
 def test_models_of_earlier_versions_have_no_scores(exported, tmp_path):
-  class Earlier(tf.Module):
-    """What earlier versions exported."""
-
-    def __init__(self, segment):
-      super().__init__()
-      self.segment = tf.function(
-        lambda input_tensor: {'panoptic_pred': segment(input_tensor).panoptic},
-        input_signature=[tf.TensorSpec([None, None, 3], tf.uint8, 'input_tensor')],
-      )
-      self.read_variables = list(self.segment.get_concrete_function().graph.variables)
-
-  path = tmp_path / 'earlier'
-  tf.saved_model.save(Earlier(color_model.create()), str(path))
-  (path / 'assets.extra').mkdir()
-  dataset = pathlib.Path(exported) / 'assets.extra' / 'dataset.json'
-  (path / 'assets.extra' / 'dataset.json').write_bytes(dataset.read_bytes())
+  path = color_model.export_as_first_version(str(tmp_path / 'earlier'))
   image = color_model.image(131, 77)
   results = deeplab2.load(path)([image, image])
   for result in results:

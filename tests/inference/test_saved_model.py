@@ -44,24 +44,9 @@ def test_the_map_in_the_crop_stretches_to_that_of_the_whole(model, size):
 
 
 def test_models_without_list_of_files_or_map_in_the_crop_are_read(exported, tmp_path):
-  class Earlier(tf.Module):
-    """What earlier versions exported: one function."""
-
-    def __init__(self, segment):
-      super().__init__()
-      self.segment = tf.function(
-        lambda input_tensor: {'panoptic_pred': segment(input_tensor).panoptic},
-        input_signature=[tf.TensorSpec([None, None, 3], tf.uint8, 'input_tensor')],
-      )
-      self.read_variables = list(self.segment.get_concrete_function().graph.variables)
-
-  module = Earlier(color_model.create())
-  path = tmp_path / 'earlier'
-  tf.saved_model.save(module, str(path), signatures={'serving_default': module.segment})
-  (path / 'assets.extra').mkdir()
-  shutil.copy(exported / 'assets.extra' / 'dataset.json', path / 'assets.extra')
+  path = color_model.export_as_first_version(str(tmp_path / 'earlier'))
   image = tf.constant(color_model.image(131, 77))
-  earlier, now = saved_model.load(str(path)), saved_model.load(str(exported))
+  earlier, now = saved_model.load(path), saved_model.load(str(exported))
   np.testing.assert_array_equal(earlier.panoptic(image).whole(), now.panoptic(image).whole())
   assert earlier.fingerprint != now.fingerprint
 
