@@ -17,18 +17,10 @@ from deeplab2.inference import predict
 from deeplab2.inference import saved_model
 from tests import hostile_names
 from tests.inference import color_model
+from tests.inference.small_config import CONFIG
+from tests.inference.small_config import OVERRIDES
 
-CONFIG = pathlib.Path(__file__).parents[2] / 'configs/shapes/kmax_mobilenet_v3_small.textproto'
-_OVERRIDES = [
-  f'eval_dataset_options.{option}'
-  for option in (
-    'crop_size=65,65',
-    'min_resize_value=65',
-    'max_resize_value=65',
-    'file_pattern=none',
-  )
-] + ['model_options.kmax.decoder_layers=1,0,0']
-_FLAGS = [f'--set={override}' for override in _OVERRIDES]
+_FLAGS = [f'--set={override}' for override in OVERRIDES]
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +122,7 @@ def test_exporting_again_mends_a_damaged_model(tmp_path, capsys, lost):
 
 @pytest.mark.slow
 def test_a_real_model_is_exported_and_predicts(tmp_path):
-  model = assemble.model(load.load(str(CONFIG), _OVERRIDES))
+  model = assemble.model(load.load(str(CONFIG), OVERRIDES))
   tf.train.Checkpoint(model=model).write(str(tmp_path / 'ckpt-1'))
   place = pathlib.Path(tmp_path, *hostile_names.HOSTILE_NAMES)
   place.mkdir(parents=True)

@@ -1,7 +1,5 @@
 """deeplab2.load: every kind of source gives the same model, and wrong ones are told from it."""
 
-import pathlib
-
 import numpy as np
 import PIL.Image
 import pytest
@@ -15,18 +13,11 @@ from deeplab2.data import images as images_lib
 from deeplab2.inference import saved_model
 from deeplab2.inference import segmenter
 from tests.inference import color_model
+from tests.inference import small_config
+from tests.inference.small_config import CONFIG
 
-CONFIG = pathlib.Path(__file__).parents[2] / 'configs/shapes/kmax_mobilenet_v3_small.textproto'
 OVERRIDES = [
-  f'eval_dataset_options.{option}'
-  for option in (
-    'crop_size=65,65',
-    'min_resize_value=65',
-    'max_resize_value=65',
-    'file_pattern=none',
-  )
-] + [
-  'model_options.kmax.decoder_layers=1,0,0',
+  *small_config.OVERRIDES,
   # So that random weights find segments.
   'evaluator_options.maskwise_postprocessing.transformer_class_confidence_threshold_thing=0',
   'evaluator_options.maskwise_postprocessing.transformer_class_confidence_threshold_stuff=0',
