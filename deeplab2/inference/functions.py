@@ -26,6 +26,7 @@ class Functions(tf.Module):
     in_crop: `fitted` [B, h, w, 3] -> int32 `panoptic`, `instance`, `semantic` and float32
       `instance_scores`, `semantic_scores` [B, h, w]; `segment_ids` int32 and `segment_scores`
       float32 [B, N], see structures.Segments.
+    masks: `fitted` -> mask logits [B, h', w', N] and class logits [B, N, K + 1].
     segment: the signature `serving_default` (see saved_model.py).
     panoptic_in_crop: the signature of that name.
     batch, encoded, logits: the signatures of these names, where they are wanted.

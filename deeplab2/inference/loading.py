@@ -21,6 +21,8 @@ _EXPECTED = (
   'config and a checkpoint: load(config, checkpoint)'
 )
 
+_MOST_NAMES = 100  # Of a directory that is none of these, to look for what was meant.
+
 
 def load(
   source: Source,
@@ -76,7 +78,7 @@ def _problem(place):
     return 'is no model' if tf.io.gfile.exists(place) else 'no such model'
   if files.matching(place, r'.*\.index'):
     return f'holds checkpoints, but no {changes.OF_RUN} that says of which model'
-  names = files.matching(place, '.*')
+  names = files.matching(place, '.*')[:_MOST_NAMES]
   runs = [os.path.join(place, name) for name in names if _is_model(os.path.join(place, name))]
   if runs:
     return f'holds several things; is it {errors.listed(runs)}'
