@@ -351,9 +351,7 @@ def _loss(config, **relaxations):
     semantic=weighting(
       'semantic_loss', max_deeplab.semantic_sample_k, max_deeplab.semantic_sample_temperature
     ),
-    mask_activation=_MASK_ACTIVATIONS[
-      options.mask_loss_activation, options.mask_loss_all_slots
-    ],
+    mask_activation=_MASK_ACTIVATIONS[options.mask_loss_activation, options.mask_loss_all_slots],
     **relaxations,
   )
 
