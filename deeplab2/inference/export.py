@@ -1,10 +1,12 @@
-"""Writes a model that segments images: a SavedModel (saved_model.py) or for LiteRT (litert.py).
+"""Writes a model that segments images: a SavedModel, for LiteRT, or with a page for browsers.
 
   deeplab2-export --config_file=CONFIG --checkpoint_path=CHECKPOINT --export_path=DIRECTORY \
       [--input_size=H,W] [--outputs=batch,encoded,logits] [--batch=N] [--overwrite]
   deeplab2-export --format=litert --config_file=CONFIG --checkpoint_path=CHECKPOINT \
       --export_path=MODEL.tflite [--input_size=H,W] [--outputs=panoptic|logits] \
       [--quantize=float16|dynamic_int8|int8] [--calibration=IMAGES] [--overwrite]
+  deeplab2-export --format=web --config_file=CONFIG --checkpoint_path=CHECKPOINT \
+      --export_path=SITE [--input_size=H,W] [--quantize=...] [--calibration=IMAGES] [--overwrite]
 
 or `python -m deeplab2.inference.export`. A model takes images of any size; the network sees them at
 one, that of the config's evaluation or --input_size: a smaller one is faster and finds less. With
@@ -23,6 +25,7 @@ from deeplab2.inference import functions
 from deeplab2.inference import litert_export
 from deeplab2.inference import saved_model
 from deeplab2.inference import segmenter
+from deeplab2.inference import web
 
 _CROP = 'eval_dataset_options.crop_size'
 _RESIZE = ('eval_dataset_options.min_resize_value', 'eval_dataset_options.max_resize_value')
@@ -107,9 +110,14 @@ def _export_litert(options):
   litert_export.export(options, lambda: restored(options))
 
 
+def _export_web(options):
+  web.export(options, lambda: restored(options))
+
+
 FORMATS: Mapping[str, Callable[[argparse.Namespace], None]] = {
   'saved_model': _export_saved_model,
   'litert': _export_litert,
+  'web': _export_web,
 }
 
 
@@ -122,7 +130,13 @@ def flags() -> command_line.Parser:
     required=True,
     help='Prefix of a checkpoint, a directory whose newest one is taken, or a file of PyTorch.',
   )
-  parser.add_path('--export_path', required=True, help='Directory, or .tflite file, to write to.')
+  parser.add_argument(
+    '--export_path',
+    '--output',
+    type=command_line.path,
+    required=True,
+    help='Directory, or .tflite file, to write to.',
+  )
   parser.add_argument('--format', choices=FORMATS, default='saved_model', help='What to write.')
   parser.add_argument(
     '--input_size',
