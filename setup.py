@@ -57,9 +57,11 @@ setuptools.setup(
     'tqdm>=4.65,<5',
   ],
   extras_require={
+    'litert': ['ai-edge-litert>=2.1,<3', 'ai-edge-quantizer>=0.10,<1'],
     'video': ['av>=14,<20'],
     'dev': [
       'ai-edge-litert>=2.1,<3',
+      'ai-edge-quantizer>=0.10,<1',
       'av>=14,<20',
       'ipykernel>=6.29,<8',
       'mypy>=1.11,<3',

@@ -39,6 +39,7 @@ def load(
   """Loads a model that segments images.
 
     model = deeplab2.load('exported')             a SavedModel, written by deeplab2-export
+    model = deeplab2.load('model.tflite')         a LiteRT model, of deeplab2-export as well
     model = deeplab2.load('runs/my_run')          a run: its config and its newest checkpoint
     model = deeplab2.load(config, checkpoint)     a config and the checkpoint of such a model
     result = model('street.jpg')                  an image: a Result
@@ -47,8 +48,8 @@ def load(
   An image is a path, a uint8 RGB array [height, width, 3], a PIL image or a tf.Tensor.
 
   Args:
-    source: directory of a SavedModel or of a run; or a config, the path of a textproto or the name
-      of one that comes with the package, like 'coco/kmax_resnet50'.
+    source: directory of a SavedModel or of a run; a .tflite file; or a config, the path of a
+      textproto or the name of one that comes with the package, like 'coco/kmax_resnet50'.
     checkpoint: for a config: prefix of a checkpoint, a directory whose newest one is taken, or a
       file of PyTorch kMaX-DeepLab.
     overrides: of a config or run, 'a.b.c=value' each, as `--set` of the commands.

@@ -145,7 +145,11 @@ def read_json(path: str) -> Any:
   Raises:
     UserError: as `read_text`, or it is no JSON (NaN and Infinity are none).
   """
-  text = read_text(path)
+  return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, path: str) -> Any:
+  """Returns the content of a JSON text; UserError naming `path` if it is none."""
 
   def refuse(constant):
     raise ValueError(f'{constant} is no JSON number')

@@ -6,7 +6,9 @@
 `train` a whole step (forward, losses, backward, update) on a made batch; `remax` such steps without
 and with ReMask and ReClass by turns, in one process, and their ratios; `infer` the network, the
 post-processing and both together on one made image; `compiled` the network compiled by XLA
-(`jit_compile=True`); `eval` one update of panoptic quality; `matching` one assignment.
+(`jit_compile=True`); `litert` the model converted to LiteRT, from a uint8 image of the evaluation
+size to its map, on 1 and 2 threads, each in a process without TensorFlow, in the formats
+--quantize; `eval` one update of panoptic quality; `matching` one assignment.
 
 `cpu_ms` is the process time of all threads and hardly depends on what else the machine does;
 `wall_ms` does. `first_call_s` holds tracing and the first run. `peak_mb` is the peak resident
@@ -15,9 +17,12 @@ peak of what TensorFlow's allocator gave out there.
 """
 
 import json
+import pathlib
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -289,6 +294,30 @@ def synthetic_logits(prediction, confident: int):
   return tf.constant(masks, tf.float32), tf.constant(classes, tf.float32)
 
 
+def benchmark_litert(config, options) -> dict:
+  """Measures the LiteRT model: seconds of CPU to convert it, and by format its size and runs."""
+  from deeplab2.inference import litert
+  from deeplab2.inference import segmenter
+
+  model = segmenter.create(config, assemble.model(config))
+  started = time.process_time()
+  converted = litert.convert(model, 'panoptic')
+  result: dict = {'convert_cpu_s': round(time.process_time() - started, 1)}
+  runner = pathlib.Path(__file__).with_name('run_litert.py')
+  with tempfile.TemporaryDirectory() as directory:
+    for form in options.quantize.split(','):
+      path = pathlib.Path(directory, f'{form}.tflite')
+      path.write_bytes(litert.quantize(converted, form))
+      result[form] = {'file_mb': round(path.stat().st_size / 1e6, 1)}
+      for threads in (1, 2):
+        command = [sys.executable, str(runner), f'--model={path}', f'--threads={threads}']
+        command += [f'--size={model.crop_size[0]},{model.crop_size[1]}']
+        command += [f'--repeats={options.repeats}']
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        result[form][f'threads_{threads}'] = json.loads(done.stdout)
+  return result
+
+
 def benchmark_eval(config, options) -> dict:
   """Measures one update of panoptic quality: an image of 28 segments, half of them moved."""
   space = assemble.dataset_info(config).label_space
@@ -318,6 +347,7 @@ PARTS = {
   'remax': benchmark_remax,
   'infer': benchmark_infer,
   'compiled': benchmark_compiled,
+  'litert': benchmark_litert,
   'eval': benchmark_eval,
   'matching': benchmark_matching,
 }
@@ -335,6 +365,9 @@ def main(arguments) -> int:
     choices=kernels.FORMS,
     default='auto',
     help='Form of the kernels (deeplab2/kernels); auto: by the devices.',
+  )
+  parser.add_argument(
+    '--quantize', default='none', help='litert: formats to measure, of none,float16,dynamic_int8.'
   )
   parser.add_argument('--repeats', type=int, default=10, help='Measured calls after the first.')
 

@@ -78,11 +78,23 @@ def load(path: str) -> DatasetInfo:
   Raises:
     errors.UserError: the file is missing or no JSON, or a field is missing or has a wrong value.
   """
-  content = files.read_json(path)
+  return parse(files.read_text(path), path)
+
+
+def parse(text: str, where: str) -> DatasetInfo:
+  """Reads the description of a dataset from the text of a JSON file of the form above.
+
+  Args:
+    text: of the file.
+    where: its place, for error messages.
+
+  Raises:
+    errors.UserError: as `load`.
+  """
   try:
-    return _from_json(content, path)
+    return _from_json(files.parse_json(text, where), where)
   except RecursionError as error:
-    raise errors.UserError(f'{path}: nested too deeply.') from error
+    raise errors.UserError(f'{where}: nested too deeply.') from error
 
 
 def describe(

@@ -1,7 +1,12 @@
-"""Writes a model that segments images: a SavedModel (see saved_model.py).
+"""Writes a model that segments images: a SavedModel, for LiteRT, or with a page for browsers.
 
   deeplab2-export --config_file=CONFIG --checkpoint_path=CHECKPOINT --export_path=DIRECTORY \
       [--input_size=H,W] [--outputs=batch,encoded,logits] [--batch=N] [--overwrite]
+  deeplab2-export --format=litert --config_file=CONFIG --checkpoint_path=CHECKPOINT \
+      --export_path=MODEL.tflite [--input_size=H,W] [--outputs=panoptic|logits] \
+      [--quantize=float16|dynamic_int8|int8] [--calibration=IMAGES] [--overwrite]
+  deeplab2-export --format=web --config_file=CONFIG --checkpoint_path=CHECKPOINT \
+      --export_path=SITE [--input_size=H,W] [--quantize=...] [--calibration=IMAGES] [--overwrite]
 
 or `python -m deeplab2.inference.export`. A model takes images of any size; the network sees them at
 one, that of the config's evaluation or --input_size: a smaller one is faster and finds less. With
@@ -17,8 +22,10 @@ from deeplab2 import errors
 from deeplab2.config import checks
 from deeplab2.config import load
 from deeplab2.inference import functions
+from deeplab2.inference import litert_export
 from deeplab2.inference import saved_model
 from deeplab2.inference import segmenter
+from deeplab2.inference import web
 
 _CROP = 'eval_dataset_options.crop_size'
 _RESIZE = ('eval_dataset_options.min_resize_value', 'eval_dataset_options.max_resize_value')
@@ -71,6 +78,10 @@ def input_size_overrides(options: argparse.Namespace) -> list[str]:
 
 
 def _export_saved_model(options):
+  for flag, left_out in (('quantize', 'none'), ('calibration', None)):
+    value = getattr(options, flag)
+    if value != left_out:
+      raise errors.UserError(f'--{flag}={value}: is for --format=litert, not saved_model.')
   saved_model.check_replaceable(options.export_path, overwrite=options.overwrite)
   outputs = functions.OPTIONAL if options.outputs is None else _names(options.outputs)
   model = restored(options)
@@ -95,13 +106,23 @@ def _names(text: str, known: Sequence[str] = functions.OPTIONAL) -> tuple[str, .
   return names
 
 
+def _export_litert(options):
+  litert_export.export(options, lambda: restored(options))
+
+
+def _export_web(options):
+  web.export(options, lambda: restored(options))
+
+
 FORMATS: Mapping[str, Callable[[argparse.Namespace], None]] = {
   'saved_model': _export_saved_model,
+  'litert': _export_litert,
+  'web': _export_web,
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-  """Runs the command line; returns its exit code."""
+def flags() -> command_line.Parser:
+  """Returns the parser of the command line."""
   parser = command_line.Parser(__doc__)
   parser.add_path('--config_file', required=True, help='Textproto of the experiment.')
   parser.add_path(
@@ -109,7 +130,13 @@ def main(arguments: list[str] | None = None) -> int:
     required=True,
     help='Prefix of a checkpoint, a directory whose newest one is taken, or a file of PyTorch.',
   )
-  parser.add_path('--export_path', required=True, help='Directory to write the model to.')
+  parser.add_argument(
+    '--export_path',
+    '--output',
+    type=command_line.path,
+    required=True,
+    help='Directory, or .tflite file, to write to.',
+  )
   parser.add_argument('--format', choices=FORMATS, default='saved_model', help='What to write.')
   parser.add_argument(
     '--input_size',
@@ -127,13 +154,19 @@ def main(arguments: list[str] | None = None) -> int:
     '--outputs',
     metavar='NAME,...',
     help=f'Signatures besides those of one image: {",".join(functions.OPTIONAL)} (default), some '
-    'of them, or none.',
+    f'of them, or none. LiteRT: {" (default) or ".join(litert_export.OUTPUTS)}.',
   )
   parser.add_argument(
     '--overwrite', action='store_true', help='Replace a model that was exported there before.'
   )
+  litert_export.add_flags(parser)
   parser.add_overrides()
-  return command_line.run(lambda: export(parser.parse_args(arguments)))
+  return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs the command line; returns its exit code."""
+  return command_line.run(lambda: export(flags().parse_args(arguments)))
 
 
 def size(text: str) -> tuple[int, int]:

@@ -10,6 +10,8 @@ from deeplab2 import errors
 from deeplab2 import files
 from deeplab2.config import changes
 from deeplab2.inference import functions
+from deeplab2.inference import litert_file
+from deeplab2.inference import litert_model
 from deeplab2.inference import model as model_lib
 from deeplab2.inference import saved_model
 from deeplab2.inference import segmenter
@@ -17,8 +19,8 @@ from deeplab2.inference import tensorflow_model
 
 Source = str | os.PathLike[str] | tuple[str | os.PathLike[str], str | os.PathLike[str]]
 _EXPECTED = (
-  'give the directory of a SavedModel (written by deeplab2-export), the directory of a run, or a '
-  'config and a checkpoint: load(config, checkpoint)'
+  'give the directory of a SavedModel or the .tflite file (both of deeplab2-export), the directory '
+  'of a run, or a config and a checkpoint: load(config, checkpoint)'
 )
 
 _MOST_NAMES = 100  # Of a directory that is none of these, to look for what was meant.
@@ -38,6 +40,12 @@ def load(
     raise errors.UserError(f"overrides={overrides!r}: must be a list, ['{overrides}'].")
   if checkpoint is not None:
     return _from_checkpoint(place, _path(checkpoint, 'checkpoint'), overrides)
+  if place.endswith(litert_file.ENDING):
+    if list(overrides):
+      raise errors.UserError(
+        f'{place}: overrides are for a config; a LiteRT model has none. Load the run directory.'
+      )
+    return litert_model.LiteRTModel(place)
   if _holds(place, 'saved_model.pb'):
     if list(overrides):
       raise errors.UserError(

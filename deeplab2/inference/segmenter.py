@@ -86,6 +86,16 @@ class Segmenter(tf.Module):
     """(height, width) of the images that the network takes."""
     return self._crop_size
 
+  @property
+  def resize(self) -> geometry.Resize:
+    """The range that an image is resized into before it is padded to the crop."""
+    return self._resize
+
+  @property
+  def merging(self) -> dict[str, float | str]:
+    """Settings of the post-processing, see model/postprocess.py."""
+    return self._postprocess.settings
+
   def fit(self, image: tf.Tensor) -> tuple[tf.Tensor, structures.Placement]:
     """Returns an image uint8 [H0, W0, 3] as the network takes it, see geometry.fit_image."""
     return geometry.fit_image(image, self._crop_size, self._resize)

@@ -14,10 +14,10 @@ BITS = 24  # Of a column: integers in float32 are exact up to 2**24.
 
 
 def ranks_to_paste(passing_n: tf.Tensor) -> tf.Tensor:
-  """Returns the ranks [M] int32, ascending, that hold all those where `passing_n` [N] bool is."""
+  """Returns ranks [M] int32: those where `passing_n` [N] bool is, ascending, then maybe others."""
   if kernels.tuned():
     return tf.cast(tf.where(passing_n)[:, 0], tf.int32)
-  return tf.range(passing_n.shape[0])
+  return tf.argsort(tf.cast(passing_n, tf.int32), direction='DESCENDING', stable=True)
 
 
 def distinct(columns_pc: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:

@@ -64,6 +64,15 @@ class _Postprocess:
     self._thing_area_limit = thing_area_limit
     self._stuff_area_limit = stuff_area_limit
 
+  @property
+  def settings(self) -> dict[str, float | str]:
+    """The name of the rule and its thresholds, for programs that merge masks themselves."""
+    return {
+      'pixel_confidence': self._pixel_confidence,
+      'thing_area_limit': self._thing_area_limit,
+      'stuff_area_limit': self._stuff_area_limit,
+    }
+
   def __call__(self, mask_logits: tf.Tensor, class_logits: tf.Tensor) -> structures.PanopticMap:
     """Merges masks into maps; see `with_segments`."""
     return self.with_segments(mask_logits, class_logits)[0]
@@ -101,12 +110,17 @@ class _Postprocess:
       structures.PanopticMap(tf.int32, tf.int32, tf.int32, tf.float32, tf.float32),
       structures.Segments(tf.int32, tf.float32),
     )
-    maps, segments = tf.map_fn(
-      lambda logits: self._one_image(tf.cast(logits[0], tf.float32), _classes(logits[1])),
-      (mask_logits, class_logits),
-      fn_output_signature=signature,
-      parallel_iterations=1,
-    )
+
+    def merge(logits):
+      return self._one_image(tf.cast(logits[0], tf.float32), _classes(logits[1]))
+
+    if mask_logits.shape[0] == 1:  # LiteRT runs a loop of one more slowly.
+      one = merge((mask_logits[0], class_logits[0]))
+      maps, segments = tf.nest.map_structure(lambda tensor: tensor[tf.newaxis], one)
+    else:
+      maps, segments = tf.map_fn(
+        merge, (mask_logits, class_logits), fn_output_signature=signature, parallel_iterations=1
+      )
     shape = [mask_logits.shape[0], *self._output_size]
     return (
       structures.PanopticMap(*(tf.ensure_shape(m, shape) for m in maps)),
@@ -181,6 +195,10 @@ class MaskwisePostprocess(_Postprocess):
     super().__init__(*args, **kwargs)
     self._options = options
 
+  @property
+  def settings(self):
+    return {**super().settings, 'rule': 'maskwise', **self._options._asdict()}
+
   def _one_image(self, logits_hwn, classes):
     mask_scores = self._scores(logits_hwn, classes)
     # The slot of each rank, [N]; of equal ones, the lower first.
@@ -198,7 +216,8 @@ class MaskwisePostprocess(_Postprocess):
     )
     columns = tf.reshape(columns, [-1, shapes.sizes(columns)[2]])
     rows, counts, row_of_pixel = patterns.distinct(columns)
-    canvas = _paste(rows, counts, ranks, self._options.overlap)
+    num_passing = tf.reduce_sum(tf.cast(passing, tf.int32))
+    canvas = _paste(rows, counts, ranks, num_passing, self._options.overlap)
     areas = tf.math.unsorted_segment_sum(counts, canvas, tf.size(ranking) + 1)
     ids = self._panoptic_ids(ranked.channel, areas[1:])
     scores = tf.concat([[0.0], ranked.confidence], 0)
@@ -278,6 +297,10 @@ class PixelwisePostprocess(_Postprocess):
     super().__init__(*args, **kwargs)
     self._class_confidence = class_confidence
 
+  @property
+  def settings(self):
+    return {**super().settings, 'rule': 'pixelwise', 'class_confidence': self._class_confidence}
+
   def _one_image(self, logits_hwn, classes):
     kept = classes.confidence >= self._class_confidence
 
@@ -325,31 +348,41 @@ def _mask_confidence(logits_hwn, pixel_confidence):
   return tf.math.divide_no_nan(tf.reduce_sum(totals_hn, 0), tf.reduce_sum(counts_hn, 0))
 
 
-def _paste(patterns_uc, counts_u, ranks_m, overlap):
+def _paste(patterns_uc, counts_u, ranks_m, num_passing, overlap):
   """Pastes masks in order of rank, each if more than `overlap` of it is free.
 
   Pixels that lie in the same masks fare alike, so they may be given as one row with a count
-  (kernels/patterns.py).
+  (kernels/patterns.py). All operations are of floats that hold integers: LiteRT has no bitwise
+  ones, and XNNPACK computes in floats alone.
 
   Args:
     patterns_uc: [U, C] int32, bit m of a row says that mask m holds these pixels.
-    counts_u: [U] int32 pixels of each row.
-    ranks_m: [M] int32 ascending rank of each mask among all, those without a bit included.
+    counts_u: [U] int32 pixels of each row; their sum is below 2**24.
+    ranks_m: [M] int32 rank of each mask among all, ascending in the masks that have bits.
+    num_passing: int32, this number of masks at the beginning may have bits.
     overlap: fraction of a mask in [0, 1].
 
   Returns:
     [U] int32: 1 + rank of the mask that the pixels of a row belong to, 0 for none.
   """
+  counts_u = tf.cast(counts_u, tf.float32)
+  columns_cu = tf.transpose(tf.cast(patterns_uc, tf.float32))
+  ids_m = tf.cast(ranks_m + 1, tf.float32)
 
-  def paste(m, canvas_u):
-    bits = tf.bitwise.right_shift(patterns_uc[:, m // patterns.BITS], m % patterns.BITS)
-    inside = tf.bitwise.bitwise_and(bits, 1) == 1
-    free = inside & (canvas_u == 0)
-    area = tf.cast(tf.reduce_sum(tf.where(inside, counts_u, 0)), tf.float32)
-    free_area = tf.cast(tf.reduce_sum(tf.where(free, counts_u, 0)), tf.float32)
-    return m + 1, tf.where(free & (free_area > area * overlap), ranks_m[m] + 1, canvas_u)
+  def paste(m, bits_u, canvas_u, vacant_u):
+    # The lowest bit is of mask m. The next column begins when all bits of this one are used up.
+    column = m // patterns.BITS
+    bits_u = tf.cond(m % patterns.BITS == 0, lambda: tf.gather(columns_cu, column), lambda: bits_u)
+    rest_u = tf.floor(bits_u * 0.5)
+    inside_u = (bits_u - 2.0 * rest_u) * counts_u
+    free_u = inside_u * vacant_u
+    area, free_area = tf.reduce_sum(inside_u), tf.reduce_sum(free_u)
+    pasted = tf.cast(free_area > area * overlap, tf.float32)
+    taken_u = tf.minimum(free_u, 1.0) * pasted
+    return m + 1, rest_u, canvas_u + taken_u * ids_m[m], vacant_u - taken_u
 
-  _, canvas_u = tf.while_loop(
-    lambda m, _: m < tf.size(ranks_m), paste, (0, tf.zeros_like(counts_u))
+  nothing = tf.zeros_like(counts_u)
+  _, _, canvas_u, _ = tf.while_loop(
+    lambda m, *_: m < num_passing, paste, (0, nothing, nothing, nothing + 1.0)
   )
-  return canvas_u
+  return tf.cast(canvas_u, tf.int32)

@@ -15,7 +15,7 @@ def _space(num_classes, ignore, divisor, things):
   return structures.LabelSpace(num_classes, ignore, divisor, tuple(things))
 
 
-def _build(case, space):
+def build(case, space):
   areas = {
     'thing_area_limit': case['thing_area_limit'],
     'stuff_area_limit': case['stuff_area_limit'],
@@ -52,26 +52,26 @@ def recorded(golden):
   return arrays, cases
 
 
-_CASES = (
+CASES = (
   'pix_default pix_B pix_low_cls pix_area pix_semantic0 pix_rect pix_none pix_void pix_one '
   'pix_mixed_batch mask_default mask_coco mask_cityscapes mask_ade20k mask_overlap_lo '
   'mask_overlap_hi mask_weights mask_rect mask_aniso mask_none mask_void mask_one'
 ).split()
 
 
-def _space_of(case):
+def space_of(case):
   # 8 classes: 0..7 with 255 as void, or 1..8 with 0 as void.
   ignore = case['void_label']
   return _space(9 if ignore == 0 else 8, ignore, case['label_divisor'], case['thing_class_ids'])
 
 
 @pytest.mark.usefixtures('each_form')
-@pytest.mark.parametrize('name', _CASES)
+@pytest.mark.parametrize('name', CASES)
 def test_meets_recorded_maps(recorded, name):
   arrays, cases = recorded
   case = cases[name]
   logits = arrays[case['logits']]
-  maps = _build(case, _space_of(case))(logits, arrays[case['classes']][: len(logits)])
+  maps = build(case, space_of(case))(logits, arrays[case['classes']][: len(logits)])
   np.testing.assert_array_equal(maps.panoptic, arrays[f'{name}/panoptic'])
   np.testing.assert_array_equal(maps.instance, arrays[f'{name}/mask_id'])
   np.testing.assert_allclose(
@@ -105,10 +105,10 @@ def _slot_scores(case, logits_hwn, class_logits_nk):
 def test_segments_are_those_of_the_map_with_the_scores_of_their_masks(recorded, name):
   arrays, cases = recorded
   case = cases[name]
-  space = _space_of(case)
+  space = space_of(case)
   logits = arrays[case['logits']]
   classes = arrays[case['classes']][: len(logits)]
-  maps, segments = _build(case, space).with_segments(logits, classes)
+  maps, segments = build(case, space).with_segments(logits, classes)
   for number in range(len(logits)):
     panoptic, masks = maps.panoptic[number].numpy(), maps.instance[number].numpy() - 1
     expected = _slot_scores(case, logits[number], classes[number])
@@ -132,7 +132,7 @@ def test_compiled_maps_are_the_same(recorded, name):
   case = cases[name]
   logits = arrays[case['logits']]
   arguments = tf.constant(logits), tf.constant(arrays[case['classes']][: len(logits)])
-  built = _build(case, _space_of(case))
+  built = build(case, space_of(case))
   maps, segments = tf.function(built.with_segments, jit_compile=True)(*arguments)
   for compiled, plain in zip(segments, built.with_segments(*arguments)[1], strict=True):
     np.testing.assert_allclose(compiled, plain, atol=1e-5, rtol=0)
@@ -147,7 +147,7 @@ def test_compiled_maps_are_the_same(recorded, name):
 @pytest.mark.parametrize('name', ['pix_default', 'mask_default'])
 def test_semantic_map_comes_from_the_pass_without_thresholds(recorded, name):
   arrays, cases = recorded
-  maps = _build(cases[name], _space_of(cases[name]))(arrays['logits_L33'], arrays['class_graded'])
+  maps = build(cases[name], space_of(cases[name]))(arrays['logits_L33'], arrays['class_graded'])
   np.testing.assert_array_equal(maps.semantic, arrays['pix_semantic0/semantic'])
 
 
@@ -162,7 +162,7 @@ def test_semantic_map_comes_from_the_pass_without_thresholds(recorded, name):
 def test_meets_recorded_layer(recorded, dataset, space):
   arrays, cases = recorded
   name = f'layer_{dataset}'
-  maps = _build(cases[name], space)(arrays['logits_L33'][:1], arrays[f'{name}/class_logits'])
+  maps = build(cases[name], space)(arrays['logits_L33'][:1], arrays[f'{name}/class_logits'])
   np.testing.assert_array_equal(maps.panoptic, arrays[f'{name}/panoptic_pred'])
   np.testing.assert_array_equal(maps.instance, arrays[f'{name}/instance_pred'])
   np.testing.assert_array_equal(maps.semantic, arrays[f'{name}/semantic_pred'])
@@ -220,7 +220,7 @@ def test_many_overlapping_masks_are_pasted_as_by_hand():
 @pytest.mark.parametrize('name', ['pix_area', 'mask_coco'])
 def test_images_of_a_batch_are_independent_and_batches_of_any_size(recorded, name):
   arrays, cases = recorded
-  built = _build(cases[name], _space_of(cases[name]))
+  built = build(cases[name], space_of(cases[name]))
   logits, classes = arrays['logits_L33'], arrays['class_graded']
   function = tf.function(
     built, input_signature=[tf.TensorSpec([None, 33, 33, 16]), tf.TensorSpec([None, 16, 9])]

@@ -128,11 +128,19 @@ class AxialAttention1D(tf_keras.layers.Layer):
 
   def similarities(self, q, k, length):
     """Returns the three terms of the similarity before their norm, [n, 3 * heads, l, m]."""
+    content = tf.matmul(q, k, transpose_b=True)
+
+    def with_positions(equation, x, positions):
+      # `n` is of rows and heads together. Of four axes, with as many rows as columns, LiteRT's
+      # converter (TensorFlow 2.20) would lose the transposition of _split_heads.
+      rows = tf.reshape(x, [-1, length, x.shape[-1]])
+      return tf.reshape(tf.einsum(equation, rows, positions.between(length)), tf.shape(content))
+
     return tf.concat(
       [
-        tf.matmul(q, k, transpose_b=True),
-        tf.einsum('nhld,lmd->nhlm', q, self.query_positions.between(length)),
-        tf.einsum('nhmd,lmd->nhlm', k, self.key_positions.between(length)),
+        content,
+        with_positions('nld,lmd->nlm', q, self.query_positions),
+        with_positions('nmd,lmd->nlm', k, self.key_positions),
       ],
       axis=1,
     )
