@@ -75,12 +75,15 @@ def decode(data: bytes | tf.Tensor) -> tf.Tensor:
 
 
 def read(path: str) -> np.ndarray:
-  """Returns the pixels of an image file as training gets them from a record: uint8 [H, W, 3].
+  """Returns the pixels of an image file as a viewer shows them: uint8 [H, W, 3].
+
+  They are those that training gets from a record of it, but for transparency: a record holds the
+  colour that is stored below it, and here a white page shows through.
 
   Raises:
     UserError: as `load`.
   """
-  image = load(path)
+  image = load(path, background=255)
   if image.kept is None and image.format == 'jpeg':
     return decode(encode_image(image).data).numpy()
   return image.pixels
@@ -110,10 +113,15 @@ def encode(pixels: np.ndarray, image_format: str = 'jpeg') -> Encoded:
   return Encoded(buffer.getvalue(), image_format, *pixels.shape[:2])
 
 
-def load(path: str) -> Image:
+def load(path: str, background: int | None = None) -> Image:
   """Reads an image file: upright, RGB, 8 bits a channel, the first of several images.
 
-  Grey becomes RGB, transparency is left out, of 16 bits the upper 8 are taken.
+  Grey becomes RGB, of 16 bits the upper 8 are taken.
+
+  Args:
+    path: of the file.
+    background: the grey, 0 to 255, that shows through where the image is transparent. None leaves
+      transparency out: every pixel has the colour that is stored for it.
 
   Raises:
     UserError: the file is missing, is of no format that is read, is too large, or cannot be
@@ -124,8 +132,8 @@ def load(path: str) -> Image:
     if data.startswith(b'\xff\xd8\xff'):
       return _load_jpeg(data, path)
     if data.startswith(_PNG_BEGINNING):
-      return _load_png(data, path)
-    return _load_other(data, path)
+      return _load_png(data, path, background)
+    return _load_other(data, path, background)
   except (tf.errors.OpError, struct.error) as error:
     raise _undecodable(path, error) from error
 
@@ -179,16 +187,32 @@ def _load_jpeg(data, path):
   return Image(pixels, orientation, 'jpeg', data if is_kept else None)
 
 
-def _load_png(data, path):
+def _load_png(data, path, background):
   height, width, color = _png_header(data)
   _check_size(path, height, width)
   orientation = orientations.of_png(data)
-  pixels = orientations.turn(decode(data).numpy(), orientation)
+  shows_background = background is not None and color.startswith(('LA', 'RGBA'))
   for chunk, content in orientations.chunks(data):
     if chunk == b'acTL' and len(content) == 8:
       _warn_of_frames(path, struct.unpack_from('>I', content)[0])
-  is_kept = orientation == 1 and color == 'RGB'
-  return Image(pixels, orientation, 'png', data if is_kept else None)
+    elif chunk == b'tRNS' and background is not None:
+      shows_background = True
+  if shows_background:
+    pixels = _over(background, tf.io.decode_png(data, channels=4).numpy())
+  else:
+    pixels = decode(data).numpy()
+  is_kept = orientation == 1 and color == 'RGB' and not shows_background
+  return Image(
+    orientations.turn(pixels, orientation), orientation, 'png', data if is_kept else None
+  )
+
+
+def _over(background, pixels):
+  """Returns uint8 [H, W, 3] of RGBA pixels [H, W, 4] over a grey."""
+  alpha = pixels[..., 3:].astype(np.uint16)
+  mixed = pixels[..., :3] * alpha
+  mixed += background * (255 - alpha) + 127  # At most 255**2 + 127.
+  return (mixed // 255).astype(np.uint8)
 
 
 def _png_header(data):
@@ -198,7 +222,7 @@ def _png_header(data):
   return height, width, mode if bits == 8 else f'{mode};{bits}'
 
 
-def _load_other(data, path):
+def _load_other(data, path, background):
   """Decodes an image by Pillow."""
   image_format = next(
     (name for beginning, name in _BEGINNINGS.items() if data.startswith(beginning)), None
@@ -215,7 +239,7 @@ def _load_other(data, path):
         _check_size(path, image.height, image.width)
         frames = _num_frames(image)
         image.load()
-        pixels, orientation = rgb(image), 1
+        pixels, orientation = rgb(image, background), 1
         if image_format == 'TIFF':  # Pillow has turned it.
           orientation = orientations.of_tiff(data) or 1
         elif image_format == 'WEBP':
@@ -241,13 +265,20 @@ def _num_frames(image):
     return 1
 
 
-def rgb(image: PIL.Image.Image) -> np.ndarray:
-  """Returns uint8 RGB [H, W, 3] of an image of Pillow; ValueError if it has 32 bits a channel."""
+def rgb(image: PIL.Image.Image, background: int | None = None) -> np.ndarray:
+  """Returns uint8 RGB [H, W, 3] of an image of Pillow; ValueError if it has 32 bits a channel.
+
+  Args:
+    image: of any other mode.
+    background: as of `load`.
+  """
   if image.mode.startswith('I;16'):
     grey = (np.asarray(image) >> 8).astype(np.uint8)
     return np.repeat(grey[..., np.newaxis], 3, axis=-1)
   if image.mode in ('I', 'F'):
     raise ValueError('32 bits a channel; must be 8 or 16')
+  if background is not None and ('A' in image.mode or 'transparency' in image.info):
+    return _over(background, np.asarray(image.convert('RGBA')))
   return np.asarray(image.convert('RGB'))
 
 

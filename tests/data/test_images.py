@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import tensorflow as tf
 
@@ -60,12 +61,20 @@ def _tiff(orientation, order='<'):
   )
 
 
-def _loads(path, expected, tolerance=0):
-  """Asserts that a file is read as `expected`, and that a record of it holds the same."""
+def _loads(path, expected, tolerance=0, shown=True):
+  """Asserts that a file is read as `expected`, and that a record of it holds the same.
+
+  Args:
+    path: of the file.
+    expected: its pixels.
+    tolerance: on them.
+    shown: whether a viewer shows the same; not so where it is transparent.
+  """
   encoded = images.encode_image(images.load(str(path)))
   decoded = _decode(encoded)
   assert (encoded.height, encoded.width) == decoded.shape[:2]
-  np.testing.assert_array_equal(images.read(str(path)), decoded)
+  if shown:
+    np.testing.assert_array_equal(images.read(str(path)), decoded)
   np.testing.assert_allclose(decoded.astype(int), expected, atol=tolerance)
   (pathlib.Path(path).parent / 'again').write_bytes(encoded.data)
   # A record's content is upright, RGB, and stays as it is.
@@ -211,7 +220,51 @@ def test_other_modes_become_rgb(tmp_path, image, mode, ending, tolerance):
 def test_transparent_pixels_keep_their_colour(tmp_path, image):
   alpha = np.dstack([image, np.zeros(image.shape[:2], np.uint8)])
   for ending in ('png', 'tif'):
-    _loads(_save(tmp_path / f'a.{ending}', alpha), image)
+    path = _save(tmp_path / f'a.{ending}', alpha)
+    np.testing.assert_array_equal(images.load(path).pixels, image)
+    np.testing.assert_array_equal(_decode(images.encode_image(images.load(path))), image)
+    assert (images.read(path) == 255).all(), 'a viewer shows the page'
+
+
+@pytest.mark.parametrize(
+  'ending, mode, settings',
+  [
+    *[('png', mode, {}) for mode in ('RGBA', 'LA')],
+    ('png', 'P', {'transparency': 187}),
+    ('png', 'P', {'transparency': bytes(range(256))}),
+    ('png', 'RGB', {'transparency': (8, 16, 106)}),
+    ('png', 'L', {'transparency': 40}),
+    ('gif', 'P', {'transparency': 187}),
+    ('webp', 'RGBA', {'lossless': True}),
+    ('webp', 'RGBA', {'quality': 80}),
+    ('tif', 'RGBA', {}),
+    ('tif', 'LA', {}),
+  ],
+)
+@pytest.mark.parametrize('orientation', [1, 6])
+def test_transparency_is_shown_over_white(tmp_path, image, ending, mode, settings, orientation):
+  """As Pillow mixes the image with a white one."""
+  alpha = np.dstack([image, np.mgrid[:20, :30][1].astype(np.uint8) * 8])
+  source = PIL.Image.fromarray(alpha if mode.endswith('A') else image).convert(mode)
+  # A GIF has no orientation, and Pillow turns a TIFF as it is read and then again.
+  if orientation > 1 and ending not in ('gif', 'tif'):
+    settings = {**settings, 'exif': PIL.Image.Exif()}
+    settings['exif'][0x0112] = orientation
+  path = _save(tmp_path / f'a.{ending}', source, **settings)
+  with PIL.Image.open(path) as opened:
+    shown = PIL.ImageOps.exif_transpose(opened).convert('RGBA')
+  page = PIL.Image.new('RGBA', shown.size, 'white')
+  page.alpha_composite(shown)
+  expected = np.asarray(page.convert('RGB'))
+  assert (expected != np.asarray(shown.convert('RGB'))).any()
+  np.testing.assert_allclose(images.read(path).astype(int), expected, atol=1)
+
+
+def test_half_transparent_black_over_white_and_over_grey(tmp_path):
+  """By hand: 255 * (255 - 51) / 255 = 204; 100 * 0.8 = 80."""
+  path = _save(tmp_path / 'a.png', np.array([[[0, 0, 0, 51], [9, 8, 7, 255]]], np.uint8))
+  assert images.read(path).tolist() == [[[204] * 3, [9, 8, 7]]]
+  assert images.load(path, background=100).pixels.tolist() == [[[80] * 3, [9, 8, 7]]]
 
 
 def test_inverted_cmyk(tmp_path, image):
@@ -238,7 +291,12 @@ def test_sixteen_bits_of_colour_in_a_png(tmp_path, color, channels):
   rows = b''.join(b'\0' + row.astype('>u2').tobytes() for row in values)
   (tmp_path / 'a.png').write_bytes(_png(2, 3, color, 16, rows))
   expected = (values >> 8)[..., :3] if channels > 2 else np.repeat((values >> 8)[..., :1], 3, -1)
-  assert _loads(tmp_path / 'a.png', expected).data != (tmp_path / 'a.png').read_bytes()
+  encoded = _loads(tmp_path / 'a.png', expected, shown=color == 2)
+  assert encoded.data != (tmp_path / 'a.png').read_bytes()
+  if color != 2:
+    alpha = (values >> 8)[..., -1:] / 255
+    shown = np.round(expected * alpha + 255 * (1 - alpha))
+    np.testing.assert_array_equal(images.read(str(tmp_path / 'a.png')), shown)
 
 
 @pytest.mark.parametrize('order', ['<', '>'])
