@@ -62,8 +62,9 @@ class Parser(argparse.ArgumentParser):
 def run(command: Callable[[], object]) -> int:
   """Runs `command`; returns the exit code.
 
-  That is 0, 2 after one line on a mistake of the user, 130 after Ctrl-C, 128 + the signal's number
-  where a command heeds signals, and 1 if whoever reads the output (`| head`) has ended.
+  That is 0, 2 after one line on a mistake of the user, 1 after one line on inputs that were left
+  out, 130 after Ctrl-C, 128 + the signal's number where a command heeds signals, and 1 if whoever
+  reads the output (`| head`) has ended.
   """
   try:
     command()

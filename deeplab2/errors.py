@@ -10,9 +10,17 @@ _LONGEST = 1500  # Characters of a line: files can hold names of any length.
 class UserError(Exception):
   """A mistake in what the user gave: one message that names file, field, value and what is right.
 
-  Command lines print the message without a traceback and exit with code 2 (see `report`).
+  Command lines print the message without a traceback and exit with `exit_code` (see `report`).
   Library code lets it pass.
   """
+
+  exit_code = 2
+
+
+class LeftOut(UserError):
+  """Some of the inputs could not be used; the work on all others is done, and kept."""
+
+  exit_code = 1
 
 
 class Stopped(Exception):
@@ -34,9 +42,9 @@ def listed(names: Iterable[str], most: int = 3) -> str:
 
 
 def report(error):
-  """Prints `error` as one line on standard error and returns the exit code of a user's mistake."""
+  """Prints `error` as one line on standard error and returns its exit code."""
   text = re.sub(r'\s*[\r\n]+\s*', ' ', str(error))
   if len(text) > _LONGEST:
     text = f'{text[: _LONGEST // 2]} [...] {text[-_LONGEST // 2 :]}'
   print(f'error: {text}', file=sys.stderr)
-  return 2
+  return error.exit_code

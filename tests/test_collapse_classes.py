@@ -148,5 +148,5 @@ def test_other_mistakes(script, tmp_path, source, capfd):
   assert "category cat: field 'supercategory' is missing" in capfd.readouterr().err
   source['categories'][0]['supercategory'] = 'animal'
   source['images'][0]['id'] = 4
-  assert _call(script, tmp_path, source, '--restart') == 2
+  assert _call(script, tmp_path, source, '--overwrite') == 2
   assert 'annotates image 3, which is not in the list' in capfd.readouterr().err

@@ -8,6 +8,11 @@ def test_one_line_whatever_is_quoted(capsys):
   assert capsys.readouterr().err == 'error: a b c  d\n'
 
 
+def test_inputs_that_were_left_out_have_an_exit_code_of_their_own(capsys):
+  assert errors.report(errors.LeftOut('2 of 5 images')) == 1
+  assert capsys.readouterr().err == 'error: 2 of 5 images\n'
+
+
 def test_long_quotes_are_cut_in_the_middle(capsys):
   errors.report(errors.UserError(f'file: {"x" * 10**6} is wrong.'))
   line = capsys.readouterr().err

@@ -226,7 +226,7 @@ def convert(options: argparse.Namespace) -> None:
     new,
     of={'classes': hashlib.sha256(rule.encode()).hexdigest()[:16]},
     images=images,
-    restart=options.restart,
+    overwrite=options.overwrite,
   ) as results:
     for stem, annotation in parallel.with_progress(
       annotations.items(), len(annotations), 'collapsing'
@@ -270,8 +270,9 @@ def main(arguments: list[str] | None = None) -> int:
     help='Of a description that is made: more than the instances of a new class in an image.',
   )
   parser.add_argument(
-    '--restart', action='store_true', help='Start over where --output holds results already.'
+    '--overwrite', action='store_true', help='Start over where --output holds results already.'
   )
+  parser.add_old_name('--restart', '--overwrite')
   return command_line.run(lambda: convert(parser.parse_args(arguments)))
 
 

@@ -50,7 +50,7 @@ def convert(options: argparse.Namespace, content: dict, info: datasets.DatasetIn
   by_image, strays = _annotations_by_image(path, content, images, skip)
   classes = hashlib.sha256(datasets.to_json(info).encode()).hexdigest()[:16]
   with panoptic_results.open_results(
-    options.output, info, of={'classes': classes}, images=images, restart=options.restart
+    options.output, info, of={'classes': classes}, images=images, overwrite=options.overwrite
   ) as results:
     all_notes = []
     for stem, image in parallel.with_progress(images.items(), len(images), 'converting'):
@@ -170,8 +170,9 @@ def main(arguments: list[str] | None = None) -> int:
     help='What to do at an annotation that is wrong: stop, or leave it out, name it and go on.',
   )
   parser.add_argument(
-    '--restart', action='store_true', help='Start over where --output holds results already.'
+    '--overwrite', action='store_true', help='Start over where --output holds results already.'
   )
+  parser.add_old_name('--restart', '--overwrite')
   parser.add_argument('--describe_only', action='store_true', help='Write --dataset alone.')
 
   def run():

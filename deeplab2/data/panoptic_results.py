@@ -35,7 +35,7 @@ _VERSION = 1
 # The JSON is written no more often than this, and takes at most this fraction of the time.
 _SECONDS_BETWEEN = 5.0
 _FRACTION_OF_TIME = 1 / 20
-_ADVICE = 'Write elsewhere, or give --restart to start over.'
+_ADVICE = 'Write elsewhere, or give --overwrite to start over.'
 
 
 class _Line(NamedTuple):
@@ -48,6 +48,15 @@ class _Line(NamedTuple):
   notes: dict[str, Any]  # The caller's.
 
 
+class Written(NamedTuple):
+  """The PNG of an image that is not listed yet."""
+
+  name: str
+  png: str  # Path.
+  size: tuple[int, int]  # (height, width)
+  segments_info: list[dict[str, Any]]
+
+
 class Results:
   """The maps of a directory; made by `open_results`."""
 
@@ -57,7 +66,8 @@ class Results:
     info: datasets.DatasetInfo,
     of: Mapping[str, str],
     images: Mapping[str, Mapping[str, Any]],
-    restart: bool,
+    overwrite: bool,
+    resume: bool,
   ):
     """Reads the index, or starts one; see `open_results`."""
     self._path = path
@@ -69,13 +79,16 @@ class Results:
     self._of = {'version': _VERSION, **of}
     self._written = (-float('inf'), 0.0)  # When, and how many seconds it took.
     self._lines: dict[str, _Line] = {}
+    exists = os.path.lexists(self._index_path) or os.path.lexists(path) or _holds_png(self._stem)
+    if exists and not (overwrite or resume):
+      raise errors.UserError(f'{path}: there are results already. {_ADVICE}')
     if os.path.lexists(self._index_path):
-      self._lines = self._read_index(restart)
-    elif not restart and (os.path.lexists(path) or _holds_png(self._stem)):
+      self._lines = self._read_index(overwrite)
+    elif exists and not overwrite:
       raise errors.UserError(
         f'{path}: holds results without {self._index_path}, which says what they are of. {_ADVICE}'
       )
-    if restart:
+    if overwrite:
       for line in self._lines.values():
         self._remove_files(line)
       self._lines = {}
@@ -111,7 +124,7 @@ class Results:
     other_files: Sequence[str] = (),
     notes: Mapping[str, Any] | None = None,
   ) -> list[dict[str, Any]]:
-    """Keeps the map of an image.
+    """Writes and keeps the map of an image.
 
     Args:
       name: of the image, one of those that the results were opened with.
@@ -127,22 +140,40 @@ class Results:
       UserError: it cannot be written; what was added before stays as it is.
       ValueError: as `coco_panoptic.encoding`.
     """
+    written = self.write(name, panoptic)
+    self.keep(written, stamp, other_files=other_files, notes=notes)
+    return written.segments_info
+
+  def write(self, name: str, panoptic: stretched.StretchedMap) -> Written:
+    """Writes the PNG of an image, without listing it yet; in any thread. As `add`."""
     encoded = coco_panoptic.encoding(panoptic, self._info)
-    png = os.path.join(self._stem, f'{name}.png')
+    png = self.png_path(name)
     files.write_whole(png, lambda place: coco_panoptic.write_png(place, panoptic, encoded))
-    written = {
+    return Written(name, png, panoptic.shape, encoded.segments_info)
+
+  def keep(
+    self,
+    written: Written,
+    stamp: Any,
+    *,
+    other_files: Sequence[str] = (),
+    notes: Mapping[str, Any] | None = None,
+  ) -> None:
+    """Lists an image whose PNG has been written; in the thread of the results. As `add`."""
+    sizes = {
       os.path.relpath(file, self._directory or '.'): os.stat(file).st_size
-      for file in (png, *other_files)
+      for file in (written.png, *other_files)
     }
-    line = _Line(
-      stamp, panoptic.shape, json.dumps(encoded.segments_info), written, dict(notes or {})
-    )
-    self._append(_to_text(name, line))
-    self._lines[name] = line
+    line = _Line(stamp, written.size, json.dumps(written.segments_info), sizes, dict(notes or {}))
+    self._append(_to_text(written.name, line))
+    self._lines[written.name] = line
     when, seconds = self._written
     if time.monotonic() - when >= max(_SECONDS_BETWEEN, seconds / _FRACTION_OF_TIME):
       self.write_json()
-    return encoded.segments_info
+
+  def png_path(self, name: str) -> str:
+    """Returns where the PNG of an image is, or will be."""
+    return os.path.join(self._stem, f'{name}.png')
 
   def write_json(self) -> None:
     """Writes the JSON of all images that are finished, in the order that they were listed in."""
@@ -190,7 +221,7 @@ class Results:
         file.write(']')
       file.write('}\n')
 
-  def _read_index(self, restart):
+  def _read_index(self, overwrite):
     """Returns the lines of the index by name; UserError if it is of something else."""
     with (
       files.explained(f'{self._index_path}: cannot be read'),
@@ -200,7 +231,7 @@ class Results:
     # The last is empty, or torn: the process was killed while it wrote.
     head, lines = _parsed(texts[0]), [_from_text(text) for text in texts[1:-1]]
     found = {name: line for name, line in filter(None, lines)}
-    if restart:
+    if overwrite:
       return found
     if head is None or len(texts) == 1:
       raise errors.UserError(
@@ -252,7 +283,8 @@ def open_results(
   *,
   of: Mapping[str, str],
   images: Mapping[str, Mapping[str, Any]],
-  restart: bool = False,
+  overwrite: bool = False,
+  resume: bool = True,
 ) -> Iterator[Results]:
   """Opens the results of a command, to go on with them, for as long as the context lasts.
 
@@ -265,7 +297,8 @@ def open_results(
       of something else are not mixed with these.
     images: entry of the JSON's list `images` for each image that will be, or has been, made, by
       the name of its PNG without ending; at least 'id' and 'file_name'.
-    restart: start over; the files of images that are finished are removed first.
+    overwrite: start over; the files of images that are finished are removed first.
+    resume: go on with results of the same that are there; else they are refused.
 
   Raises:
     UserError: another process writes there, or it cannot be written; the place holds results of
@@ -276,7 +309,7 @@ def open_results(
   files.make_directory(os.path.dirname(path) or '.')
   lock = locks.hold(f'{path.removesuffix(".json")}.lock', f'the results {path}')
   with lock, _terminated_like_interrupted():
-    results = Results(path, info, of, images, restart)
+    results = Results(path, info, of, images, overwrite, resume)
     results.write_json()
     try:
       yield results

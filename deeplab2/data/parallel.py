@@ -1,4 +1,7 @@
-"""Many images over the cores of this machine: results in order, and how far they are."""
+"""Many images over the cores of this machine: results in order, and how far they are.
+
+Processes do what is bound by Python itself, threads what goes on next to the device.
+"""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
@@ -50,25 +53,69 @@ def in_order(
   with concurrent.futures.ProcessPoolExecutor(
     num_workers, context, initializer=_start_worker, initargs=(parent,)
   ) as pool:
-    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
-    most = 4 * num_workers
     try:
-      for task in tasks:
-        waiting.append(pool.submit(function, task))
-        while len(waiting) >= most:
-          result = waiting.popleft().result()
-          # Its neighbours are taken to be as large.
-          most = min(4 * num_workers, max(num_workers, _WAITING_BYTES // max(1, num_bytes(result))))
-          yield result
-      while waiting:
-        yield waiting.popleft().result()
+      yield from _in_order(pool, function, tasks, num_bytes, num_workers, 4 * num_workers)
     except concurrent.futures.process.BrokenProcessPool as error:
       raise errors.UserError(
         'a worker process was killed, probably for lack of memory; try fewer '
         f'than --num_workers={num_workers}.'
       ) from error
-    finally:
-      pool.shutdown(cancel_futures=True)
+
+
+def ahead(
+  function: Callable[[Task], Result],
+  tasks: Iterable[Task],
+  num_threads: int,
+  num_bytes: Callable[[Result], int] = lambda result: 0,
+) -> Iterator[Result]:
+  """Yields function(task) for each task in order, computed by threads while the caller does else.
+
+  For work that mostly runs outside of Python: decoding, array operations, compression. As few
+  results wait as with `in_order`, but even one alone where they are large.
+
+  Args:
+    function: the work.
+    tasks: drawn by the thread of the caller, no further ahead than results may wait.
+    num_threads: 0 computes every result when it is asked for.
+    num_bytes: memory that a result takes.
+
+  Raises:
+    What `function` raises passes, in its place in the order.
+  """
+  if num_threads == 0:
+    yield from map(function, tasks)
+    return
+  # How large results are is known from the first on: it is waited for.
+  with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+    yield from _in_order(pool, function, tasks, num_bytes, 1, 4 * num_threads, first=1)
+
+
+def _in_order(pool, function, tasks, num_bytes, fewest, most, first=None):
+  """Yields function(task) for each task in order, computed by a pool.
+
+  Args:
+    pool: a concurrent.futures.Executor.
+    function: the work.
+    tasks: its arguments.
+    num_bytes: memory that a result takes.
+    fewest: how many may be at work or wait, however large they are.
+    most: how many may, however small they are.
+    first: how many may before it is known how large they are; None for `most`.
+  """
+  waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+  allowed = first or most
+  try:
+    for task in tasks:
+      waiting.append(pool.submit(function, task))
+      while waiting and (len(waiting) >= allowed or waiting[0].done()):
+        result = waiting.popleft().result()
+        # Its neighbours are taken to be as large.
+        allowed = min(most, max(fewest, _WAITING_BYTES // max(1, num_bytes(result))))
+        yield result
+    while waiting:
+      yield waiting.popleft().result()
+  finally:
+    pool.shutdown(cancel_futures=True)
 
 
 def hide_accelerators() -> None:
@@ -111,10 +158,19 @@ def _start_worker(parent):
   threading.Thread(target=watch, daemon=True).start()
 
 
-def with_progress(items: Iterable[Result], total: int, title: str) -> Iterator[Result]:
-  """Yields `items`, showing a bar on a terminal and a line every 10 seconds elsewhere."""
+def with_progress(
+  items: Iterable[Result], total: int, title: str, unit: str = 'image'
+) -> Iterator[Result]:
+  """Yields `items`, showing a bar on a terminal and a line every 10 seconds elsewhere.
+
+  Args:
+    items: whatever is worked on.
+    total: how many they are.
+    title: what is done to them.
+    unit: what one of them is called.
+  """
   if sys.stderr.isatty():
-    yield from tqdm.tqdm(items, total=total, desc=title, unit='image')
+    yield from tqdm.tqdm(items, total=total, desc=title, unit=unit)
     return
   started = shown = time.monotonic()
   for done, item in enumerate(items, 1):
@@ -124,7 +180,7 @@ def with_progress(items: Iterable[Result], total: int, title: str) -> Iterator[R
       shown = now
       rate = done / (now - started)
       print(
-        f'{title}: {done}/{total} images, {rate:.1f}/s, {(total - done) / rate:.0f} s left',
+        f'{title}: {done}/{total} {unit}s, {rate:.1f}/s, {(total - done) / rate:.0f} s left',
         file=sys.stderr,
         flush=True,
       )

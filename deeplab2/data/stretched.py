@@ -59,6 +59,10 @@ class StretchedMap:
 
     return self._values[nearest(self._rows)][:, nearest(self._columns)]
 
+  def replaced(self, ids: np.ndarray, others: np.ndarray) -> 'StretchedMap':
+    """Returns the map with `others[i]`, [n], where this has `ids[i]`, [n] of `ids()`."""
+    return StretchedMap(others[np.searchsorted(ids, self._values)], self._rows, self._columns)
+
   def ids(self) -> np.ndarray:
     """Returns the distinct values of the map, ascending."""
     found: np.ndarray = np.unique(self._values[:1])

@@ -1,4 +1,4 @@
-"""Checks the results of each command line after it has ended with exit code 0 or 2."""
+"""Checks the results of each command line after it has ended in order."""
 
 import contextlib
 import hashlib

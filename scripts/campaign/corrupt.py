@@ -1,9 +1,10 @@
 """Corrupted inputs, each through the command line that would read it.
 
 A case copies good inputs to a directory of its own, spoils one file, and runs a command there. It
-must end with exit code 2 and one line on standard error that names the spoiled file, or with exit
-code 0 and a right result; without a traceback, a signal, a hang, or more than 4 GB; having written
-nowhere but to its output; and a refusal leaves every file that was there as it was.
+must end with exit code 2 (or 1, where all but what is spoiled is done) and one line on standard
+error that names the spoiled file, or with exit code 0 and a right result; without a traceback, a
+signal, a hang, or more than 4 GB; having written nowhere but to its output; and a refusal leaves
+every file that was there as it was.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -39,6 +40,9 @@ class Reader(NamedTuple):
   line: str  # `{here}` is the case's directory; it writes to `{here}/out`.
   # Called as (directory, exit code, output); AssertionError for a result that is not right.
   check: Callable[[pathlib.Path, int, str], None] = lambda directory, code, output: None
+  refusals: tuple[int, ...] = (
+    2,
+  )  # Exit codes; 1 is for work that is done but for what is spoiled.
 
   @property
   def inputs(self) -> set[str]:
@@ -110,6 +114,7 @@ PREDICT = Reader(
   'deeplab2.inference.predict --model={here}/exported --input={here}/own/images '
   '--output_dir={here}/out',
   checks.predicted,
+  refusals=(1, 2),
 )
 CONVERT = Reader(
   'checkpoint.convert',
@@ -323,7 +328,7 @@ def _outcome_of_exit(case, finished):
     return 'traceback'
   if finished.code == 0:
     return 'accepted, must be refused' if case.mutation.expected == 'refused' else 'right result'
-  if finished.code != 2:
+  if finished.code not in case.reader.refusals:
     return f'exit code {finished.code}'
   errors = [line for line in lines if line.startswith('error: ')]
   if len(errors) != 1 or lines[-1] != errors[0]:

@@ -148,7 +148,7 @@ class Job(NamedTuple):
   seconds: float  # The most that it may take.
   megabytes: float  # The same of resident memory.
   prepare: Callable[[], None] = lambda: None  # Makes the input, in a fork of its own.
-  # Called in the fork with the exit code 0 or 2 and the output; raises for a result that is not
+  # Called in the fork with the exit code and the output; raises for a result that is not
   # right.
   check: Callable[[int, str], None] = lambda code, output: None
 
@@ -238,7 +238,7 @@ def _main(job):
   sys.argv = job.command.words()[1:]
   os.chdir(job.directory)
   code = importlib.import_module(job.command.module).main(list(job.command.arguments))
-  if code not in (0, 2):
+  if code not in (0, 1, 2):
     return code
   sys.stdout.flush()
   sys.stderr.flush()

@@ -234,13 +234,13 @@ def test_results_of_other_classes_are_refused_with_advice_that_works(
   assert _run(script, tmp_path, instances) == 2
   said = _said(capsys)
   assert 'results of something else (classes ' in said
-  assert 'Write elsewhere, or give --restart to start over.' in said
+  assert 'Write elsewhere, or give --overwrite to start over.' in said
   assert _run(script, tmp_path, instances, output=tmp_path / 'other.json') == 0
   flags = [
     f'--annotations={tmp_path}/instances.json',
     f'--dataset={tmp_path}/mine.json',
     f'--output={tmp_path}/panoptic.json',
-    '--restart',
+    '--overwrite',
   ]
   assert script.main(flags) == 0
   assert json.loads((tmp_path / 'panoptic.json').read_text()) == json.loads(

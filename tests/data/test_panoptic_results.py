@@ -167,7 +167,7 @@ def test_damaged_lines_are_images_to_be_made_again(tmp_path, damage):
   index.write_bytes(b'\n'.join([lines[0], damage, lines[1], b'']))
   with _open(place) as results:
     assert results.notes('a', 1) is None and results.notes('b', 1) == {}
-  with _open(place, restart=True) as results:
+  with _open(place, overwrite=True) as results:
     assert results.notes('b', 1) is None
   assert (tmp_path / 'precious').read_text() == '12345'
 
@@ -178,12 +178,12 @@ def _refused(place, words, **changes):
   with pytest.raises(errors.UserError, match=words) as caught:
     with _open(place, **changes):
       pass
-  assert 'Write elsewhere, or give --restart to start over.' in str(caught.value)
+  assert 'Write elsewhere, or give --overwrite to start over.' in str(caught.value)
   after = {path: path.read_bytes() for path in place.rglob('*') if path.is_file()}
   assert after == before
   with _open(place / 'elsewhere', **changes):
     pass
-  with _open(place, restart=True, **changes) as results:
+  with _open(place, overwrite=True, **changes) as results:
     assert results.notes('a', 1) is None
   assert _read(place)['images'] == []
 
