@@ -146,6 +146,8 @@ def test_libraries_are_used_where_they_belong():
       assert not libraries & {'orbit', 'official'}, file
     if file not in ('deeplab2/metrics/instance_ap.py', 'deeplab2/data/coco_instances.py'):
       assert 'pycocotools' not in libraries, file
+    if not file.startswith('deeplab2/inference/video'):
+      assert 'av' not in libraries, f'{file} needs PyAV, which is optional'
 
 
 def test_graphs_run_without_python():

@@ -52,6 +52,25 @@ def overlay(image: np.ndarray, panoptic: np.ndarray, info: datasets.DatasetInfo)
   return np.asarray(_below(mixed_rows, _legend(segments, mixed_rows.width, _font(mixed_rows.size))))
 
 
+def video_frame(image: np.ndarray, panoptic: np.ndarray, info: datasets.DatasetInfo) -> np.ndarray:
+  """Draws a panoptic map over a frame of a video, with names on the segments.
+
+  All frames of a size are drawn at the same size, and the shade of a thing follows from its
+  instance number alone.
+
+  Args:
+    image: [h, w, 3] RGB 0..255; brought to the map's size if it has another one.
+    panoptic: [H, W] integer panoptic ids, whose numbers are those of things in the video.
+    info: numbering, names and colors of the classes.
+
+  Returns:
+    [H', W', 3] uint8, the map at a whole multiple of its size.
+  """
+  scale = _scale(panoptic.shape)
+  segments, index = _segments(panoptic, info, by_number=True)
+  return np.asarray(_drawn(_enlarged(image, panoptic.shape, scale), index, segments, scale))
+
+
 def panel(
   image: np.ndarray,
   prediction: np.ndarray,
@@ -94,8 +113,11 @@ def colorize(panoptic: np.ndarray, info: datasets.DatasetInfo) -> np.ndarray:
   return palette.round().astype(np.uint8)[index]
 
 
-def _segments(panoptic, info):
-  """Returns the segments, and the map [H, W] of indices into them, -1 where there is none."""
+def _segments(panoptic, info, by_number=False):
+  """Returns the segments, and the map [H, W] of indices into them, -1 where there is none.
+
+  Things are shaded by their instance numbers, or by their order in this map.
+  """
   space = info.label_space
   unstretched = stretched.unstretched(np.asarray(panoptic))
   ids = unstretched.ids()
@@ -113,6 +135,8 @@ def _segments(panoptic, info):
       name += ' (crowd)'
     elif is_thing:
       order = seen[class_id] = seen.get(class_id, -1) + 1
+      if by_number:
+        order = instance - 1
     segments.append(_Segment(name, _shade(info.colors[class_id], order), area, is_thing))
   index = np.concatenate(
     [number_of[np.searchsorted(ids, strip)] for _, strip in unstretched.strips()]

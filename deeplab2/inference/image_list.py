@@ -2,15 +2,20 @@
 
 import collections
 from collections.abc import Mapping, Sequence
+import glob
 import os
 from typing import Any, NamedTuple
 
 from deeplab2 import errors
+from deeplab2 import files
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from deeplab2.data import images as images_lib
 from deeplab2.data import json_fields
 from deeplab2.data import panoptic_results
+
+# A file that lists images, one path a line, relative to where it lies.
+LIST_ENDING = '.txt'
 
 
 class Image(NamedTuple):
@@ -23,28 +28,99 @@ class Image(NamedTuple):
 
 
 class Found(NamedTuple):
-  """The image files of a directory and all below it."""
+  """The image files that --input names."""
 
-  paths: list[str]  # Relative to the directory, sorted.
+  root: str  # The directory that `paths` are relative to.
+  paths: list[str]  # Each once.
   others: collections.Counter  # Number of other files by ending.
 
 
-def find(root: str, results: Sequence[str] = ()) -> Found:
-  """Lists the image files of a directory and of all directories in it, or `root` itself.
-
-  Hidden files are no images, and neither are the results of an earlier prediction.
+def find(inputs: Sequence[str], results: Sequence[str] = (), *, is_recursive: bool = True) -> Found:
+  """Lists the image files that an input names.
 
   Args:
-    root: a directory, or an image file, which counts whatever its ending.
+    inputs: one of: an image file, which counts whatever its ending; a directory, whose images are
+      sorted; a list file (`LIST_ENDING`), in its order; a pattern, if there is no file of this very
+      name. Or several image files.
     results: directories that are left out.
+    is_recursive: whether the directories in a directory are searched too.
 
   Raises:
     UserError: there is no such place, or no image in it.
   """
-  if os.path.isfile(root):
-    return Found([os.path.basename(root)], collections.Counter())
-  if not os.path.isdir(root):
-    raise errors.UserError(f'--input={root}: no such image or directory.')
+  if len(inputs) > 1:
+    for path in inputs:
+      if os.path.isdir(path):
+        raise errors.UserError(
+          f'--input: {path} is a directory; give several images, or one directory.'
+        )
+    return _listed(list(inputs), collections.Counter())
+  [place] = inputs
+  if os.path.isdir(place):
+    return _in_directory(place, results, is_recursive)
+  if os.path.isfile(place) and place.lower().endswith(LIST_ENDING):
+    return _listed(_read_list(place), collections.Counter())
+  if os.path.isfile(place):
+    return _listed([place], collections.Counter())
+  if files.is_pattern(place):
+    return _matching(place)
+  raise errors.UserError(f'--input={place}: no such image, directory or video.')
+
+
+def _listed(paths, others):
+  """Returns what paths name, relative to the lowest directory that holds all."""
+  unique = list(dict.fromkeys(map(os.path.normpath, paths)))
+  directories = [os.path.dirname(path) for path in unique]
+  absolute = [os.path.abspath(directory) for directory in directories]
+  root = directories[0] if len(set(directories)) == 1 else os.path.commonpath(absolute)
+  return Found(root, [os.path.relpath(path, root or '.') for path in unique], others)
+
+
+def _read_list(list_path):
+  """Returns the paths of a list file, as the caller would name them."""
+  directory, paths = os.path.dirname(list_path), []
+  for number, line in enumerate(files.read_text(list_path).splitlines(), 1):
+    if not line.strip():
+      continue
+    try:
+      path = os.path.join(directory, files.expand(line.strip()))
+    except errors.UserError as error:
+      raise errors.UserError(f'{list_path}:{number}: {error}') from error
+    if os.path.isdir(path):
+      raise errors.UserError(f'{list_path}:{number}: {path} is a directory; must be an image.')
+    paths.append(path)
+  if not paths:
+    raise errors.UserError(f'--input={list_path}: the list is empty; must hold a path a line.')
+  return paths
+
+
+def _matching(pattern):
+  """Returns the images that a pattern matches; `**` stands for any directories."""
+  # The directory may be literal where the file name is the pattern.
+  directory, name = os.path.split(pattern)
+  if os.path.isdir(directory):
+    pattern = os.path.join(glob.escape(directory), name)
+  others: collections.Counter[str] = collections.Counter()
+  paths = []
+  for path in sorted(glob.glob(pattern, recursive=True)):
+    name = os.path.basename(path)
+    if images_lib.is_image(name) and not os.path.isdir(path):
+      paths.append(path)
+    elif not os.path.isdir(path):
+      others[os.path.splitext(name)[1].lower() or name] += 1
+  if not paths:
+    raise errors.UserError(
+      f'--input={pattern}: no image ({", ".join(images_lib.ENDINGS)}) matches; write ** for '
+      'directories in directories.'
+    )
+  return _listed(paths, others)
+
+
+def _in_directory(root, results, is_recursive):
+  """Returns the images of a directory.
+
+  Hidden files are no images, and neither are the results of an earlier prediction.
+  """
   paths: list[str] = []
   others: collections.Counter[str] = collections.Counter()
   seen = set(map(os.path.realpath, results))
@@ -63,7 +139,7 @@ def find(root: str, results: Sequence[str] = ()) -> Found:
       if real not in seen and name not in made and not name.startswith('.'):
         seen.add(real)
         kept.append(name)
-    below[:] = kept
+    below[:] = kept if is_recursive else []
     for name in names:
       path = os.path.join(directory, name)
       # A link that leads nowhere is an image that cannot be read; a pipe is none.
@@ -73,10 +149,11 @@ def find(root: str, results: Sequence[str] = ()) -> Found:
       else:
         others[os.path.splitext(name)[1].lower() or name] += 1
   if not paths:
+    below_it = ' or below it' if is_recursive else '; --recursive searches those in it'
     raise errors.UserError(
-      f'--input={root}: no image ({", ".join(images_lib.ENDINGS)}) in this directory or below it.'
+      f'--input={root}: no image ({", ".join(images_lib.ENDINGS)}) in this directory{below_it}.'
     )
-  return Found(sorted(paths), others)
+  return Found(root, sorted(paths), others)
 
 
 def by_rule(root: str, paths: Sequence[str], info: datasets.DatasetInfo) -> list[Image]:
@@ -106,7 +183,7 @@ def by_ground_truth(
   the one that follows from it (Cityscapes' JSON holds names of files that do not exist).
 
   Args:
-    root: the directory of `paths`, or the image itself.
+    root: the directory of `paths`.
     paths: as of `find`.
     info: the dataset.
     json_path: of the ground truth.
@@ -191,9 +268,8 @@ def _named(root, listed):
     'results of the name',
     'Rename one of them.',
   )
-  directory = root if os.path.isdir(root) else os.path.dirname(root)
   return [
-    Image(os.path.join(directory, path), stem, entry, _size(entry))
+    Image(os.path.join(root, path), stem, entry, _size(entry))
     for stem, (path, entry) in zip(stems, listed, strict=True)
   ]
 

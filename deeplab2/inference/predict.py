@@ -1,13 +1,20 @@
-"""Segments images with an exported model.
+"""Segments images or a video with an exported model.
 
-  python -m deeplab2.inference.predict --model=DIRECTORY --input=IMAGE_OR_DIRECTORY \
-      --output_dir=DIRECTORY [--images_json=GROUND_TRUTH.json]
+  python -m deeplab2.inference.predict --model=DIRECTORY --input=INPUT --output_dir=DIRECTORY \
+      [--images_json=GROUND_TRUTH.json]
 
-Reads all images of a directory and of the directories in it. Writes for every image NAME:
-`panoptic/NAME.png` (COCO panoptic ids) and `overlay/NAME.png` (the image with its segments and
-their names, at most 4096 pixels a side), and `panoptic.json`, one COCO panoptic JSON for all, which
-is valid at any moment. Stopped at whatever point, the same command goes on with the images that are
-missing or have changed since. An image that cannot be read is named; the others are kept.
+INPUT is an image (JPEG, PNG, WebP, BMP, TIFF, GIF) or several, a directory of images (with all
+directories in it, unless --no-recursive is given), a pattern ('photos/**/*.jpg'), a .txt file with
+a path a line, relative to where it lies, or a video (pip install 'deeplab2-remax[video]').
+
+Writes for every image NAME: `panoptic/NAME.png` (COCO panoptic ids) and `overlay/NAME.png` (the
+image with its segments and their names, at most 4096 pixels a side), and `panoptic.json`, one COCO
+panoptic JSON for all, which is valid at any moment. Of a video NAME, every frame has its
+`panoptic/NAME_000001.png`, and the overlay is one video, `overlay/NAME.mp4`, with the same times
+and sound; things keep their colours from frame to frame where their masks overlap.
+
+Stopped at whatever point, the same command goes on with the images that are missing or have changed
+since. An image that cannot be read is named; the others are kept, and the exit code is 1.
 
 Image ids are those of --images_json, the annotations of these images. Without it they follow from
 the names: the number, if a name is all digits, else the name, less `_leftImg8bit` for Cityscapes.
@@ -17,20 +24,15 @@ import argparse
 import os
 import sys
 
-import PIL.Image
-import tensorflow as tf
-import tqdm
-
 from deeplab2 import command_line
 from deeplab2 import errors
-from deeplab2 import files
-from deeplab2.data import images as images_lib
-from deeplab2.data import labels
-from deeplab2.data import panoptic_results
 from deeplab2.data import parallel
-from deeplab2.inference import drawing
+from deeplab2.inference import batches
 from deeplab2.inference import image_list
+from deeplab2.inference import image_prediction
 from deeplab2.inference import saved_model
+from deeplab2.inference import video
+from deeplab2.inference import video_prediction
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -40,118 +42,50 @@ def predict(options: argparse.Namespace) -> None:
     options: the parsed flags.
 
   Raises:
-    UserError: model or input is missing, ids are not unique, the output cannot be written or holds
-      something else, or some images could not be read; in the last case the others are segmented
-      and written all the same.
+    UserError: model or input is missing, ids are not unique, or the output cannot be written or
+      holds something else.
+    LeftOut: some images, or a part of the video, could not be read; the others are segmented and
+      written all the same.
   """
+  found = None
+  videos = list(filter(video.is_video, options.input))
+  if videos and os.path.isfile(videos[0]):
+    _check_video(options)
+    video.import_av(videos[0])
+  else:
+    found = image_list.find(options.input, [options.output_dir], is_recursive=options.recursive)
   model = saved_model.load(options.model)
-  images = _images(options, model.info)
-  json_path = os.path.join(options.output_dir, 'panoptic.json')
-  failed: list[str] = []
-  with panoptic_results.open_results(
-    json_path,
-    model.info,
-    of={'model': model.fingerprint},
-    restart=options.restart,
-    images={image.name: image.entry for image in images},
-  ) as results:
-    todo, finished = [], 0
-    for image in images:
-      try:
-        stamp = [*panoptic_results.file_stamp(image.path), image.size and list(image.size)]
-      except errors.UserError as error:
-        _leave_out(results, image, error, failed)
-        continue
-      if results.notes(image.name, stamp) is None:
-        todo.append((image, stamp))
-      else:
-        finished += 1
-    if finished:
-      print(
-        f'{finished} of {len(images)} images are finished in {options.output_dir}; going on '
-        f'with {len(todo)}.'
-      )
-    done = (
-      _segment(model, image, stamp, results, options.output_dir, failed) for image, stamp in todo
-    )
-    for _ in parallel.with_progress(done, len(todo), 'segmenting'):
-      pass
-    print(f'Segmented {len(results)} of {len(images)} images into {options.output_dir}')
-  if failed:
-    raise errors.UserError(f'{len(failed)} images were left out: {" ".join(failed)}')
-
-
-def _images(options, info):
-  """Returns the images to segment, with ids; says what is left out."""
-  found = image_list.find(options.input, [options.output_dir])
-  if found.others:
-    endings = ', '.join(f'{ending} {count}' for ending, count in sorted(found.others.items())[:10])
-    print(f'Left out {found.others.total()} files that are no images by their names ({endings}).')
-  if options.images_json is None:
-    return image_list.by_rule(options.input, found.paths, info)
-  images, unlisted, missing = image_list.by_ground_truth(
-    options.input,
-    found.paths,
-    info,
-    options.images_json,
-    skip_unlisted=options.on_unlisted == 'skip',
-  )
-  if unlisted:
-    print(f'Left out {len(unlisted)} images that {options.images_json} does not list.')
-  if missing:
-    print(
-      f'{options.images_json} lists {len(missing)} images that are not in {options.input}, '
-      f'first {missing[0]}: a comparison with it will miss them.'
-    )
-  return images
-
-
-def _segment(model, image, stamp, results, output_dir, failed):
-  """Segments one image and keeps its results, or leaves it out."""
-  try:
-    if image.path != image.path.encode(errors='replace').decode():
-      raise errors.UserError(f'{image.path!r}: the name is not UTF-8; rename the image.')
-    pixels = images_lib.read(image.path)
-    if image.size is not None and image.size != pixels.shape[:2]:
-      raise errors.UserError(
-        f'{image.path}: is {pixels.shape[0]}x{pixels.shape[1]} (height x width), but its '
-        f'ground truth is {image.size[0]}x{image.size[1]}.'
-      )
-    panoptic = _panoptic_map(model, image, pixels)
-  except errors.UserError as error:
-    _leave_out(results, image, error, failed)
-    return
-  overlay = os.path.join(output_dir, 'overlay', f'{image.name}.png')
-  drawn = drawing.overlay(pixels, panoptic.reduced(drawing.LARGEST_SIDE), model.info)
-  files.write_whole(overlay, lambda place: PIL.Image.fromarray(drawn).save(place))
-  results.add(image.name, panoptic, stamp, other_files=[overlay])
-
-
-def _panoptic_map(model, image, pixels):
-  """Returns the panoptic map of an image; UserError if the model cannot make one."""
-  try:
-    panoptic = model.panoptic(pixels)
-  except tf.errors.OpError as error:
+  if options.batch_size > 1 and not batches.takes_batches(model):
     raise errors.UserError(
-      f'{image.path}: the model cannot segment it ({files.reason(error)}).'
-    ) from error
-  problem = labels.find_problem(panoptic.ids(), model.info.label_space)
-  if problem:
-    raise errors.UserError(f'{image.path}: the model does not fit its own classes: {problem}')
-  return panoptic
+      f'--batch_size={options.batch_size}: {options.model} was exported by a version without '
+      'batches; export it again, or take --batch_size=1.'
+    )
+  if found is None:
+    video_prediction.predict(model, videos[0], options)
+  else:
+    image_prediction.predict(model, found, options)
 
 
-def _leave_out(results, image, error, failed):
-  results.discard(image.name)
-  tqdm.tqdm.write(f'left out: {error}', file=sys.stderr)
-  failed.append(str(error))
+def _check_video(options):
+  """Refuses what is not for a video."""
+  if len(options.input) > 1:
+    raise errors.UserError(
+      f'--input: {len(options.input)} files with a video; give one video at a time.'
+    )
+  if options.images_json is not None:
+    raise errors.UserError('--images_json is for images; leave it out for a video.')
 
 
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
   parser.add_path('--model', required=True, help='SavedModel written by deeplab2.inference.export.')
-  parser.add_path('--input', required=True, help='An image, or a directory of them.')
+  parser.add_path(
+    '--input',
+    required=True,
+    nargs='+',
+    help='Images, a directory of them, a pattern, a list of paths in a .txt file, or a video.',
+  )
   parser.add_path('--output_dir', required=True, help='Directory to write to.')
   parser.add_path(
     '--images_json', help='COCO JSON of the ground truth, whose list `images` gives the image ids.'
@@ -163,8 +97,41 @@ def main(arguments: list[str] | None = None) -> int:
     help='What to do with images that --images_json does not list.',
   )
   parser.add_argument(
-    '--restart', action='store_true', help='Start over where --output_dir holds results already.'
+    '--recursive',
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help='Whether the directories in a directory are searched too.',
   )
+  parser.add_argument(
+    '--overlay',
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help='Whether to draw the segments over the images, or over the video.',
+  )
+  parser.add_argument(
+    '--batch_size',
+    type=command_line.integer_from(1),
+    default=1,
+    help='How many images the network takes at a time; pays on a GPU.',
+  )
+  parser.add_argument(
+    '--num_workers',
+    type=command_line.integer_from(0),
+    default=min(8, parallel.usable_cores()),
+    help='Threads that read, and as many that draw and write, while the device computes; 0 does '
+    'one thing after the other, with the least memory.',
+  )
+  existing = parser.add_mutually_exclusive_group()
+  existing.add_argument(
+    '--resume',
+    action=argparse.BooleanOptionalAction,
+    help='Go on where --output_dir holds results of the same model and input, as is done anyway; '
+    '--no-resume refuses a directory with results.',
+  )
+  existing.add_argument(
+    '--overwrite', action='store_true', help='Start over where --output_dir holds results already.'
+  )
+  parser.add_old_name('--restart', '--overwrite')
   return command_line.run(lambda: predict(parser.parse_args(arguments)))
 
 

@@ -42,7 +42,7 @@ def test_directories_in_directories_and_every_ending(tmp_path):
   )
   os.mkfifo(tmp_path / 'in' / 'pipe.png')
   os.symlink('nowhere', tmp_path / 'in' / 'link.png')
-  found = image_list.find(root)
+  found = image_list.find([root])
   assert found.paths == sorted([*names, 'link.png'])
   assert found.others == {'.txt': 2, 'README': 1, '.DS_Store': 1, '.jpg': 1, '.png': 1}
 
@@ -53,7 +53,7 @@ def test_links_are_followed_once(tmp_path):
   root.mkdir()
   os.symlink(tmp_path / 'disk' / 'val', root / 'val')
   os.symlink(root, tmp_path / 'disk' / 'val' / 'loop')
-  assert image_list.find(str(root)).paths == ['val/a.png']
+  assert image_list.find([str(root)]).paths == ['val/a.png']
 
 
 def test_results_are_no_input(tmp_path):
@@ -68,17 +68,80 @@ def test_results_are_no_input(tmp_path):
     'earlier/overlay/a.png',
     'earlier/c.png',
   )
-  found = image_list.find(root, [str(tmp_path / 'out')])
+  found = image_list.find([root], [str(tmp_path / 'out')])
   assert found.paths == ['a.png', 'earlier/c.png', 'overlay/b.png']
 
 
 def test_places_without_images(tmp_path):
-  with pytest.raises(errors.UserError, match='--input=.*none: no such image or directory'):
-    image_list.find(str(tmp_path / 'none'))
+  with pytest.raises(errors.UserError, match='--input=.*none: no such image, directory or video'):
+    image_list.find([str(tmp_path / 'none')])
   root = _touch(tmp_path, 'a.txt')
   with pytest.raises(errors.UserError, match=r'no image \(\.jpg, .*\.tiff\) in this directory'):
-    image_list.find(root)
-  assert image_list.find(str(tmp_path / 'a.txt')).paths == ['a.txt'], 'a file counts as it is'
+    image_list.find([root])
+  (tmp_path / 'a.bin').touch()
+  found = image_list.find([str(tmp_path / 'a.bin')])
+  assert found.paths == ['a.bin'], 'a file counts as it is'
+
+
+def test_a_directory_alone(tmp_path):
+  root = _touch(tmp_path, 'b.png', 'a.jpg', 'more/c.png', 'notes.md')
+  found = image_list.find([root], is_recursive=False)
+  assert found.paths == ['a.jpg', 'b.png'] and found.others == {'.md': 1}
+  with pytest.raises(errors.UserError, match='no image .* in this directory; --recursive searches'):
+    image_list.find([_touch(tmp_path / 'in', 'more/c.png')], is_recursive=False)
+  assert image_list.find([str(tmp_path / 'in')]).paths == ['more/c.png']
+
+
+def test_several_images(tmp_path):
+  root = _touch(tmp_path, 'b.png', 'deep/a.jpg', 'c.bin')
+  paths = [f'{root}/b.png', f'{root}/deep/a.jpg', f'{root}/c.bin', f'{root}/deep/../b.png']
+  found = image_list.find(paths)
+  assert (found.root, found.paths) == (root, ['b.png', 'deep/a.jpg', 'c.bin'])
+  with pytest.raises(errors.UserError, match='deep is a directory; give several images, or one'):
+    image_list.find([f'{root}/b.png', f'{root}/deep'])
+
+
+def test_patterns(tmp_path, monkeypatch):
+  root = _touch(
+    tmp_path, 'a1.png', 'a2.jpg', 'a3.txt', 'b.png', 'in/a.png', 'in/deep/c.PNG', 'a*.gif'
+  )
+  found = image_list.find([f'{root}/a[12].*'])
+  assert (found.root, found.paths) == (root, ['a1.png', 'a2.jpg'])
+  assert image_list.find([f'{root}/a*']).others == {'.txt': 1}
+  found = image_list.find([f'{root}/**/*.[pP][nN][gG]'])
+  assert found.paths == ['a1.png', 'b.png', 'in/a.png', 'in/deep/c.PNG']
+  assert image_list.find([f'{root}/a*.gif']).paths == ['a*.gif'], 'a file of this very name'
+  monkeypatch.chdir(tmp_path)
+  found = image_list.find(['*.png'])
+  assert (found.root, found.paths) == ('', ['a1.png', 'b.png'])
+  with pytest.raises(errors.UserError, match=r'no image .* matches; write \*\* for directories'):
+    image_list.find(['*/c.*'])
+  assert image_list.find(['**/c.*']).paths == ['c.PNG']
+
+
+def test_a_pattern_in_a_directory_with_a_hostile_name(tmp_path):
+  root = _touch(tmp_path / 'run[1]', 'a.png', 'b.jpg')
+  assert image_list.find([f'{root}/*.png']).paths == ['a.png']
+
+
+def test_list_files(tmp_path, monkeypatch):
+  root = _touch(tmp_path, 'b.png', 'deep/a b.jpg', 'lists/c.png')
+  monkeypatch.setenv('HOME', root)
+  (tmp_path / 'lists' / 'all.txt').write_text(
+    f'../b.png\r\n\nc.png\n{root}/deep/a b.jpg\n~/b.png\nnone.png', encoding='utf-8-sig'
+  )
+  found = image_list.find([f'{root}/lists/all.txt'])
+  assert found.root == root
+  assert found.paths == ['b.png', 'lists/c.png', 'deep/a b.jpg', 'lists/none.png']
+  for text, words in (
+    ('\n \n', 'the list is empty; must hold a path a line'),
+    ('b.png\ndeep\n', r'bad.txt:2: .*deep is a directory; must be an image'),
+    ('b\0.png', r'bad.txt:1: .* NUL'),
+    (b'\xff.png', 'is not UTF-8'),
+  ):
+    (tmp_path / 'bad.txt').write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(errors.UserError, match=words):
+      image_list.find([f'{root}/bad.txt'])
 
 
 def test_ids_by_the_rule(tmp_path):
