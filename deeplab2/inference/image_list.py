@@ -63,7 +63,7 @@ def find(inputs: Sequence[str], results: Sequence[str] = (), *, is_recursive: bo
   if os.path.isfile(place):
     return _listed([place], collections.Counter())
   if files.is_pattern(place):
-    return _matching(place)
+    return _matching(place, results)
   raise errors.UserError(f'--input={place}: no such image, directory or video.')
 
 
@@ -79,11 +79,12 @@ def _listed(paths, others):
 def _read_list(list_path):
   """Returns the paths of a list file, as the caller would name them."""
   directory, paths = os.path.dirname(list_path), []
-  for number, line in enumerate(files.read_text(list_path).splitlines(), 1):
+  for number, line in enumerate(files.read_text(list_path).split('\n'), 1):
+    line = line.removesuffix('\r')  # Spaces may be part of a name.
     if not line.strip():
       continue
     try:
-      path = os.path.join(directory, files.expand(line.strip()))
+      path = os.path.join(directory, files.expand(line))
     except errors.UserError as error:
       raise errors.UserError(f'{list_path}:{number}: {error}') from error
     if os.path.isdir(path):
@@ -94,19 +95,22 @@ def _read_list(list_path):
   return paths
 
 
-def _matching(pattern):
-  """Returns the images that a pattern matches; `**` stands for any directories."""
+def _matching(pattern, results):
+  """Returns the images that a pattern matches, but for results; `**` stands for any directories."""
   # The directory may be literal where the file name is the pattern.
   directory, name = os.path.split(pattern)
   if os.path.isdir(directory):
     pattern = os.path.join(glob.escape(directory), name)
   others: collections.Counter[str] = collections.Counter()
   paths = []
+  made = tuple(os.path.join(os.path.realpath(directory), '') for directory in results)
   for path in sorted(glob.glob(pattern, recursive=True)):
     name = os.path.basename(path)
-    if images_lib.is_image(name) and not os.path.isdir(path):
+    if os.path.isdir(path) or os.path.realpath(path).startswith(made):
+      continue
+    if images_lib.is_image(name):
       paths.append(path)
-    elif not os.path.isdir(path):
+    else:
       others[os.path.splitext(name)[1].lower() or name] += 1
   if not paths:
     raise errors.UserError(

@@ -111,6 +111,8 @@ def test_patterns(tmp_path, monkeypatch):
   found = image_list.find([f'{root}/**/*.[pP][nN][gG]'])
   assert found.paths == ['a1.png', 'b.png', 'in/a.png', 'in/deep/c.PNG']
   assert image_list.find([f'{root}/a*.gif']).paths == ['a*.gif'], 'a file of this very name'
+  found = image_list.find([f'{root}/**/*.[pP][nN][gG]'], [f'{root}/in'])
+  assert found.paths == ['a1.png', 'b.png'], 'results are no input'
   monkeypatch.chdir(tmp_path)
   found = image_list.find(['*.png'])
   assert (found.root, found.paths) == ('', ['a1.png', 'b.png'])
@@ -128,11 +130,11 @@ def test_list_files(tmp_path, monkeypatch):
   root = _touch(tmp_path, 'b.png', 'deep/a b.jpg', 'lists/c.png')
   monkeypatch.setenv('HOME', root)
   (tmp_path / 'lists' / 'all.txt').write_text(
-    f'../b.png\r\n\nc.png\n{root}/deep/a b.jpg\n~/b.png\nnone.png', encoding='utf-8-sig'
+    f'../b.png\r\n\nc.png\n{root}/deep/a b.jpg\n~/b.png\nnone .png', encoding='utf-8-sig'
   )
   found = image_list.find([f'{root}/lists/all.txt'])
   assert found.root == root
-  assert found.paths == ['b.png', 'lists/c.png', 'deep/a b.jpg', 'lists/none.png']
+  assert found.paths == ['b.png', 'lists/c.png', 'deep/a b.jpg', 'lists/none .png']
   for text, words in (
     ('\n \n', 'the list is empty; must hold a path a line'),
     ('b.png\ndeep\n', r'bad.txt:2: .*deep is a directory; must be an image'),
