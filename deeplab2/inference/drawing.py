@@ -180,20 +180,27 @@ def _drawn(image, index, segments, scale):
   index = index.repeat(scale, 0).repeat(scale, 1)
   # Only light and shade of the image: its own colours would mix with those of the classes.
   grey = np.asarray(image.convert('L'))
-  palette = np.array([segment.color for segment in segments] + [np.zeros(3)], np.float32)
+  mixes = _mixes(segments)
   outlines = _outlines(index, max(1, round(max(image.size) / 640)))
   mixed_rows = np.empty([*index.shape, 3], np.uint8)
   for top in range(0, index.shape[0], _STRIP_ROWS):
     rows = slice(top, top + _STRIP_ROWS)
-    opacities = np.where(index[rows] >= 0, _OPACITY, 1 - _GREY).astype(np.float32)[..., np.newaxis]
-    mixed = opacities * palette[index[rows]] + (1 - opacities) * grey[rows, :, np.newaxis].astype(
-      np.float32
-    )
-    mixed[outlines[rows]] = 255
-    mixed_rows[rows] = mixed.round()
+    # Pixels of no segment have index -1, the last row of the table.
+    places = index[rows] % (len(segments) + 1) * 256 + grey[rows]
+    mixed_rows[rows] = mixes.take(places, 0)
+    mixed_rows[rows][outlines[rows]] = 255
   drawn = PIL.Image.fromarray(mixed_rows)
   _write_names(drawn, index, segments)
   return drawn
+
+
+def _mixes(segments):
+  """Returns [(n + 1) 256, 3] uint8: a segment's colour over each grey; the last is of none."""
+  palette = np.array([segment.color for segment in segments] + [np.zeros(3)], np.float32)
+  opacities = np.array([_OPACITY] * len(segments) + [1 - _GREY], np.float32)[:, None, None]
+  greys = np.arange(256, dtype=np.float32)[:, np.newaxis]
+  mixed = opacities * palette[:, np.newaxis] + (1 - opacities) * greys
+  return mixed.round().astype(np.uint8).reshape(-1, 3)
 
 
 def _outlines(index, width):

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from typing import Any, NamedTuple
+import zlib
 
 import PIL.Image
 import tqdm
@@ -144,7 +145,9 @@ def _write(info, results, overlay_dir, item):
   if overlay_dir:
     overlay = os.path.join(overlay_dir, 'overlay', f'{name}.png')
     drawn = drawing.overlay(item.pixels, item.panoptic.reduced(drawing.LARGEST_SIDE), info)
-    files.write_whole(overlay, lambda place: PIL.Image.fromarray(drawn).save(place))
+    # A quarter of the time of zlib's default, for files that are a tenth larger.
+    fast = {'compress_type': zlib.Z_RLE}
+    files.write_whole(overlay, lambda place: PIL.Image.fromarray(drawn).save(place, **fast))
     other_files.append(overlay)
   return item, results.write(name, item.panoptic), other_files
 
