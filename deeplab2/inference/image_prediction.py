@@ -1,7 +1,8 @@
 """Segments the images that --input names: panoptic PNGs and their JSON, and overlays."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import contextlib
 import functools
 import os
 import sys
@@ -46,14 +47,7 @@ def predict(
   """
   images = _images(found, options, model.info)
   failed: list[str] = []
-  with panoptic_results.open_results(
-    os.path.join(options.output_dir, 'panoptic.json'),
-    model.info,
-    of={'model': model.fingerprint},
-    overwrite=options.overwrite,
-    resume=options.resume is not False,
-    images={image.name: image.entry for image in images},
-  ) as results:
+  with open_results(model, {image.name: image.entry for image in images}, options) as results:
     todo = _todo(images, results, failed)
     if len(todo) + len(failed) < len(images):
       print(
@@ -79,6 +73,20 @@ def predict(
     )
   if failed:
     raise errors.LeftOut(f'{len(failed)} of {len(images)} images were left out: {" ".join(failed)}')
+
+
+def open_results(
+  model: saved_model.Exported, images: Mapping[str, Mapping[str, Any]], options: argparse.Namespace
+) -> contextlib.AbstractContextManager[panoptic_results.Results]:
+  """Opens the results that the flags of `predict` ask for; see panoptic_results.open_results."""
+  return panoptic_results.open_results(
+    os.path.join(options.output_dir, 'panoptic.json'),
+    model.info,
+    of={'model': model.fingerprint},
+    overwrite=options.overwrite,
+    resume=options.resume is not False,
+    images=images,
+  )
 
 
 def _images(found, options, info):

@@ -19,6 +19,7 @@ from deeplab2.data import stretched
 from deeplab2.inference import association
 from deeplab2.inference import batches
 from deeplab2.inference import drawing
+from deeplab2.inference import image_prediction
 from deeplab2.inference import saved_model
 from deeplab2.inference import video
 from deeplab2.inference import video_writer
@@ -61,14 +62,7 @@ def predict(model: saved_model.Exported, path: str, options: argparse.Namespace)
     for number in range(1, source.num_frames + 1):
       name = _name(source, number)
       images[name] = {'id': name, 'file_name': f'{name}.png'}
-    with panoptic_results.open_results(
-      os.path.join(options.output_dir, 'panoptic.json'),
-      model.info,
-      of={'model': model.fingerprint},
-      overwrite=options.overwrite,
-      resume=options.resume is not False,
-      images=images,
-    ) as results:
+    with image_prediction.open_results(model, images, options) as results:
       problem = _Prediction(model, source, results, options).run()
   if problem:
     raise errors.LeftOut(f'{path}: {problem}.')
