@@ -26,8 +26,8 @@ _EXPECTED = 'give a path, a uint8 array [height, width, 3], a PIL image or a tf.
 def pixels(image: ImageInput, name: str = 'image') -> np.ndarray:
   """Returns the pixels of an image, uint8 RGB [H, W, 3].
 
-  Files are read as everywhere (data/images.py): turned upright as EXIF says. Of a PIL image the
-  pixels are taken as they are, as its owner sees its size.
+  Files are read as everywhere (data/images.py): turned upright as EXIF says, over white where they
+  are transparent. So is a PIL image, but not turned, as its owner sees its size.
 
   Args:
     image: a path, a PIL image, or an array or tensor, which must be uint8 [H, W, 3].
@@ -40,7 +40,7 @@ def pixels(image: ImageInput, name: str = 'image') -> np.ndarray:
     return images.read(files.expand(os.fspath(image)))
   if isinstance(image, PIL.Image.Image):
     try:
-      return images.rgb(image)
+      return images.rgb(image, background=255)
     except (OSError, ValueError) as error:
       raise errors.UserError(
         f'{name}: a PIL image of mode {image.mode} that cannot be read ({files.reason(error)}).'

@@ -35,6 +35,9 @@ def test_pil_images_of_other_modes():
   np.testing.assert_array_equal(inputs.pixels(deep), PIXELS[..., [0, 0, 0]])
   with pytest.raises(errors.UserError, match='mode F that cannot be read .32 bits'):
     inputs.pixels(PIL.Image.fromarray(PIXELS[..., 0].astype(np.float32)))
+  clear = PIL.Image.fromarray(np.dstack([PIXELS, np.full(PIXELS.shape[:2], 51, np.uint8)]))
+  over_white = np.round(0.2 * PIXELS + 0.8 * 255)
+  np.testing.assert_array_equal(inputs.pixels(clear), over_white)
 
 
 @pytest.mark.parametrize(
