@@ -10,6 +10,7 @@ import PIL.Image
 import PIL.ImageOps
 import tensorflow as tf
 
+from deeplab2.config import load
 from deeplab2.data import coco_panoptic
 from deeplab2.data import datasets
 from deeplab2.data import framing
@@ -80,19 +81,45 @@ def _tensors(prefix, part):
   """Returns digests of the tensors of a checkpoint whose keys contain `part`."""
   reader = tf.train.load_checkpoint(str(prefix))
   return {
-    hashlib.sha256(np.ascontiguousarray(reader.get_tensor(key)).tobytes()).hexdigest()
-    for key in reader.get_variable_to_shape_map()
-    if part in key
+    _digest(reader.get_tensor(key)) for key in reader.get_variable_to_shape_map() if part in key
   }
 
 
-def _assert_saved(found, directory):
-  """Compares digests with those of the checkpoints as they were made, spoiled or not."""
+def _digest(values):
+  return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+def _of_norms(prefix, epsilon):
+  """Returns digests of scale and offset of all batch norms of a checkpoint."""
+  reader, ending = tf.train.load_checkpoint(str(prefix)), '/.ATTRIBUTES/VARIABLE_VALUE'
+  found = set()
+  for key in reader.get_variable_to_shape_map():
+    if key.startswith('model/') and key.endswith(f'/moving_mean{ending}'):
+      norm = key.removesuffix(f'moving_mean{ending}')
+      gamma, beta, mean, variance = (
+        tf.constant(reader.get_tensor(f'{norm}{name}{ending}'))
+        for name in ('gamma', 'beta', 'moving_mean', 'moving_variance')
+      )
+      scale = gamma * tf.math.rsqrt(variance + epsilon)
+      found |= {_digest(scale.numpy()), _digest((beta - mean * scale).numpy())}
+  return found
+
+
+def _assert_saved(found, directory, epsilon=None):
+  """Compares digests with those of the checkpoints as they were made, spoiled or not.
+
+  Args:
+    found: digests.
+    directory: of the job.
+    epsilon: of batch norms, if their scale and offset are among those found.
+  """
   saved = set()
   for step in (0, 2, 4):
     with contextlib.suppress(tf.errors.OpError):
       path = directory.parents[1] / 'assets' / 'runs' / 'tiny' / f'ckpt-{step}'
       saved |= _tensors(path, 'model/')
+      if epsilon is not None:
+        saved |= _of_norms(path, epsilon)
   assert found <= saved, 'values are not those of the checkpoint'
 
 
@@ -102,7 +129,11 @@ def exported(directory: pathlib.Path, code: int, output: str) -> None:
   if code:
     assert not (path / 'saved_model.pb').exists(), 'refused, but there is a SavedModel'
   else:
-    _assert_saved(_tensors(path / 'variables' / 'variables', 'read_variables'), directory)
+    config = load.parse(str(directory.parents[1] / 'assets' / 'tiny.textproto'))
+    epsilon = config.value('trainer_options.solver_options.batchnorm_epsilon')
+    found = _tensors(path / 'variables' / 'variables', 'read_variables')
+    assert found, 'no variables were exported'
+    _assert_saved(found, directory, epsilon)
 
 
 def converted(directory: pathlib.Path, code: int, output: str) -> None:
