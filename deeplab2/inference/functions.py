@@ -191,10 +191,13 @@ def _logits(segmenter, masks, batch_size):
 def _fit_all(segmenter, images, sizes):
   """Returns the images of a batch as the network takes them, and their Placement."""
   shape = tf.shape(images)
-  tf.debugging.Assert(
+  checked = tf.debugging.Assert(
     tf.reduce_all((sizes >= 1) & (sizes <= shape[1:3])),
     ['each of `sizes` must be height and width from 1 to those of `images`', sizes, shape],
   )
+  # Else an image without rows may fail first, in other words.
+  with tf.control_dependencies([checked]):
+    sizes = tf.identity(sizes)
 
   def fit(part):
     image, size = part
