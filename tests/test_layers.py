@@ -26,6 +26,7 @@ LAYERS = {
   'assemble': 3,
   'model_size': 4,
   'inference': 4,
+  'evaluation': 4,
   'trainer': 5,
   'commands': 5,
 }

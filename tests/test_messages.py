@@ -117,6 +117,11 @@ ADVICE = {
   '--output={}: must end in one of {}.': 'test_flags_of_plot_run',
   '--run={}: neither eval/metrics-*.json nor train/events* is there with anything to draw; give '
   'the directory of one run.': 'test_flags_of_plot_run',
+  "{}: has no list 'categories'; --dataset names the classes instead ({}, or a JSON "
+  'file).': 'tests/evaluation/test_evaluate_predictions.py::test_other_files',
+  '{}: has no prediction of {} of the {} images of {}: {}; add them, or evaluate the others alone '
+  'with --only_predicted.': 'tests/evaluation/test_evaluate_predictions.py::test_missing_images_and_the_advice_works',
+  '; --listed_areas takes areas from the JSON, as panopticapi does': 'tests/evaluation/test_evaluate_predictions.py::test_listed_areas_and_the_advice_works',
 }
 # Sentences that name an option or flag, and advise nothing: data, commands that are run, notes.
 NO_ADVICE = (
@@ -136,6 +141,7 @@ MODULES = [
   *(ROOT / 'deeplab2' / 'config').glob('*.py'),
   *(ROOT / 'deeplab2' / 'checkpoint').glob('*.py'),
   *(ROOT / 'deeplab2' / 'trainer').glob('*.py'),
+  *(ROOT / 'deeplab2' / 'evaluation').glob('*.py'),
   *(ROOT / 'deeplab2' / f'{name}.py' for name in ('assemble', 'locks', 'files', 'command_line')),
   *(ROOT / 'scripts' / f'{name}.py' for name in ('ablation', 'model_size', 'models_table')),
   *(ROOT / 'deeplab2' / 'commands' / f'{name}.py' for name in ('plot_run', 'check_config')),

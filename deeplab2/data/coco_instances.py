@@ -15,6 +15,7 @@ from deeplab2.data import datasets
 from deeplab2.data import json_fields
 from deeplab2.data import stretched
 
+_MOST_CHARACTERS = 7  # Of a number in compressed runs: 35 bits.
 _NEEDED = 'polygons [[x, y, x, y, x, y, ...], ...], or run lengths {size, counts}'
 _SEGMENTATION = json_fields.Wanted(_NEEDED, lambda value: True)
 
@@ -104,15 +105,28 @@ def _instance(annotation, size, info, where):
     raise errors.UserError(f'{at}: category_id {category} is not a thing of {info.name}.')
   is_crowd = bool(json_fields.take({'iscrowd': 0, **annotation}, 'iscrowd', at, json_fields.FLAG))
   segmentation = json_fields.take(annotation, 'segmentation', at, _SEGMENTATION)
+  encoded = encoded_mask(segmentation, size, at)
+  return _Instance(at, class_id, is_crowd, encoded, int(coco_mask.area(encoded)))
+
+
+def encoded_mask(segmentation: Any, size: tuple[int, int], where: str) -> dict[str, Any]:
+  """Returns a mask as the compressed run lengths {size, counts} that pycocotools takes.
+
+  Args:
+    segmentation: of a COCO annotation or result: polygons or RLE, unchecked.
+    size: (height, width) of the image.
+    where: file and annotation, for error messages.
+
+  Raises:
+    errors.UserError: it is of no use.
+  """
   try:
     if isinstance(segmentation, dict):
-      encoded = _encoded_runs(segmentation, size)
-    else:
-      encoded = coco_mask.merge(coco_mask.frPyObjects(_polygons(segmentation, size), *size))
-    return _Instance(at, class_id, is_crowd, encoded, int(coco_mask.area(encoded)))
+      return _encoded_runs(segmentation, size)
+    return coco_mask.merge(coco_mask.frPyObjects(_polygons(segmentation, size), *size))
   except (ValueError, OverflowError) as error:
     raise errors.UserError(
-      f'{at}: the segmentation is neither polygons nor RLE ({error}).'
+      f'{where}: the segmentation is neither polygons nor RLE ({error}).'
     ) from error
 
 
@@ -151,12 +165,20 @@ def _encoded_runs(segmentation, size):
     raise ValueError(
       f'it is of size {stated!r:.60}, its image {list(size)} (height, width); must be equal'
     )
-  runs = _runs(counts) if isinstance(counts, str) else counts
-  if not all(isinstance(run, int) and not isinstance(run, bool) and run >= 0 for run in runs):
+  if isinstance(counts, str):
+    _check_fill(_runs(counts), size)
+    return {'size': list(size), 'counts': counts.encode()}
+  if not all(isinstance(run, int) and not isinstance(run, bool) and run >= 0 for run in counts):
+    raise ValueError('a run length is not an integer from 0')
+  _check_fill(counts, size)
+  return coco_mask.frPyObjects({'size': list(size), 'counts': counts}, *size)
+
+
+def _check_fill(runs, size):
+  if any(run < 0 for run in runs):
     raise ValueError('a run length is not an integer from 0')
   if sum(runs) != size[0] * size[1]:
     raise ValueError(f'its runs cover {sum(runs)} pixels, the image has {size[0] * size[1]}')
-  return coco_mask.frPyObjects({'size': list(size), 'counts': runs}, *size)
 
 
 def _runs(text):
@@ -166,20 +188,20 @@ def _runs(text):
   one that says that more follow; the highest of the last is the sign. From the fourth on, it is the
   difference to the run before last.
   """
-  runs: list[int] = []
-  value = shift = 0
-  for character in text:
-    bits = ord(character) - ord('0')
-    if not 0 <= bits < 64:
-      raise ValueError(f'counts holds {character!r}, which is no character of compressed runs')
-    value |= (bits & 31) << shift
-    shift += 5
-    if bits & 32:
-      continue
-    if bits & 16:
-      value -= 1 << shift
-    runs.append(value + runs[-2] if len(runs) > 2 else value)
-    value = shift = 0
-  if shift:
+  bits = np.frombuffer(text.encode('utf-32-le', 'surrogatepass'), '<u4').astype(np.int64) - ord('0')
+  strange = np.flatnonzero((bits < 0) | (bits >= 64))
+  if strange.size:
+    raise ValueError(f'counts holds {text[strange[0]]!r}, which is no character of compressed runs')
+  last = np.flatnonzero(bits & 32 == 0)
+  if not bits.size or last.size == 0 or last[-1] != bits.size - 1:
     raise ValueError('counts ends within a number')
-  return runs
+  first = np.concatenate([[0], last[:-1] + 1])
+  lengths = last - first + 1
+  if lengths.max() > _MOST_CHARACTERS:
+    raise ValueError('counts holds a run that no image has')
+  place = np.arange(bits.size) - np.repeat(first, lengths)
+  values = np.add.reduceat((bits & 31) << 5 * place, first)
+  values -= np.where(bits[last] & 16, 1, 0) << 5 * lengths
+  for start in (1, 2):
+    values[start::2] = np.cumsum(values[start::2])
+  return values.tolist()

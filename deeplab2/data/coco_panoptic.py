@@ -134,7 +134,7 @@ def read_entries(content: dict[str, Any], path: str) -> tuple[list[Entry], list[
 
 
 def read_segments(
-  entry: dict[str, Any], info: datasets.DatasetInfo, where: str
+  entry: dict[str, Any], info: datasets.DatasetInfo, where: str, *, with_area: bool = True
 ) -> tuple[list[labels.Segment], list[Problem]]:
   """Returns the segments of an annotation, and what is wrong with their fields.
 
@@ -142,7 +142,9 @@ def read_segments(
     entry: of the list `annotations`.
     info: the dataset. A segment of no class of it becomes void.
     where: file and image.
+    with_area: whether segments must have an area; else it is not read.
   """
+  fields = {key: wanted for key, wanted in _SEGMENT_FIELDS.items() if with_area or key != 'area'}
   message = json_fields.problem(entry, 'segments_info', json_fields.LIST)
   if message:
     return [], [Problem('field', where, message)]
@@ -158,8 +160,8 @@ def read_segments(
       message = 'must be 1 to 2**24 - 1; 0 stands for pixels of no segment'
       wrong.append(Problem('field', where, message, segment_id))
       continue
-    values = {'iscrowd': 0, **content}
-    for key, wanted in _SEGMENT_FIELDS.items():
+    values = {'iscrowd': 0, **content, **({} if with_area else {'area': None})}
+    for key, wanted in fields.items():
       message = json_fields.problem(values, key, wanted)
       if message:
         wrong.append(Problem('crowd' if key == 'iscrowd' else 'field', where, message, segment_id))
@@ -244,6 +246,12 @@ def read_json(path: str) -> dict[str, Any]:
     ('annotations',),
     'a COCO panoptic JSON is needed (panoptic_*.json), not an image list or predictions',
   )
+  check_type(content, path)
+  return content
+
+
+def check_type(content: Mapping[str, Any], path: str) -> None:
+  """Raises UserError unless the content of a JSON with annotations is panoptic."""
   for entry in content['annotations'][:1]:
     if not isinstance(entry, dict) or 'segments_info' not in entry:
       found = [
@@ -254,7 +262,6 @@ def read_json(path: str) -> dict[str, Any]:
         f'{path}: is {file_type}; a COCO panoptic JSON is needed '
         "(panoptic_*.json, whose annotations have 'segments_info')."
       )
-  return content
 
 
 def read_images(
@@ -289,12 +296,9 @@ def read_segment_ids(path: str) -> np.ndarray:
   Raises:
     errors.UserError: the file is missing, cannot be decoded or is not RGB.
   """
-  rgb = images.read_label_png(path, 'RGB', 'panoptic PNGs must be RGB, id = R + 256 G + 65536 B')
-  ids = rgb[..., 2].astype(np.int32)
-  for channel in (1, 0):
-    ids <<= 8
-    ids |= rgb[..., channel]
-  return ids
+  return images.read_label_png(
+    path, 'RGB', 'panoptic PNGs must be RGB, id = R + 256 G + 65536 B', as_integers=True
+  )
 
 
 def read_label(

@@ -287,16 +287,17 @@ def _warn_of_frames(path, frames):
     logging.warning('%s: holds %d images (frames or pages); the first is used.', path, frames)
 
 
-def read_label_png(path: str, mode: str, says: str) -> np.ndarray:
+def read_label_png(path: str, mode: str, says: str, *, as_integers: bool = False) -> np.ndarray:
   """Reads a PNG whose values are labels, by the same decoder.
 
   Args:
     path: of the file.
     mode: 'RGB' or 'L', with 8 bits a channel; no other is converted to it, as labels would change.
     says: what must be, for error messages.
+    as_integers: whether RGB is returned as R + 256 G + 65536 B.
 
   Returns:
-    uint8 [H, W, 3] or [H, W].
+    uint8 [H, W, 3] or [H, W]; int32 [H, W] of integers.
 
   Raises:
     UserError: the file is missing, cannot be decoded, is too large, or is of another mode.
@@ -311,9 +312,11 @@ def read_label_png(path: str, mode: str, says: str) -> np.ndarray:
     _check_size(path, height, width)
     if found != mode:
       raise errors.UserError(f'{path}: mode {found!r}; {says}.')
-    pixels = tf.io.decode_png(data, channels=len(mode)).numpy()
+    pixels = tf.io.decode_png(data, channels=4 if as_integers else len(mode)).numpy()
   except (tf.errors.OpError, struct.error) as error:
     raise errors.UserError(f'{path}: the PNG cannot be decoded ({files.reason(error)}).') from error
+  if as_integers:  # In one pass: the decoder makes the fourth byte.
+    return pixels.view('<i4')[..., 0] & 0xFFFFFF
   return pixels if mode == 'RGB' else pixels[..., 0]
 
 

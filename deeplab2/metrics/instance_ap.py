@@ -1,9 +1,10 @@
-"""COCO's average precision of masks, for the things of panoptic maps (pycocotools).
+"""COCO's average precision of masks (pycocotools).
 
-Only panoptic, hence disjoint, masks are scored, and a detection on unlabelled pixels is a false
-positive: expect less than from a detector's own evaluation.
+`InstanceAP` scores the things of panoptic maps. These are disjoint, and a detection on unlabelled
+pixels is a false positive: expect less than from a detector's own evaluation.
 """
 
+from collections.abc import Collection, Mapping, Sequence
 import contextlib
 import io
 import json
@@ -115,30 +116,8 @@ class InstanceAP:
 
   def result(self) -> InstanceAPResult:
     """Returns the precision over all images so far; zeros if nothing at all was detected."""
-    if not self.detections:
-      return InstanceAPResult(*([0.0] * 12))
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there.
-      ground_truth = coco.COCO()
-      classes = {instance['category_id'] for instance in self.ground_truths + self.detections}
-      ground_truth.dataset = {
-        'info': {},
-        'annotations': [dict(annotation) for annotation in self.ground_truths],
-        'images': [
-          {'id': index + 1, 'height': height, 'width': width}
-          for index, (height, width) in enumerate(self._sizes)
-        ],
-        'categories': [{'id': index} for index in sorted(classes)],
-      }
-      ground_truth.createIndex()
-      evaluation = cocoeval.COCOeval(
-        ground_truth,
-        ground_truth.loadRes([dict(detection) for detection in self.detections]),
-        'segm',
-      )
-      evaluation.evaluate()
-      evaluation.accumulate()
-      evaluation.summarize()
-    return InstanceAPResult(*map(float, evaluation.stats))
+    sizes = {index + 1: size for index, size in enumerate(self._sizes)}
+    return average_precision(sizes, self.ground_truths, self.detections)
 
   def _things(self, runs):
     """Yields (panoptic id, compressed mask, lengths of its runs) of each thing."""
@@ -146,6 +125,80 @@ class InstanceAP:
       if panoptic_id // self._space.label_divisor in self._space.thing_ids:
         segmentation, lengths = runs.encode(panoptic_id)
         yield panoptic_id, segmentation, lengths
+
+
+def average_precision(
+  sizes: Mapping[Any, tuple[int, int]],
+  ground_truths: Sequence[Mapping[str, Any]],
+  detections: Sequence[Mapping[str, Any]],
+) -> InstanceAPResult:
+  """Returns the precision of detections; zeros if there is none.
+
+  Args:
+    sizes: (height, width) of each image by its id, in the order by which equal scores are told
+      apart: pycocotools takes ascending ids.
+    ground_truths: COCO annotations: id (from 1), image_id, category_id, iscrowd, area, bbox, and
+      segmentation as run lengths that pycocotools takes.
+    detections: COCO results: image_id, category_id, segmentation, score.
+  """
+  if not detections:
+    return InstanceAPResult(*([0.0] * 12))
+  numbers = {image: number for number, image in enumerate(sizes, 1)}
+
+  def numbered(instance):
+    return {**instance, 'image_id': numbers[instance['image_id']]}
+
+  with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there.
+    ground_truth = coco.COCO()
+    classes = {instance['category_id'] for part in (ground_truths, detections) for instance in part}
+    ground_truth.dataset = {
+      'info': {},
+      'annotations': list(map(numbered, ground_truths)),
+      'images': [
+        {'id': numbers[image], 'height': height, 'width': width}
+        for image, (height, width) in sizes.items()
+      ],
+      'categories': [{'id': index} for index in sorted(classes)],
+    }
+    ground_truth.createIndex()
+    evaluation = _Evaluation(
+      ground_truth, ground_truth.loadRes(list(map(numbered, detections))), 'segm'
+    )
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+  return InstanceAPResult(*map(float, evaluation.stats))
+
+
+class _Evaluation(cocoeval.COCOeval):
+  """COCO's evaluation, which passes over the classes that an image has nothing of at once.
+
+  There are millions of them in COCO's validation set, and their results are None and [].
+  """
+
+  def _prepare(self):
+    super()._prepare()
+    self._present = {*self._gts, *self._dts}
+
+  def computeIoU(self, imgId, catId):
+    return super().computeIoU(imgId, catId) if (imgId, catId) in self._present else []
+
+  def evaluateImg(self, imgId, catId, aRng, maxDet):
+    if (imgId, catId) not in self._present:
+      return None
+    return super().evaluateImg(imgId, catId, aRng, maxDet)
+
+
+def encode_masks(ids: np.ndarray, wanted: Collection[int]) -> dict[int, dict[str, Any]]:
+  """Returns COCO's compressed masks {size, counts} of those ids of a map [H, W] that are wanted."""
+  runs = _Runs(ids)
+  present = np.intersect1d(runs.ids, np.asarray(list(wanted), runs.ids.dtype))
+  return {value: runs.encode(value)[0] for value in present.tolist()}
+
+
+def mask_area(mask: Mapping[str, Any]) -> int:
+  """Returns the pixels of a compressed mask."""
+  return int(coco_mask.area(mask))
 
 
 class _Runs:

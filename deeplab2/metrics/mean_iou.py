@@ -21,7 +21,8 @@ class MeanIoU:
   def __init__(self, label_space: structures.LabelSpace):
     self._space = label_space
     size = label_space.num_classes
-    self._confusion = np.zeros([size, size], np.int64)  # [ground truth, prediction]
+    # [ground truth, prediction], the last prediction being none.
+    self._confusion = np.zeros([size, size + 1], np.int64)
 
   def update(self, ground_truth: np.ndarray, prediction: np.ndarray) -> None:
     """Adds one image: maps [H, W] of dataset ids, the ground truth with ignored pixels.
@@ -44,12 +45,29 @@ class MeanIoU:
         raise ValueError(
           f'The {what} has classes {classes.min()} to {classes.max()}; known are 0 to {size - 1}.'
         )
-    self._confusion += np.bincount(ground_truth * size + prediction, minlength=size * size).reshape(
-      size, size
-    )
+    self._confusion[:, :size] += np.bincount(
+      ground_truth * size + prediction, minlength=size * size
+    ).reshape(size, size)
+
+  def update_areas(
+    self, ground_truth: np.ndarray, prediction: np.ndarray, areas: np.ndarray
+  ) -> None:
+    """Adds pairs of a true and a predicted class, and the number of pixels [n] of each.
+
+    Args:
+      ground_truth: [n] dataset ids; pairs of the ignore label do not count.
+      prediction: [n] dataset ids; the ignore label for pixels without a predicted class, which
+        their true class misses.
+      areas: [n] number of pixels.
+    """
+    ignore = self._space.ignore_label
+    counted = ground_truth != ignore
+    missing = prediction == ignore
+    predicted = np.where(missing, self._space.num_classes, prediction)[counted]
+    np.add.at(self._confusion, (ground_truth[counted], predicted), areas[counted].astype(np.int64))
 
   def state(self) -> np.ndarray:
-    """Returns what `set_state` takes: [num_classes, num_classes] int64."""
+    """Returns what `set_state` takes: [num_classes, num_classes + 1] int64."""
     return self._confusion.copy()
 
   def set_state(self, confusion: np.ndarray) -> None:
@@ -59,7 +77,7 @@ class MeanIoU:
   def result(self) -> MeanIoUResult:
     """Returns the IoU of all images so far."""
     hits = np.diag(self._confusion)
-    unions = self._confusion.sum(0) + self._confusion.sum(1) - hits
+    unions = self._confusion.sum(0)[:-1] + self._confusion.sum(1) - hits
     occurs = unions > 0
     per_class = np.divide(hits, unions, out=np.zeros(len(hits)), where=occurs)
     return MeanIoUResult(

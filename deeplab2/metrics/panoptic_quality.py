@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deeplab2 import structures
+from deeplab2.metrics import overlaps as overlaps_lib
 
 
 class Quality(NamedTuple):
@@ -78,7 +79,7 @@ class PanopticQuality:
         f'Ground truth {ground_truth.shape} and prediction {prediction.shape} must be two maps of '
         'one size.'
       )
-    counts = self._count(*_overlaps(ground_truth, prediction))
+    counts = self._count(overlaps_lib.overlaps(ground_truth, prediction))
     self._counts += counts
     return counts
 
@@ -92,104 +93,85 @@ class PanopticQuality:
 
   def result(self) -> PanopticQualityResult:
     """Returns the qualities of all images so far."""
-    return PanopticQualityResult(*(self._protocol_result(counts) for counts in self._counts))
+    return PanopticQualityResult(*(protocol_result(counts, self._space) for counts in self._counts))
 
-  def _count(self, true_ids, predicted_ids, areas):
-    """Returns [2, 4, num_classes] of one image from its overlaps (see `_overlaps`)."""
-    divisor, ignore = self._space.label_divisor, self._space.ignore_label
-    ground_truths, gt_of = np.unique(true_ids, return_inverse=True)
-    predictions, prediction_of = np.unique(predicted_ids, return_inverse=True)
-    gt_class, prediction_class = ground_truths // divisor, predictions // divisor
-    self._check(gt_class, 'ground truth')
-    self._check(prediction_class, 'prediction')
-    gt_area = np.bincount(gt_of, areas)
-    prediction_area = np.bincount(prediction_of, areas)
-
-    void = ground_truths == self._space.void_id
-    crowd = (ground_truths % divisor == 0) & np.isin(gt_class, self._space.thing_ids)
-    countable = ~void & ~crowd & (gt_class != ignore)
-    same_class = gt_class[gt_of] == prediction_class[prediction_of]
-
-    def area_on(overlaps):  # [len(predictions)]
-      return np.bincount(prediction_of, areas * overlaps)
-
-    on_void, on_crowd = area_on(void[gt_of]), area_on(crowd[gt_of])
-    on_own_crowd = area_on(crowd[gt_of] & same_class)
-    candidates = np.flatnonzero(same_class & countable[gt_of])
-    counts = np.zeros_like(self._counts)
-    for protocol, left_out, excused in (
-      (0, on_void, on_void + on_own_crowd),
-      (1, on_void + on_crowd, on_void + on_crowd),
-    ):
-      g, p = gt_of[candidates], prediction_of[candidates]
-      overlap = areas[candidates]
-      iou = overlap / (gt_area[g] + prediction_area[p] - overlap - left_out[p])
-      matched = iou > 0.5
-      missed, extra = countable.copy(), prediction_class != ignore
-      missed[g[matched]] = False
-      extra[p[matched]] = False
-      extra &= ~(excused / prediction_area > 0.5)
-      matched_class = gt_class[g[matched]]
-      for row, classes, weights in (
-        (0, matched_class, iou[matched]),
-        (1, matched_class, None),
-        (2, gt_class[missed], None),
-        (3, prediction_class[extra], None),
-      ):
-        counts[protocol, row] = np.bincount(classes, weights, self._space.num_classes)
-    return counts
-
-  def _check(self, classes, what):
-    unknown = (classes < 0) | (classes >= self._space.num_classes)
-    unknown &= classes != self._space.ignore_label
-    if unknown.any():
-      raise ValueError(
-        f'The {what} has class {classes[unknown][0]}; known are 0 to {self._space.num_classes - 1}.'
-      )
-
-  def _protocol_result(self, counts):
-    iou, tp, fn, fp = counts
-    sq, rq = _ratio(iou, tp), _ratio(tp, tp + fn / 2 + fp / 2)
-    pq = sq * rq
-
-    def group(ids):
-      ids = np.asarray(ids, np.int64)
-      ids = ids[(tp + fn + fp)[ids] > 0]
-      if not ids.size:
-        return Quality(0.0, 0.0, 0.0, 0)
-      return Quality(float(pq[ids].mean()), float(sq[ids].mean()), float(rq[ids].mean()), ids.size)
-
-    return ProtocolResult(
-      iou.copy(),
-      tp.copy(),
-      fn.copy(),
-      fp.copy(),
-      pq,
-      sq,
-      rq,
-      group(self._space.class_order),
-      group(self._space.thing_ids),
-      group(self._space.stuff_ids),
+  def _count(self, found):
+    """Returns [2, 4, num_classes] of one image from its overlaps."""
+    divisor = self._space.label_divisor
+    classes = found.true_ids // divisor, found.predicted_ids // divisor
+    return np.stack(
+      [matching.counts(*classes, self._space.num_classes) for matching in match(found, self._space)]
     )
+
+
+def match(
+  found: overlaps_lib.Overlaps, space: structures.LabelSpace
+) -> tuple[overlaps_lib.Matching, overlaps_lib.Matching]:
+  """Matches the segments of an image, whose ids are panoptic, under both protocols.
+
+  Raises:
+    ValueError: if an id has no class of the label space.
+  """
+  divisor = space.label_divisor
+  true_class, predicted_class = found.true_ids // divisor, found.predicted_ids // divisor
+  _check(true_class, 'ground truth', space)
+  _check(predicted_class, 'prediction', space)
+  void = found.true_ids == space.void_id
+  crowd = (found.true_ids % divisor == 0) & np.isin(true_class, space.thing_ids)
+  same_class = true_class[found.true_of] == predicted_class[found.predicted_of]
+
+  def matching(left_out, excusing):
+    return overlaps_lib.match(
+      found,
+      found.iou(left_out),
+      same_class=same_class,
+      countable=~void & ~crowd & (true_class != space.ignore_label),
+      is_predicted=predicted_class != space.ignore_label,
+      excused=found.predicted_areas_in(excusing),
+    )
+
+  on_void, on_crowd = void[found.true_of], crowd[found.true_of]
+  return (
+    matching(void, on_void | (on_crowd & same_class)),
+    matching(void | crowd, on_void | on_crowd),
+  )
+
+
+def _check(classes, what, space):
+  unknown = (classes < 0) | (classes >= space.num_classes)
+  unknown &= classes != space.ignore_label
+  if unknown.any():
+    raise ValueError(
+      f'The {what} has class {classes[unknown][0]}; known are 0 to {space.num_classes - 1}.'
+    )
+
+
+def protocol_result(counts: np.ndarray, space: structures.LabelSpace) -> ProtocolResult:
+  """Returns the qualities of counts [4, num_classes]: iou, tp, fn, fp of each class."""
+  iou, tp, fn, fp = counts
+  sq, rq = _ratio(iou, tp), _ratio(tp, tp + fn / 2 + fp / 2)
+  pq = sq * rq
+
+  def group(ids):
+    ids = np.asarray(ids, np.int64)
+    ids = ids[(tp + fn + fp)[ids] > 0]
+    if not ids.size:
+      return Quality(0.0, 0.0, 0.0, 0)
+    return Quality(float(pq[ids].mean()), float(sq[ids].mean()), float(rq[ids].mean()), ids.size)
+
+  return ProtocolResult(
+    iou.copy(),
+    tp.copy(),
+    fn.copy(),
+    fp.copy(),
+    pq,
+    sq,
+    rq,
+    group(space.class_order),
+    group(space.thing_ids),
+    group(space.stuff_ids),
+  )
 
 
 def _ratio(numerator, denominator):
   return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
-
-
-def _overlaps(ground_truth, prediction):
-  """Returns the pairs of ids that share pixels: [n] int64 true and predicted ids, [n] areas."""
-  ground_truth, prediction = np.ravel(ground_truth), np.ravel(prediction)
-  # Segments are wide: sorting runs instead of pixels is many times faster.
-  changes = ground_truth[1:] != ground_truth[:-1]
-  changes |= prediction[1:] != prediction[:-1]
-  starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
-  lengths = np.diff(starts, append=ground_truth.size)
-  # int64 before any product: an ignore label of 255 times a divisor overflows otherwise.
-  true_ids, predicted_ids = (
-    ground_truth[starts].astype(np.int64),
-    prediction[starts].astype(np.int64),
-  )
-  base = predicted_ids.max() + 1
-  pairs, pair_of_run = np.unique(true_ids * base + predicted_ids, return_inverse=True)
-  return pairs // base, pairs % base, np.bincount(pair_of_run, lengths)

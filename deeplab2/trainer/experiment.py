@@ -370,7 +370,7 @@ def _nothing_to_measure(config):
 def _identity(config, model, evaluated):
   """Returns the identity of this evaluation and of its unfinished state."""
   return {
-    'format': 2,  # Of the arrays.
+    'format': 3,  # Of the arrays.
     'evaluated': evaluated,
     'weights': evaluated_lib.weights_digest(model),
     'options': hashlib.sha256(str(config.options).encode()).hexdigest(),

@@ -9,27 +9,12 @@ from deeplab2 import structures
 from deeplab2.metrics import instance_ap
 from deeplab2.metrics import mean_iou
 from deeplab2.metrics import panoptic_quality
+from deeplab2.metrics import tables
 from deeplab2.trainer import evaluator
 
 OFFICIAL = "panopticapi's counting, at the images' own size"
 REFERENCE = "DeepLab2's counting (crowd of any class is void), at the images' own size"
 CROP = "DeepLab2's counting (crowd of any class is void), at crop size"
-
-# Tags of DeepLab2 for what COCO calls by other names.
-_AP_TAGS = (
-  'AP_Mask',
-  'AP_Mask_@IoU=0.5',
-  'AP_Mask_@IoU=0.75',
-  'AP_Mask_small',
-  'AP_Mask_medium',
-  'AP_Mask_large',
-  'AR_Mask_maxdets=1',
-  'AR_Mask_maxdets=10',
-  'AR_Mask_maxdets=100',
-  'AR_Mask_small',
-  'AR_Mask_medium',
-  'AR_Mask_large',
-)
 
 
 class Numbers(NamedTuple):
@@ -104,32 +89,15 @@ def as_json(numbers: Numbers, label_space: structures.LabelSpace, class_names) -
   content = {
     'num_images': numbers.num_images,
     'protocol': OFFICIAL,
-    **_qualities(official),
-    'per_class': [
-      {
-        'id': index,
-        'name': class_names[index],
-        'isthing': index in label_space.thing_ids,
-        'PQ': 100 * official.pq[index],
-        'SQ': 100 * official.sq[index],
-        'RQ': 100 * official.rq[index],
-        'IoU': 100 * numbers.iou.per_class[index],
-        'TP': int(official.tp[index]),
-        'FN': int(official.fn[index]),
-        'FP': int(official.fp[index]),
-      }
-      for index in sorted(label_space.class_order)
-    ],
-    'reference': {'protocol': REFERENCE, **_qualities(numbers.raw.reference)},
-    'crop': {'protocol': CROP, **_qualities(numbers.crop.reference)},
+    **tables.qualities(official),
+    'crowds': tables.ALL_CROWDS,
+    'per_class': tables.per_class(official, numbers.iou, label_space, class_names),
+    'reference': {'protocol': REFERENCE, **tables.qualities(numbers.raw.reference)},
+    'crop': {'protocol': CROP, **tables.qualities(numbers.crop.reference)},
     'mIoU': 100 * numbers.iou.mean,
   }
   if numbers.ap is not None:
-    # COCO's -1 says that the ground truth has nothing of that size.
-    content['AP'] = {
-      tag: 100 * value if value >= 0 else None
-      for tag, value in zip(_AP_TAGS, numbers.ap, strict=True)
-    }
+    content['AP'] = tables.precisions(numbers.ap)
   return content
 
 
@@ -157,8 +125,8 @@ def as_scalars(numbers: Numbers, *, detailed_ap: bool) -> Mapping[str, float]:
       scalars[f'evaluation/{group}/{tag}'] = value
   scalars['evaluation/iou/IoU'] = numbers.iou.mean
   if numbers.ap is not None:
-    shown = len(_AP_TAGS) if detailed_ap else 1
-    for tag, value in zip(_AP_TAGS[:shown], numbers.ap[:shown], strict=True):
+    shown = len(tables.AP_TAGS) if detailed_ap else 1
+    for tag, value in zip(tables.AP_TAGS[:shown], numbers.ap[:shown], strict=True):
       scalars[f'evaluation/ap/{tag}'] = value
   return scalars
 
@@ -166,48 +134,19 @@ def as_scalars(numbers: Numbers, *, detailed_ap: bool) -> Mapping[str, float]:
 def as_table(numbers: Numbers, label_space: structures.LabelSpace, class_names) -> str:
   """Returns the numbers as lines for people, in percent; classes that do not occur are left out."""
   official = numbers.raw.official
-  lines = [
-    f'{numbers.num_images} images; PQ by {OFFICIAL}',
-    f'{"":24}    PQ     SQ     RQ  classes',
-  ]
-  for name, quality in (
-    ('all', official.all),
-    ('things', official.things),
-    ('stuff', official.stuff),
-    ("DeepLab2's counting", numbers.raw.reference.all),
-    ('the same at crop size', numbers.crop.reference.all),
-  ):
-    lines.append(f'{name:24}{_percents(quality[:3])}{quality.num_classes:9}')
-  lines.append(f'{"mIoU":24}{100 * numbers.iou.mean:6.2f}')
-  if numbers.ap is not None:
-    lines.append(f'{"AP of instances":24}{100 * max(numbers.ap.ap, 0):6.2f}')
-  if not official.all.num_classes:
-    lines.append('No class occurs, neither in the labels nor in the predictions: 0 means nothing.')
-  lines.append(f'{"class":24}    PQ     SQ     RQ    IoU     TP     FN     FP')
-  for index in sorted(label_space.class_order):
-    counts = [int(values[index]) for values in (official.tp, official.fn, official.fp)]
-    if any(counts):
-      ratios = (
-        official.pq[index],
-        official.sq[index],
-        official.rq[index],
-        numbers.iou.per_class[index],
-      )
-      lines.append(
-        f'{class_names[index][:23]:24}{_percents(ratios)}'
-        + ''.join(f'{count:7}' for count in counts)
-      )
-  return '\n'.join(lines)
-
-
-def _percents(ratios):
-  return ' '.join(f'{100 * ratio:6.2f}' for ratio in ratios)
-
-
-def _qualities(result):
-  """Returns PQ, SQ and RQ of all, things and stuff in percent."""
-  return {
-    f'{tag}{group}': 100 * value
-    for group, quality in (('', result.all), ('_things', result.things), ('_stuff', result.stuff))
-    for tag, value in zip(('PQ', 'SQ', 'RQ'), quality[:3], strict=True)
-  }
+  return '\n'.join(
+    [
+      f'{numbers.num_images} images; PQ by {OFFICIAL}',
+      *tables.quality_lines(
+        {
+          'all': official.all,
+          'things': official.things,
+          'stuff': official.stuff,
+          "DeepLab2's counting": numbers.raw.reference.all,
+          'the same at crop size': numbers.crop.reference.all,
+        }
+      ),
+      *tables.other_lines(numbers.iou, numbers.ap),
+      *tables.class_lines(official, numbers.iou, label_space, class_names),
+    ]
+  )
