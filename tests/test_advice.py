@@ -425,7 +425,7 @@ def test_what_can_be_evaluated(tmp_path, parts):
   assert (tmp_path / 'run' / 'eval' / 'metrics-0.json').exists()
 
 
-@pytest.mark.parametrize('number', [0, 1])
+@pytest.mark.parametrize('number', [0, 1, 2])
 def test_images_without_labels(tmp_path, parts, monkeypatch, number):
   runs.run('train', tmp_path)
   monkeypatch.setattr(
@@ -437,10 +437,13 @@ def test_images_without_labels(tmp_path, parts, monkeypatch, number):
   ]
   message = _message(lambda: runs.run('eval', tmp_path, *without))
   advised = _advised(
-    message, 'evaluator_options.save_raw_predictions', 'evaluator_options.save_predictions'
+    message,
+    'evaluator_options.save_coco_results',
+    'evaluator_options.save_raw_predictions',
+    'evaluator_options.save_predictions',
   )
   runs.run('eval', tmp_path, *without, advised[number])
-  assert list((tmp_path / 'vis').rglob('*.png'))
+  assert list(tmp_path.rglob('*.png'))
 
 
 def test_number_of_gpus():

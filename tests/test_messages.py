@@ -99,8 +99,8 @@ ADVICE = {
   'nothing to evaluate.': 'test_what_can_be_evaluated',
   '{}: there is no checkpoint, and model_options.initial_checkpoint is not set: nothing to '
   'evaluate.': 'test_what_can_be_evaluated',
-  'without labels there is nothing to measure; set evaluator_options.save_raw_predictions=true '
-  'or evaluator_options.save_predictions=true.': 'test_images_without_labels',
+  'without labels there is nothing to measure; set evaluator_options.save_coco_results=true, '
+  'evaluator_options.save_raw_predictions=true or evaluator_options.save_predictions=true.': 'test_images_without_labels',
   '%s, %d of %d images had more segments than the model has mask slots: %d segments were not '
   'learned from; a larger model_options.kmax.num_mask_slots takes them in.': 'tests/loss/test_matching.py::test_more_slots_take_in_more_segments',
   'an image has {} segments ({}), and those beyond the slots are not learned from; '

@@ -32,6 +32,7 @@ from deeplab2.data import stretched
 # Of the index, after the name of the JSON without its ending.
 INDEX_ENDING = '.index.jsonl'
 _VERSION = 1
+_ENTRY = 'image'  # Among the notes: the entry of the list `images`.
 # The JSON is written no more often than this, and takes at most this fraction of the time.
 _SECONDS_BETWEEN = 5.0
 _FRACTION_OF_TIME = 1 / 20
@@ -65,11 +66,14 @@ class Results:
     path: str,
     info: datasets.DatasetInfo,
     of: Mapping[str, str],
-    images: Mapping[str, Mapping[str, Any]],
-    overwrite: bool,
-    resume: bool,
+    images: Mapping[str, Mapping[str, Any]] | None = None,
+    overwrite: bool = False,
+    resume: bool = True,
   ):
-    """Reads the index, or starts one; see `open_results`."""
+    """Reads the index, or starts one; see `open_results`.
+
+    Without `images`, which ones there will be is not known: `add` is given the entry of each.
+    """
     self._path = path
     self._directory = os.path.dirname(path)
     self._stem = path.removesuffix('.json')
@@ -94,6 +98,10 @@ class Results:
       self._lines = {}
     self._start_index()
     self.remove_half_written()
+
+  def all_notes(self) -> list[dict[str, Any]]:
+    """Returns the notes of all images that are finished."""
+    return [line.notes for line in self._lines.values()]
 
   def notes(self, name: str, stamp: Any) -> dict[str, Any] | None:
     """Returns the notes of an image that is finished, None if it is to be made (again).
@@ -123,6 +131,8 @@ class Results:
     *,
     other_files: Sequence[str] = (),
     notes: Mapping[str, Any] | None = None,
+    entry: Mapping[str, Any] | None = None,
+    scores: Mapping[int, float] | None = None,
   ) -> list[dict[str, Any]]:
     """Writes and keeps the map of an image.
 
@@ -132,6 +142,8 @@ class Results:
       stamp: JSON that identifies the inputs of the map.
       other_files: further files of this image, which exist already, in the directory of the JSON.
       notes: kept with it.
+      entry: of the JSON's list `images`, if the results were opened without.
+      scores: by panoptic id, for the field `score` of the segments.
 
     Returns:
       The `segments_info` of its annotation.
@@ -140,13 +152,22 @@ class Results:
       UserError: it cannot be written; what was added before stays as it is.
       ValueError: as `coco_panoptic.encoding`.
     """
-    written = self.write(name, panoptic)
+    written = self.write(name, panoptic, scores)
+    if entry is not None:
+      notes = {**(notes or {}), _ENTRY: dict(entry)}
     self.keep(written, stamp, other_files=other_files, notes=notes)
     return written.segments_info
 
-  def write(self, name: str, panoptic: stretched.StretchedMap) -> Written:
+  def write(
+    self, name: str, panoptic: stretched.StretchedMap, scores: Mapping[int, float] | None = None
+  ) -> Written:
     """Writes the PNG of an image, without listing it yet; in any thread. As `add`."""
     encoded = coco_panoptic.encoding(panoptic, self._info)
+    for segment in encoded.segments_info:
+      # Other ids are one more than the panoptic ones, see coco_panoptic.encoding.
+      score = (scores or {}).get(segment['id'] - 1)
+      if score is not None:
+        segment['score'] = score
     png = self.png_path(name)
     files.write_whole(png, lambda place: coco_panoptic.write_png(place, panoptic, encoded))
     return Written(name, png, panoptic.shape, encoded.segments_info)
@@ -196,16 +217,17 @@ class Results:
 
   def _write_json_to(self, place):
     """Writes the JSON to a path, image by image, as it can be larger than its index is here."""
-    finished = [name for name in self._images if name in self._lines]
+    listed = self._lines if self._images is None else self._images
+    finished = [name for name in listed if name in self._lines]
 
     def images():
       for name in finished:
         height, width = self._lines[name].size
-        yield json.dumps({**self._images[name], 'height': height, 'width': width})
+        yield json.dumps({**self._entry(name), 'height': height, 'width': width})
 
     def annotations():
       for name in finished:
-        content = {'image_id': self._images[name]['id'], 'file_name': f'{name}.png'}
+        content = {'image_id': self._entry(name)['id'], 'file_name': f'{name}.png'}
         yield _with_segments(content, self._lines[name].segments_info)
 
     with open(place, 'w', encoding='utf-8') as file:
@@ -220,6 +242,9 @@ class Results:
           file.write(f'{"," if number else ""}\n{entry}')
         file.write(']')
       file.write('}\n')
+
+  def _entry(self, name):
+    return self._lines[name].notes[_ENTRY] if self._images is None else self._images[name]
 
   def _read_index(self, overwrite):
     """Returns the lines of the index by name; UserError if it is of something else."""
@@ -243,7 +268,7 @@ class Results:
           f'{self._path}: holds results of something else ({key} '
           f'{head.get(key)}, now {self._of.get(key)}). {_ADVICE}'
         )
-    foreign = [name for name in found if name not in self._images]
+    foreign = [name for name in found if name not in (self._images or found)]
     if foreign:
       raise errors.UserError(
         f'{self._path}: holds results of {len(foreign)} images that are not '

@@ -98,8 +98,6 @@ def _open(path, flag, kinds):
   content = files.read_json(path)
   if isinstance(content, list):
     kind = _RESULTS
-    if not content:
-      raise errors.UserError(f'{path}: holds no result.')
   else:
     annotations = content.get('annotations') if isinstance(content, dict) else None
     first = annotations[0] if isinstance(annotations, list) and annotations else None

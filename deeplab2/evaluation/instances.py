@@ -10,7 +10,6 @@ from deeplab2.data import datasets
 from deeplab2.data import json_fields
 from deeplab2.evaluation import pairs
 
-
 _LARGEST_SIDE = 2**16
 
 

@@ -22,7 +22,6 @@ from deeplab2.metrics import instance_ap
 from deeplab2.metrics import mean_iou
 from deeplab2.metrics import overlaps as overlaps_lib
 
-
 _MOST_PIXELS = 2**53
 
 

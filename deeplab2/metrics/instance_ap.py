@@ -4,7 +4,7 @@
 pixels is a false positive: expect less than from a detector's own evaluation.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import contextlib
 import io
 import json
@@ -71,7 +71,7 @@ class InstanceAP:
     self._sizes.append(ground_truth.shape)
     image = len(self._sizes)
     divisor = self._space.label_divisor
-    for panoptic_id, segmentation, runs in self._things(_Runs(ground_truth)):
+    for panoptic_id, segmentation, runs in _things(_Runs(ground_truth), self._space):
       self.ground_truths.append(
         {
           'id': len(self.ground_truths) + 1,
@@ -83,19 +83,9 @@ class InstanceAP:
           'bbox': coco_mask.toBbox(segmentation).tolist(),
         }
       )
-    detected = _Runs(prediction)
-    sums = [detected.sums(scores) for scores in (semantic_scores, instance_scores)]
-    for panoptic_id, segmentation, runs in self._things(detected):
-      inside = detected.ids == panoptic_id
-      means = [total[inside].sum() / runs.sum() for total in sums]
-      self.detections.append(
-        {
-          'image_id': image,
-          'category_id': panoptic_id // divisor,
-          'segmentation': segmentation,
-          'score': float(means[0] * means[1]),
-        }
-      )
+    found = detections(prediction, semantic_scores, instance_scores, self._space)
+    for _, detection in found:
+      self.detections.append({'image_id': image, **detection})
 
   def state(self) -> np.ndarray:
     """Returns what `set_state` takes: bytes of a JSON text, uint8."""
@@ -119,18 +109,44 @@ class InstanceAP:
     sizes = {index + 1: size for index, size in enumerate(self._sizes)}
     return average_precision(sizes, self.ground_truths, self.detections)
 
-  def _things(self, runs):
-    """Yields (panoptic id, compressed mask, lengths of its runs) of each thing."""
-    for panoptic_id in np.unique(runs.ids).tolist():
-      if panoptic_id // self._space.label_divisor in self._space.thing_ids:
-        segmentation, lengths = runs.encode(panoptic_id)
-        yield panoptic_id, segmentation, lengths
+
+def detections(
+  prediction: np.ndarray,
+  semantic_scores: np.ndarray,
+  instance_scores: np.ndarray,
+  space: structures.LabelSpace,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+  """Yields (panoptic id, COCO result without image_id) of each thing; arguments as of `update`.
+
+  A thing's score is the product of the means of both scores over its pixels.
+  """
+  runs = _Runs(prediction)
+  sums = [runs.sums(scores) for scores in (semantic_scores, instance_scores)]
+  for panoptic_id, segmentation, lengths in _things(runs, space):
+    inside = runs.ids == panoptic_id
+    means = [total[inside].sum() / lengths.sum() for total in sums]
+    yield (
+      panoptic_id,
+      {
+        'category_id': panoptic_id // space.label_divisor,
+        'segmentation': segmentation,
+        'score': float(means[0] * means[1]),
+      },
+    )
+
+
+def _things(runs, space):
+  """Yields (panoptic id, compressed mask, lengths of its runs) of each thing."""
+  for panoptic_id in np.unique(runs.ids).tolist():
+    if panoptic_id // space.label_divisor in space.thing_ids:
+      segmentation, lengths = runs.encode(panoptic_id)
+      yield panoptic_id, segmentation, lengths
 
 
 def average_precision(
   sizes: Mapping[Any, tuple[int, int]],
   ground_truths: Sequence[Mapping[str, Any]],
-  detections: Sequence[Mapping[str, Any]],
+  results: Sequence[Mapping[str, Any]],
 ) -> InstanceAPResult:
   """Returns the precision of detections; zeros if there is none.
 
@@ -139,9 +155,9 @@ def average_precision(
       apart: pycocotools takes ascending ids.
     ground_truths: COCO annotations: id (from 1), image_id, category_id, iscrowd, area, bbox, and
       segmentation as run lengths that pycocotools takes.
-    detections: COCO results: image_id, category_id, segmentation, score.
+    results: COCO results: image_id, category_id, segmentation, score.
   """
-  if not detections:
+  if not results:
     return InstanceAPResult(*([0.0] * 12))
   numbers = {image: number for number, image in enumerate(sizes, 1)}
 
@@ -150,7 +166,7 @@ def average_precision(
 
   with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there.
     ground_truth = coco.COCO()
-    classes = {instance['category_id'] for part in (ground_truths, detections) for instance in part}
+    classes = {instance['category_id'] for part in (ground_truths, results) for instance in part}
     ground_truth.dataset = {
       'info': {},
       'annotations': list(map(numbered, ground_truths)),
@@ -162,7 +178,7 @@ def average_precision(
     }
     ground_truth.createIndex()
     evaluation = _Evaluation(
-      ground_truth, ground_truth.loadRes(list(map(numbered, detections))), 'segm'
+      ground_truth, ground_truth.loadRes(list(map(numbered, results))), 'segm'
     )
     evaluation.evaluate()
     evaluation.accumulate()

@@ -44,6 +44,7 @@ class Evaluation:
     num_images: int | None = None,
     guard: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     stop: stopping.Request | None = None,
+    finish: Callable[[], None] = lambda: None,
   ):
     """Creates the loop.
 
@@ -57,7 +58,9 @@ class Evaluation:
       num_images: how many there will be, if known, for the progress shown.
       guard: keeps other processes from the same evaluation, and explains errors of the input.
       stop: ends an evaluation after a batch.
+      finish: called when the writers have got all images.
     """
+    self._finish = finish
     self._evaluator = evaluator
     self._report = report
     self._writers = tuple(writers)
@@ -121,6 +124,8 @@ class Evaluation:
     results = {name: metric.result() for name, metric in metrics.items()}
     scalars = {} if self._report is None else self._report.write(results, position.corrupt)
     if failure is None:
+      failure = self._finished()
+    if failure is None:
       unfinished.remove()
     if position.corrupt:
       scalars[reports.SKIPPED] = float(position.corrupt)
@@ -134,6 +139,14 @@ class Evaluation:
         writer(image)
     except errors.UserError as error:
       logging.warning('%s Nothing more is written of single images; the evaluation goes on.', error)
+      return error
+    return None
+
+  def _finished(self):
+    """Lets the writers finish; returns an error or None."""
+    try:
+      self._finish()
+    except errors.UserError as error:
       return error
     return None
 

@@ -22,6 +22,7 @@ from deeplab2.data import datasets
 from deeplab2.data import pipeline
 from deeplab2.inference import raw_predictions
 from deeplab2.inference import segmenter
+from deeplab2.trainer import coco_results
 from deeplab2.trainer import evaluated as evaluated_lib
 from deeplab2.trainer import evaluation
 from deeplab2.trainer import evaluator as evaluator_lib
@@ -303,7 +304,17 @@ def _eval_loop(
   if source:
     evaluated['checkpoint'] = source
   summaries = summaries_lib.Summaries(eval_directory, global_step)
+  batch_size = config.value(f'{_EVAL}.batch_size')
+  digest = evaluated_lib.digest(evaluated_lib.identity(evaluated))
+
+  def path_of(name):
+    return os.path.join(eval_directory, f'{name}-{int(global_step.numpy())}-{digest}')
+
   writers = _writers(config, directory, info, evaluated, summaries)
+  coco = None
+  if options.save_coco_results:
+    coco = coco_results.CocoResults(lambda: path_of('predictions'), info)
+    writers.append(coco.add)
   report = None
   if config.value(f'{_EVAL}.decode_groundtruth_label'):
     report = reports.Report(
@@ -317,11 +328,6 @@ def _eval_loop(
     )
   elif not writers:
     raise _nothing_to_measure(config)
-  batch_size = config.value(f'{_EVAL}.batch_size')
-  digest = evaluated_lib.digest(evaluated_lib.identity(evaluated))
-
-  def path_of(name):
-    return os.path.join(eval_directory, f'{name}-{int(global_step.numpy())}-{digest}')
 
   @contextlib.contextmanager
   def guard():
@@ -355,6 +361,7 @@ def _eval_loop(
     num_images=None if options.eval_steps == -1 else options.eval_steps * batch_size,
     guard=guard,
     stop=stop if hosts.count() == 1 else None,  # Several stop together, between evaluations.
+    finish=coco.finish if coco else lambda: None,
   )
 
 
@@ -362,8 +369,8 @@ def _nothing_to_measure(config):
   return config.error(
     f'{_EVAL}.decode_groundtruth_label',
     'without labels there is nothing to '
-    'measure; set evaluator_options.save_raw_predictions=true or '
-    'evaluator_options.save_predictions=true.',
+    'measure; set evaluator_options.save_coco_results=true, '
+    'evaluator_options.save_raw_predictions=true or evaluator_options.save_predictions=true.',
   )
 
 

@@ -99,7 +99,11 @@ def test_fields_of_this_project_start_at_100():
       'max_corrupt_fraction': 105,
       'data_service': 106,
     },
-    'deeplab2.EvaluatorOptions': {'instance_ap': 100, 'use_raw_weights': 101},
+    'deeplab2.EvaluatorOptions': {
+      'instance_ap': 100,
+      'use_raw_weights': 101,
+      'save_coco_results': 115,
+    },
     'deeplab2.LossOptions': {
       'remask': 100,
       'reclass': 101,

@@ -311,7 +311,6 @@ def test_missing_pngs(tmp_path, made, capsys):
 @pytest.mark.parametrize(
   'truth, predictions, words',
   [
-    ('predicted.json', 'empty.json', 'empty.json: holds no result.'),
     ('results.json', 'predicted.json', 'holds detection results; must hold panoptic or instances'),
     ('true.json', 'text.json', 'not a JSON file'),
     ('true.json', 'number.json', "has no list 'annotations'"),
@@ -321,7 +320,6 @@ def test_missing_pngs(tmp_path, made, capsys):
 )
 def test_other_files(tmp_path, made, capsys, truth, predictions, words):
   for name, text in (
-    ('empty', '[]'),
     ('results', '[{"score": 1}]'),
     ('text', 'x'),
     ('number', '{"annotations": 1}'),

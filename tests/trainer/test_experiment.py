@@ -20,6 +20,7 @@ from deeplab2.data import datasets
 from deeplab2.data import images
 from deeplab2.data import shapes
 from deeplab2.data import tfrecord
+from deeplab2.evaluation import evaluate_predictions
 from deeplab2.inference import segmenter
 from deeplab2.trainer import evaluated
 from deeplab2.trainer import evaluator
@@ -28,6 +29,7 @@ from deeplab2.trainer import runtime
 from deeplab2.trainer import train
 from tests import eager
 from tests.checkpoint import keras_files
+from tests.data import panoptic_files
 from tests.trainer import runs
 
 _CONFIG, _SOLVER = runs.CONFIG, runs.SOLVER
@@ -250,6 +252,50 @@ def test_a_wrong_start_is_refused_before_training(tmp_path, option):
   with pytest.raises(errors.UserError, match='nowhere: no such checkpoint'):
     _run('train', tmp_path, f'model_options.{option}=/nowhere')
   assert not list(tmp_path.glob('ckpt*'))
+
+
+def test_results_in_cocos_formats(trained, tmp_path, capsys):
+  """Evaluated as files, they have the numbers of the evaluation."""
+  run = tmp_path / 'run'
+  shutil.copytree(trained, run, ignore=shutil.ignore_patterns('eval', 'vis'))
+  maskwise = 'evaluator_options.maskwise_postprocessing.'
+  lenient = [  # Whatever it has learned, it finds things.
+    'evaluator_options.pixel_confidence_threshold=0.0',
+    f'{maskwise}transformer_class_confidence_threshold_thing=0.0',
+    f'{maskwise}transformer_class_confidence_threshold_stuff=1.0',
+    f'{maskwise}overlapping_threshold=0.0',
+  ]
+  _run('eval', run, 'evaluator_options.save_coco_results=true', *lenient)
+  (directory,) = (run / 'eval').glob('predictions-3-*')
+  assert sorted(path.name for path in directory.iterdir()) == [
+    'instances.json',
+    'panoptic',
+    'panoptic.index.jsonl',
+    'panoptic.json',
+  ]
+  info = datasets.get('shapes')
+  truth = panoptic_files.Writer(tmp_path / 'true', info)
+  for index in range(3):
+    truth.add(f'image_{index}', shapes.generate(0, 'val', index, info.label_space)[1])
+  truth.save(tmp_path / 'true.json')
+  metrics = json.loads((run / 'eval' / 'metrics-3.json').read_text())
+  for predictions in ('panoptic', 'instances'):
+    output = tmp_path / f'{predictions}.json'
+    arguments = [
+      f'--ground_truth={tmp_path / "true.json"}',
+      f'--predictions={directory / predictions}.json',
+      f'--output={output}',
+      '--num_workers=1',
+    ]
+    assert evaluate_predictions.main(arguments) == 0, capsys.readouterr().err
+    numbers = json.loads(output.read_text())
+    assert numbers['AP'] == pytest.approx(metrics['AP'], abs=1e-9)
+    if predictions == 'panoptic':
+      assert numbers['PQ'] == pytest.approx(metrics['PQ'], abs=1e-9)
+      assert sum(entry['TP'] + entry['FP'] for entry in numbers['per_class'][:5]) > 0
+  before = (directory / 'panoptic.json').read_text()
+  _run('eval', run, 'evaluator_options.save_coco_results=true', *lenient)
+  assert (directory / 'panoptic.json').read_text() == before
 
 
 def test_images_without_labels_need_a_purpose(trained, tmp_path):
