@@ -6,7 +6,7 @@ Everything below this module takes plain arguments; everything above it asks her
 import contextlib
 import functools
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import tensorflow as tf
@@ -420,6 +420,25 @@ def post_processing(config: Config):
     ),
     **common,
   )
+
+
+class EvalViews(NamedTuple):
+  """The copies of an image that an evaluation averages over (inference/augmentation.py)."""
+
+  scales: tuple[float, ...]
+  flip: bool
+
+  def any(self) -> bool:
+    """Returns whether there is a copy besides the image itself."""
+    return self.flip or any(scale != 1.0 for scale in self.scales)
+
+
+def eval_views(config: Config) -> EvalViews:
+  """Returns the copies of an image that evaluation and inference average over."""
+  options = config.options.evaluator_options
+  # As they were written, not as float32.
+  scales = tuple(round(scale, 6) for scale in options.eval_scales)
+  return EvalViews(scales, options.add_flipped_images)
 
 
 def eval_fit(config: Config) -> tuple[tuple[int, int], geometry.Resize]:

@@ -223,7 +223,6 @@ def test_options_that_are_warned_of(small, caplog, wrong, message, advised):
     ('model_options.backbone.output_stride', '16'),
     (f'{TRAIN}.use_two_frames', 'true'),
     ('trainer_options.loss_options.depth_loss', '{weight: 1}'),
-    ('evaluator_options.add_flipped_images', 'true'),
   ],
 )
 def test_refused_options_are_removed(small, path, value):

@@ -121,6 +121,7 @@ ADVICE = {
   'file).': 'tests/evaluation/test_evaluate_predictions.py::test_other_files',
   '{}: has no prediction of {} of the {} images of {}: {}; add them, or evaluate the others alone '
   'with --only_predicted.': 'tests/evaluation/test_evaluate_predictions.py::test_missing_images_and_the_advice_works',
+  '--set {}={} # was {}': 'tests/trainer/test_experiment.py::test_thresholds_are_tuned',
   '; --listed_areas takes areas from the JSON, as panopticapi does': 'tests/evaluation/test_evaluate_predictions.py::test_listed_areas_and_the_advice_works',
 }
 # Sentences that name an option or flag, and advise nothing: data, commands that are run, notes.

@@ -137,9 +137,17 @@ def _check_evaluator(config):
   values.not_negative(config, maskwise, 'reorder_class_weight', 'reorder_mask_weight')
   values.not_negative(config, path, 'stuff_area_limit', 'thing_area_limit', 'num_vis_samples')
   values.positive(config, f'{path}.eval_interval')
+  _check_scales(config, f'{path}.eval_scales')
   batches, seconds = 'a number of batches, or -1 for all', 'a number of seconds, or -1 for no limit'
   values.require(config, f'{path}.eval_steps', lambda n: n == -1 or n > 0, batches)
   values.require(config, f'{path}.continuous_eval_timeout', lambda n: n >= -1, seconds)
+
+
+def _check_scales(config, path):
+  values.require(config, path, lambda scale: 0.1 <= scale <= 10, 'between 0.1 and 10')
+  scales = list(config.value(path))
+  if scales and 1.0 not in scales:
+    raise config.error(path, 'must have 1.0: masks of other sizes are matched to those of size 1.')
 
 
 def _check_crop(config, dataset_field):

@@ -15,7 +15,6 @@ _KMAX_ONLY = 'only kMaX-DeepLab is built here: max_deeplab with a backbone named
 BACKBONE_PREFIX = 'kmax_'
 _NO_VIDEO = 'video is not supported; remove it.'
 _NO_LOSS = 'kMaX-DeepLab has no such loss; remove it.'
-_ONE_SCALE = 'images are evaluated as they are, at one scale; remove it.'
 
 REFUSED = {
   'BackboneOptions': {'output_stride': 'kMaX backbones have output stride 32; remove it.'},
@@ -26,7 +25,6 @@ REFUSED = {
   'DatasetOptions': dict.fromkeys(
     ('use_two_frames', 'use_next_frame', 'cameras_to_use'), _NO_VIDEO
   ),
-  'EvaluatorOptions': dict.fromkeys(('add_flipped_images', 'eval_scales'), _ONE_SCALE),
 }
 
 IGNORED = {
@@ -60,7 +58,7 @@ def check(config: experiment.Config) -> None:
   options = list(_set_options(config.options, ''))
   for path, message, field in options:
     reason = REFUSED.get(message.DESCRIPTOR.name, {}).get(field.name)
-    if reason and not (field.name == 'eval_scales' and list(message.eval_scales) == [1.0]):
+    if reason:
       raise config.error(path, reason)
   for path, message, field in options:
     if field.name in IGNORED.get(message.DESCRIPTOR.name, ()):

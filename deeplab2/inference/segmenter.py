@@ -15,6 +15,7 @@ from deeplab2.config import trainer_checks
 from deeplab2.config.experiment import Config
 from deeplab2.data import datasets
 from deeplab2.data import geometry
+from deeplab2.inference import augmentation as augmentation_lib
 from deeplab2.model.layers import norm
 
 
@@ -54,13 +55,37 @@ def restore(config_file: str, checkpoint: str, overrides: Iterable[str] = ()) ->
 def create(config: Config, model) -> 'Segmenter':
   """Builds the segmenter of an experiment around its model."""
   crop_size, resize = assemble.eval_fit(config)
-  return Segmenter(model, assemble.post_processing(config), crop_size=crop_size, resize=resize)
+  return Segmenter(
+    model,
+    assemble.post_processing(config),
+    crop_size=crop_size,
+    resize=resize,
+    augmentation=augmentation(config, model),
+  )
+
+
+def augmentation(config: Config, model) -> augmentation_lib.Augmentation | None:
+  """Builds the average over copies of an image that the config asks for, None if for none."""
+  views = assemble.eval_views(config)
+  if not views.any():
+    return None
+  return augmentation_lib.Augmentation(
+    model.infer, augmentation_lib.views(views.scales, flip=views.flip)
+  )
 
 
 class Segmenter(tf.Module):
   """Segments images of any size: fit to the crop, model, post-processing, back to their size."""
 
-  def __init__(self, model, postprocess, *, crop_size: tuple[int, int], resize: geometry.Resize):
+  def __init__(
+    self,
+    model,
+    postprocess,
+    *,
+    crop_size: tuple[int, int],
+    resize: geometry.Resize,
+    augmentation: augmentation_lib.Augmentation | None = None,
+  ):
     """Creates a segmenter.
 
     Args:
@@ -68,12 +93,14 @@ class Segmenter(tf.Module):
       postprocess: MaskPrediction logits -> PanopticMap at crop size (model/postprocess.py).
       crop_size: (height, width) of the evaluation crop, both of the form 32n + 1.
       resize: the range that an image is resized into before it is padded to the crop.
+      augmentation: averages over copies of an image; None for the image alone.
     """
     super().__init__()
     self._model = model
     self._postprocess = postprocess
     self._crop_size = crop_size
     self._resize = resize
+    self._augmentation = augmentation
 
   def __call__(self, image: tf.Tensor) -> structures.PanopticMap:
     """Segments one uint8 RGB image [H0, W0, 3]; returns maps [1, H0, W0] at its own size."""
@@ -102,7 +129,18 @@ class Segmenter(tf.Module):
 
   def infer(self, fitted: tf.Tensor) -> structures.MaskPrediction:
     """Returns the final masks and classes of images [B, H, W, 3] float32 in the crop."""
-    return self._model.infer(fitted)
+    return self.averaged(fitted, self._model.infer(fitted))
+
+  def averaged(
+    self, fitted: tf.Tensor, final: structures.MaskPrediction
+  ) -> structures.MaskPrediction:
+    """Returns masks and classes averaged over the copies of the images, if there are any.
+
+    Args:
+      fitted: images [B, H, W, 3] float32 in the crop.
+      final: what the model gave for them.
+    """
+    return final if self._augmentation is None else self._augmentation(fitted, final)
 
   def constant_norms(self) -> contextlib.AbstractContextManager[None]:
     """Lets graphs that are traced in the context hold as little of norms as inference needs."""

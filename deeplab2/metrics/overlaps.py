@@ -117,20 +117,30 @@ def overlaps(
     changes |= values[1:] != values[:-1]
   starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
   lengths = np.diff(starts, append=maps[0].size)
+  boundary_values = None
+  if boundaries:
+    at_truth, at_prediction = (values[starts] for values in maps[2:])
+    boundary_values = (at_truth, at_prediction, at_truth & at_prediction)
+  return _of_runs(*(values[starts] for values in maps[:2]), lengths, boundary_values)
+
+
+def from_pairs(true_ids: np.ndarray, predicted_ids: np.ndarray, areas: np.ndarray) -> Overlaps:
+  """Returns the overlaps of n pairs of ids, which may occur several times, with areas [n]."""
+  return _of_runs(true_ids, predicted_ids, areas)
+
+
+def _of_runs(of_runs, predicted_of_runs, lengths, boundary_values=None):
+  """Returns the overlaps of runs of pixels, each within one true and one predicted segment."""
   # int64 before any product: an ignore label of 255 times a divisor overflows otherwise.
-  of_runs, predicted_of_runs = (values[starts].astype(np.int64) for values in maps[:2])
+  of_runs, predicted_of_runs = (ids.astype(np.int64) for ids in (of_runs, predicted_of_runs))
   base = predicted_of_runs.max() + 1
   pairs, pair_of_run = np.unique(of_runs * base + predicted_of_runs, return_inverse=True)
   true_ids, true_of = np.unique(pairs // base, return_inverse=True)
   predicted_ids, predicted_of = np.unique(pairs % base, return_inverse=True)
   boundary_areas = None
-  if boundaries:
-    at_truth, at_prediction = (values[starts] for values in maps[2:])
+  if boundary_values:
     boundary_areas = np.stack(
-      [
-        np.bincount(pair_of_run, lengths * inside, len(pairs))
-        for inside in (at_truth, at_prediction, at_truth & at_prediction)
-      ]
+      [np.bincount(pair_of_run, lengths * inside, len(pairs)) for inside in boundary_values]
     )
   areas = np.bincount(pair_of_run, lengths)
   return Overlaps(true_ids, predicted_ids, true_of, predicted_of, areas, boundary_areas)

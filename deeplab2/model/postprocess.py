@@ -201,8 +201,7 @@ class MaskwisePostprocess(_Postprocess):
 
   def _one_image(self, logits_hwn, classes):
     mask_scores = self._scores(logits_hwn, classes)
-    # The slot of each rank, [N]; of equal ones, the lower first.
-    ranking = tf.argsort(mask_scores, direction='DESCENDING', stable=True)
+    ranking = _ranking(mask_scores)
     ranked = _Classes(*(tf.gather(part, ranking) for part in classes))
     needed = tf.where(
       ranked.channel < len(self._space.thing_ids),
@@ -241,6 +240,23 @@ class MaskwisePostprocess(_Postprocess):
     )
     by_rank = tf.gather(mask_scores, ranking)
     return maps, self._segments(ids[1:], ranked.channel, areas[1:], by_rank)
+
+  def rank(
+    self, mask_logits: tf.Tensor, class_logits: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns in which order masks are pasted, whatever the thresholds.
+
+    Args:
+      mask_logits: [h, w, N] of one image.
+      class_logits: [N, K + 1], class channels, void last.
+
+    Returns:
+      [N] int32 the slot of each rank, [N] int32 the channel of its class, [N] float32 its
+      confidence.
+    """
+    classes = _classes(class_logits)
+    ranking = _ranking(self._scores(tf.cast(mask_logits, tf.float32), classes))
+    return ranking, *(tf.gather(part, ranking) for part in classes)
 
   def _scores(self, logits_hwn, classes):
     """Returns the scores [N] of the slots by which their masks are ranked."""
@@ -336,6 +352,11 @@ def _classes(class_logits_nk):
   """Returns the most probable real class of each slot, and its probability among all with void."""
   real = tf.nn.softmax(tf.cast(class_logits_nk, tf.float32))[:, :-1]
   return _Classes(tf.argmax(real, -1, output_type=tf.int32), tf.reduce_max(real, -1))
+
+
+def _ranking(scores_n):
+  """Returns the slot [N] of each rank by descending score; of equal ones, the lower first."""
+  return tf.argsort(scores_n, direction='DESCENDING', stable=True)
 
 
 def _mask_confidence(logits_hwn, pixel_confidence):

@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+from deeplab2 import assemble
 from deeplab2 import files as disk
 from deeplab2.checkpoint import restore
 from deeplab2.config.experiment import Config
@@ -62,6 +63,9 @@ def describe(config: Config) -> dict[str, Any]:
       for name in (*_COMMON, *(_PIXELWISE if rule == 'pixelwise' else _MASKWISE))
     },
   }
+  views = assemble.eval_views(config)
+  if views.any():
+    content['views'] = {'scales': list(views.scales) or [1.0], 'flipped': views.flip}
   if content['eval_steps'] != -1:
     content['batch_size'] = config.value(f'{_FIELD}.batch_size')
   return {'set': digest(content), 'file_pattern': patterns, **content}

@@ -163,7 +163,8 @@ class Evaluator:
       with randomness.keyed(tf.stack([batch, replica])):
         losses, ratios = self._loss(prediction._replace(auxiliary=()), targets)
     ratios = {name: tf.stack(ratio) for name, ratio in ratios.items()}
-    return self._segmenter.maps(prediction.final), losses, ratios
+    final = self._segmenter.averaged(images, prediction.final)
+    return self._segmenter.maps(final), losses, ratios
 
 
 def _ahead(items):

@@ -31,6 +31,9 @@ MASKWISE = 'evaluator_options.maskwise_postprocessing'
     ('train_dataset_options.max_thing_id=0', 'must be greater than 0.'),
     ('train_dataset_options.shuffle_buffer_size=0', 'must be greater than 0.'),
     ('train_dataset_options.small_instance_weight=-1', 'must be 0 or greater.'),
+    # Copies that an evaluation averages over.
+    ('evaluator_options.eval_scales=[1.0,0.0]', 'must be between 0.1 and 10.'),
+    ('evaluator_options.eval_scales=[0.5,2.0]', 'must have 1.0: masks of other sizes are'),
     # Reading.
     ('train_dataset_options.max_corrupt_fraction=-0.1', 'must be at least 0 and less than 1.'),
     ('train_dataset_options.max_corrupt_fraction=1', 'must be at least 0 and less than 1.'),

@@ -31,8 +31,6 @@ from . import configs
       'eval_dataset_options.cameras_to_use=front',
       'eval_dataset_options.cameras_to_use = ["front"]',
     ),
-    ('evaluator_options.add_flipped_images=true', 'evaluator_options.add_flipped_images = true'),
-    ('evaluator_options.eval_scales=0.5,1.0', 'evaluator_options.eval_scales = [0.5, 1]'),
   ],
 )
 def test_refused_by_name(small, override, named):

@@ -21,7 +21,10 @@ from deeplab2.data import images
 from deeplab2.data import shapes
 from deeplab2.data import tfrecord
 from deeplab2.evaluation import evaluate_predictions
+from deeplab2.evaluation import thresholds
+from deeplab2.evaluation import tune_thresholds
 from deeplab2.inference import segmenter
+from deeplab2.metrics import panoptic_quality
 from deeplab2.trainer import evaluated
 from deeplab2.trainer import evaluator
 from deeplab2.trainer import experiment
@@ -296,6 +299,66 @@ def test_results_in_cocos_formats(trained, tmp_path, capsys):
   before = (directory / 'panoptic.json').read_text()
   _run('eval', run, 'evaluator_options.save_coco_results=true', *lenient)
   assert (directory / 'panoptic.json').read_text() == before
+
+
+def test_copies_of_other_sizes_and_mirrored(trained, tmp_path):
+  run = tmp_path / 'run'
+  shutil.copytree(trained, run, ignore=shutil.ignore_patterns('eval', 'vis'))
+  scales = 'evaluator_options.eval_scales=[1.0,2.0]'
+  _run('eval', run, scales, 'evaluator_options.add_flipped_images=true')
+  _run('eval', run)
+  contents = [
+    json.loads(path.read_text()) for path in sorted((run / 'eval').glob('metrics-3*.json'))
+  ]
+  assert len(contents) == 2, 'each of the two ways has its numbers'
+  views = [content['evaluated'].get('views') for content in contents]
+  assert None in views and {'scales': [1.0, 2.0], 'flipped': True} in views
+  losses = [content['losses']['total_loss'] for content in contents]
+  assert losses[0] == pytest.approx(losses[1], rel=1e-5), 'the loss is of the image itself'
+
+
+def test_thresholds_are_tuned(trained, tmp_path, capsys):
+  """What the tables of the images count is what an evaluation counts."""
+  overrides = [
+    'evaluator_options.pixel_confidence_threshold=0.02',
+    'evaluator_options.maskwise_postprocessing.transformer_class_confidence_threshold_thing=0.0',
+    'evaluator_options.maskwise_postprocessing.transformer_class_confidence_threshold_stuff=0.0',
+  ]
+  config = _config(*overrides)
+  model = assemble.model(config)
+  restore.restore_model(model, str(trained))
+  segment, space = segmenter.create(config, model), datasets.get('shapes').label_space
+  with eager.functions():
+    tables = list(tune_thresholds.read_tables(config, model))
+    samples = list(assemble.eval_dataset(config))
+  extra = 0
+  for table, sample in zip(tables, samples, strict=True):
+    maps = segment.maps(sample.image, model.infer(sample.image))
+    panoptic = segment.restore(maps, sample.placement, 0).panoptic[0].numpy()
+    expected, _ = panoptic_quality.PanopticQuality(space).update(
+      sample.panoptic_raw[0].numpy(), panoptic
+    )
+    found = thresholds.Rule(space).counts(table, thresholds.Thresholds(0.0, 0.0, 0.5))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    extra += found[3].sum()
+  assert extra >= 3, 'it finds something in every image, if nothing that is there'
+
+  output = tmp_path / 'thresholds.json'
+  flags = [f'--config_file={_CONFIG}', f'--checkpoint_path={trained}', f'--output={output}']
+  flags += [f'--set={override}' for override in (*_OVERRIDES, *overrides)]
+  assert tune_thresholds.main([*flags, '--num_workers=1']) == 0
+  content, shown = json.loads(output.read_text()), capsys.readouterr().out
+  assert content['num_images'] == 3 and content['PQ_after'] >= content['PQ_before']
+  for field, value in content['after'].items():
+    assert f'--set {field}={value:g}' in shown
+    assert _config(f'{field}={value:g}').value(field) == pytest.approx(value)
+  for option, words in (
+    ('evaluator_options.transformer_post_processing=pixelwise', 'must be "maskwise"'),
+    ('eval_dataset_options.decode_groundtruth_label=false', 'must be true: PQ needs labels.'),
+  ):
+    assert tune_thresholds.main([*flags, f'--set={option}']) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count('\n') == 1
 
 
 def test_images_without_labels_need_a_purpose(trained, tmp_path):
