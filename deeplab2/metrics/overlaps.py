@@ -121,7 +121,7 @@ def overlaps(
   if boundaries:
     at_truth, at_prediction = (values[starts] for values in maps[2:])
     boundary_values = (at_truth, at_prediction, at_truth & at_prediction)
-  return _of_runs(*(values[starts] for values in maps[:2]), lengths, boundary_values)
+  return _of_runs(maps[0][starts], maps[1][starts], lengths, boundary_values)
 
 
 def from_pairs(true_ids: np.ndarray, predicted_ids: np.ndarray, areas: np.ndarray) -> Overlaps:
