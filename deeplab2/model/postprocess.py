@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from deeplab2 import structures
 from deeplab2.kernels import bands
+from deeplab2.kernels import members
 from deeplab2.kernels import patterns
 from deeplab2.model.layers import shapes
 
@@ -287,12 +288,8 @@ class MaskwisePostprocess(_Postprocess):
     )
 
     def pixels(band_rwn):
-      winner = tf.argmax(band_rwn, axis=-1, output_type=tf.int32)
-      probability = tf.nn.softmax(band_rwn)
-      masks = tf.cast(probability > self._pixel_confidence, tf.float32)
-      columns = tf.matmul(tf.reshape(masks, [-1, num_slots]), weights_nc)
-      columns = tf.reshape(columns, [*band_rwn.shape[:2], -1])
-      return winner, tf.gather(probability, winner, batch_dims=2), tf.cast(columns, tf.int32)
+      winner, probability, columns = members.members(band_rwn, self._pixel_confidence, weights_nc)
+      return winner, probability, tf.cast(columns, tf.int32)
 
     return bands.map_resized(
       pixels, logits_hwn, self._output_size, (tf.int32, tf.float32, tf.int32)

@@ -349,7 +349,9 @@ def _eval_loop(
       ),
       model=model,
       segmenter=segmenter.create(config, model),
-      loss=None if report is None else assemble.evaluation_loss(config).score,
+      loss=assemble.evaluation_loss(config).score
+      if report is not None and options.measure_losses
+      else None,
       batch_size=batch_size,
       use_tf_function=options.use_tf_function,
     ),

@@ -103,6 +103,7 @@ def test_fields_of_this_project_start_at_100():
       'instance_ap': 100,
       'use_raw_weights': 101,
       'save_coco_results': 115,
+      'measure_losses': 116,
     },
     'deeplab2.LossOptions': {
       'remask': 100,

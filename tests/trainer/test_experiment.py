@@ -317,6 +317,18 @@ def test_copies_of_other_sizes_and_mirrored(trained, tmp_path):
   assert losses[0] == pytest.approx(losses[1], rel=1e-5), 'the loss is of the image itself'
 
 
+def test_without_losses_the_metrics_are_the_same(trained, tmp_path):
+  run = tmp_path / 'run'
+  shutil.copytree(trained, run, ignore=shutil.ignore_patterns('eval', 'vis'))
+  _run('eval', run, 'evaluator_options.measure_losses=false')
+  content, before = (
+    json.loads((directory / 'eval' / 'metrics-3.json').read_text()) for directory in (run, trained)
+  )
+  assert content['losses'] == content['diagnostics'] == {}
+  assert content['per_class'] == before['per_class']
+  assert content['evaluated'] == before['evaluated']
+
+
 def test_thresholds_are_tuned(trained, tmp_path, capsys):
   """What the tables of the images count is what an evaluation counts."""
   overrides = [
