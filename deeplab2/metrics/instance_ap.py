@@ -221,11 +221,15 @@ class _Runs:
   """The runs of equal ids of a map, column by column as COCO's masks are stored."""
 
   def __init__(self, ids_hw):
-    self._size = ids_hw.shape
-    flat = np.ravel(ids_hw, 'F')
-    self.starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    self.lengths = np.diff(self.starts, append=flat.size)
-    self.ids = flat[self.starts]
+    self._size = height, width = ids_hw.shape
+    # Changes are turned instead of ids: a quarter of the memory.
+    begins = np.ones([width, height], bool)
+    begins[:, 1:] = (ids_hw[1:] != ids_hw[:-1]).T
+    begins[1:, 0] = ids_hw[0, 1:] != ids_hw[-1, :-1]
+    self.starts = np.flatnonzero(begins)
+    self.lengths = np.diff(self.starts, append=ids_hw.size)
+    columns, rows = np.divmod(self.starts, height)
+    self.ids = ids_hw[rows, columns]
 
   def sums(self, values_hw):
     """Returns the sum of `values_hw` over each run."""
