@@ -21,27 +21,40 @@ def width(size: tuple[int, int], ratio: float = RATIO) -> int:
 def find_boundaries(ids: np.ndarray, ratio: float = RATIO) -> np.ndarray:
   """Returns where a map [H, W] of segment ids is at the boundary of its segment: [H, W] bool."""
   distance = width(ids.shape, ratio)
-  # Changes between neighbours, the frame of the image being one; then whether a row has one nearby.
   height, columns = ids.shape
-  changes = np.ones([height, columns + 1], bool)
+  # Changes between neighbours, the frame of the image being one; then whether a row has one nearby.
+  padded, changes = _changes(height, columns, distance, 1)
   np.not_equal(ids[:, 1:], ids[:, :-1], out=changes[:, 1:-1])
-  nearby = _any_of_window(changes, distance, 1)
+  nearby = _any_of_window(padded, distance, 1)
   # A change between two rows, or nearby in either of them.
-  changes = np.ones([height + 1, columns], bool)
-  np.not_equal(ids[1:], ids[:-1], out=changes[1:-1])
-  changes[1:-1] |= nearby[1:]
-  changes[1:-1] |= nearby[:-1]
-  return _any_of_window(changes, distance, 0)
+  padded, changes = _changes(height, columns, distance, 0)
+  inner = changes[1:-1]
+  np.not_equal(ids[1:], ids[:-1], out=inner)
+  inner |= nearby[1:]
+  inner |= nearby[:-1]
+  return _any_of_window(padded, distance, 0)
 
 
-def _any_of_window(changes, distance, axis):
-  """Returns whether a change, of n + 1 along an axis, is at most `distance` from each of n pixels.
+def _changes(height, columns, distance, axis):
+  """Returns an array for the n + 1 changes along an axis, True at both ends, and a view of it.
 
-  Change k is between pixels k - 1 and k. A window is put together of ever larger ones.
+  Change k is between pixels k - 1 and k. The array has room for windows at the ends.
   """
-  padding = [(0, 0), (0, 0)]
-  padding[axis] = (distance - 1, distance - 1)
-  values = np.pad(changes, padding)
+  size = [height, columns]
+  size[axis] += 2 * distance - 1
+  padded = np.zeros(size, bool)
+  inside = slice(distance - 1, -(distance - 1) or None)
+  changes = padded[:, inside] if axis else padded[inside]
+  for end in (0, -1):
+    changes[(slice(None), end) if axis else end] = True
+  return padded, changes
+
+
+def _any_of_window(values, distance, axis):
+  """Returns whether a change is at most `distance` from each of n pixels along an axis.
+
+  A window is put together of ever larger ones.
+  """
 
   def shifted(start, stop):
     return values[:, start:stop] if axis else values[start:stop]

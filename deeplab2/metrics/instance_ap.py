@@ -187,22 +187,38 @@ def average_precision(
 
 
 class _Evaluation(cocoeval.COCOeval):
-  """COCO's evaluation, which passes over the classes that an image has nothing of at once.
+  """COCO's evaluation, which looks at an image and class no more often than it must.
 
-  There are millions of them in COCO's validation set, and their results are None and [].
+  Of most of the millions of pairs in COCO's validation set there is nothing: their results are None
+  and []. Of others, all areas are in a range of sizes, where they fare as among all sizes, or none
+  is, and they count nothing there.
   """
 
   def _prepare(self):
     super()._prepare()
-    self._present = {*self._gts, *self._dts}
+    areas: dict[tuple[int, int], list[float]] = {}
+    for instances in (self._gts, self._dts):
+      for key, found in instances.items():
+        areas.setdefault(key, []).extend(instance['area'] for instance in found)
+    self._areas = {key: (min(found), max(found)) for key, found in areas.items() if found}
+    self._of_all_sizes: dict[tuple[int, int], Any] = {}
 
   def computeIoU(self, imgId, catId):
-    return super().computeIoU(imgId, catId) if (imgId, catId) in self._present else []
+    return super().computeIoU(imgId, catId) if (imgId, catId) in self._areas else []
 
   def evaluateImg(self, imgId, catId, aRng, maxDet):
-    if (imgId, catId) not in self._present:
+    key = imgId, catId
+    if key not in self._areas:
       return None
-    return super().evaluateImg(imgId, catId, aRng, maxDet)
+    smallest, largest = self._areas[key]
+    if key in self._of_all_sizes and aRng[0] <= smallest and largest <= aRng[1]:
+      return self._of_all_sizes[key]
+    if largest < aRng[0] or smallest > aRng[1]:
+      return None
+    result = super().evaluateImg(imgId, catId, aRng, maxDet)
+    if aRng == self.params.areaRng[0]:
+      self._of_all_sizes[key] = result
+    return result
 
 
 def encode_masks(ids: np.ndarray, wanted: Collection[int]) -> dict[int, dict[str, Any]]:
