@@ -255,9 +255,10 @@ class _Runs:
     """Returns COCO's compressed mask of one id, and the lengths of its runs."""
     inside = self.ids == panoptic_id
     starts, lengths = self.starts[inside], self.lengths[inside]
-    ends = starts + lengths
-    # Pixels outside before each run, and its length, in turns; a last count for what follows.
-    gaps = starts - np.concatenate([[0], ends[:-1]])
-    counts = np.append(np.stack([gaps, lengths], 1).ravel(), np.prod(self._size) - ends[-1])
+    # Where runs begin and end, in turns, between both ends of the map.
+    edges = np.empty(2 * len(starts) + 2, np.int64)
+    edges[0], edges[-1] = 0, self._size[0] * self._size[1]
+    edges[1:-1:2], edges[2:-1:2] = starts, starts + lengths
+    counts = np.diff(edges)
     mask = {'counts': counts.tolist(), 'size': list(self._size)}
     return coco_mask.frPyObjects(mask, *self._size), lengths
