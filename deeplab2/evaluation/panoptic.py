@@ -23,6 +23,7 @@ from deeplab2.metrics import mean_iou
 from deeplab2.metrics import overlaps as overlaps_lib
 
 _MOST_PIXELS = 2**53
+_LISTED_AREAS = '; --listed_areas takes areas from the JSON, as panopticapi does'
 
 
 class Settings(NamedTuple):
@@ -80,7 +81,7 @@ def _add(total, iou, settings, image):
   )
   truths = _Side(image.ground_truth, found.true_ids, found.true_areas, settings.info)
   predictions = _Side(image.prediction, found.predicted_ids, found.predicted_areas, settings.info)
-  truths.check(truth_ids, settings.listed_areas)
+  truths.check(truth_ids, settings.listed_areas, advice=_LISTED_AREAS)
   predictions.check(predicted_ids)
   total.quality[:] += _qualities(found, truths, predictions, settings)
   iou.update_areas(
@@ -96,7 +97,9 @@ def _add_instances(total, settings, image):
   """Adds the instances of an image that has one side."""
   side = image.ground_truth or image.prediction
   ids = coco_panoptic.read_segment_ids(side.png)
-  _Side(side, *np.unique_counts(ids), settings.info).check(ids, settings.listed_areas)
+  _Side(side, *np.unique(ids, return_counts=True), settings.info).check(
+    ids, settings.listed_areas, advice='' if image.ground_truth is None else _LISTED_AREAS
+  )
   total.sizes[image.image_id] = ids.shape
   if image.prediction is None:
     total.ground_truths.extend(_ground_truths(image, ids, settings.info))
@@ -126,8 +129,14 @@ class _Side:
     )
     self._segmentation, self._ids, self._info = segmentation, ids, info
 
-  def check(self, segment_ids, listed_areas=False):
-    """Raises UserError where the map and the list disagree, `listed_areas` as of Settings."""
+  def check(self, segment_ids, listed_areas=False, advice=''):
+    """Raises UserError where the map and the list disagree.
+
+    Args:
+      segment_ids: the map.
+      listed_areas: see Settings.
+      advice: what to add where areas alone disagree.
+    """
     agree = all(value in self.listed for value in self._ids.tolist() if value)
     if not listed_areas:
       agree = agree and not self.hidden and bool(np.all(self.listed_areas == self.areas))
@@ -137,10 +146,13 @@ class _Side:
     if listed_areas:
       segments = tuple(one._replace(area=None, may_be_hidden=True) for one in segments)
     side = self._segmentation
-    found = list(labels.map_problems(labels.regions(segment_ids), segments, self._info, side.png))
-    advice = ''
-    if all(problem.category in ('area', 'stuff not drawn') for problem in found):
-      advice = '; --listed_areas takes areas from the JSON, as panopticapi does'
+    try:
+      regions = labels.regions(segment_ids)
+    except errors.UserError as error:
+      raise errors.UserError(f'{side.png}: {error}.') from error
+    found = list(labels.map_problems(regions, segments, self._info, side.png))
+    if any(problem.category not in ('area', 'stuff not drawn') for problem in found):
+      advice = ''
     raise errors.UserError(f'{problems.summary(found)}; must agree with {side.where}{advice}.')
 
 
