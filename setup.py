@@ -20,6 +20,8 @@ COMMANDS = {
   'plot': 'deeplab2.commands.plot_run:main',
   'instances-to-panoptic': 'deeplab2.commands.instances_to_panoptic:main',
   'collapse-classes': 'deeplab2.commands.collapse_classes:main',
+  'evaluate-predictions': 'deeplab2.evaluation.evaluate_predictions:main',
+  'tune-thresholds': 'deeplab2.evaluation.tune_thresholds:main',
 }
 
 setuptools.setup(

@@ -2,7 +2,7 @@
 
 import sys
 
-from deeplab2.evaluation import evaluate_predictions
+from deeplab2.evaluation.evaluate_predictions import main
 
 if __name__ == '__main__':
-  sys.exit(evaluate_predictions.main(sys.argv[1:]))
+  sys.exit(main(sys.argv[1:]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from deeplab2.evaluation import tune_thresholds
+from deeplab2.evaluation.tune_thresholds import main
 
 if __name__ == '__main__':
-  sys.exit(tune_thresholds.main(sys.argv[1:]))
+  sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,6 @@
 """Evaluates predictions in files, of whatever program, against a ground truth in files.
 
-  python scripts/evaluate_predictions.py --ground_truth=panoptic_val2017.json \
+  deeplab2-evaluate-predictions --ground_truth=panoptic_val2017.json \
       --predictions=predictions.json [--masks=DIRECTORY] [--prediction_masks=DIRECTORY] \
       [--output=metrics.json]
 
@@ -302,7 +302,7 @@ def _as_json(numbers, info, options, notes: Sequence[str]) -> Mapping[str, Any]:
   return content
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
   parser.add_path('--ground_truth', required=True, help='JSON, panoptic or of instances.')

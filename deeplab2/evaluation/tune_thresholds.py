@@ -1,6 +1,6 @@
 """Finds the thresholds of maskwise post-processing that are best for a validation set.
 
-  python scripts/tune_thresholds.py --config_file=CONFIG --checkpoint_path=RUNS/NAME \
+  deeplab2-tune-thresholds --config_file=CONFIG --checkpoint_path=RUNS/NAME \
       [--output=thresholds.json] [--set a.b.c=value ...]
 
 The network sees every image of `eval_dataset_options` once. What is kept of its logits (which masks
@@ -27,10 +27,8 @@ from deeplab2 import assemble
 from deeplab2 import command_line
 from deeplab2 import files
 from deeplab2 import resampling
-from deeplab2.checkpoint import restore
 from deeplab2.config import checks
 from deeplab2.config import load
-from deeplab2.config import trainer_checks
 from deeplab2.config.experiment import Config
 from deeplab2.data import geometry
 from deeplab2.data import parallel
@@ -68,14 +66,8 @@ def tune(options: argparse.Namespace) -> Result:
   """
   config = load.load(options.config_file, options.set)
   _check(config)
-  model = assemble.model(config)
-  restore.restore_model(
-    model,
-    options.checkpoint_path,
-    averages=trainer_checks.averages_are_used(config),
-    conventions=assemble.conventions(config),
-  )
-  tables = list(read_tables(config, model))
+  restored = segmenter_lib.restore(options.config_file, options.checkpoint_path, options.set)
+  tables = list(read_tables(config, restored.segmenter))
   if not tables:
     raise config.error('eval_dataset_options.file_pattern', 'holds no image to tune with.')
   result = choose(config, tables, options.num_workers)
@@ -98,18 +90,15 @@ def _check(config):
     )
 
 
-def read_tables(config: Config, model) -> Iterator[thresholds_lib.Table]:
+def read_tables(
+  config: Config, segmenter: segmenter_lib.Segmenter
+) -> Iterator[thresholds_lib.Table]:
   """Yields what there is to know of each image of the evaluation."""
-  augmentation = segmenter_lib.augmentation(config, model)
+  predict = tf.function(segmenter.infer)
   merge = assemble.post_processing(config)
   space = assemble.dataset_info(config).label_space
   confidence = config.value('evaluator_options.pixel_confidence_threshold')
   crop_size, _ = assemble.eval_fit(config)
-
-  @tf.function
-  def predict(images):
-    final = model.infer(images)
-    return final if augmentation is None else augmentation(images, final)
 
   @tf.function
   def look(mask_logits, class_logits):
@@ -208,7 +197,7 @@ def _as_json(result):
   }
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
   """Runs the command line; returns its exit code."""
   parser = command_line.Parser(__doc__)
   parser.add_path('--config_file', required=True, help='Textproto of the experiment.')

@@ -341,11 +341,11 @@ def test_thresholds_are_tuned(trained, tmp_path, capsys):
   restore.restore_model(model, str(trained))
   segment, space = segmenter.create(config, model), datasets.get('shapes').label_space
   with eager.functions():
-    tables = list(tune_thresholds.read_tables(config, model))
+    tables = list(tune_thresholds.read_tables(config, segment))
     samples = list(assemble.eval_dataset(config))
   extra = 0
   for table, sample in zip(tables, samples, strict=True):
-    maps = segment.maps(sample.image, model.infer(sample.image))
+    maps = segment.maps(segment.infer(sample.image))
     panoptic = segment.restore(maps, sample.placement, 0).panoptic[0].numpy()
     expected, _ = panoptic_quality.PanopticQuality(space).update(
       sample.panoptic_raw[0].numpy(), panoptic
