@@ -37,6 +37,7 @@ setuptools.setup(
     'deeplab2': ['py.typed'],
     'deeplab2.config': ['*.proto', '*.pyi'],
     'deeplab2.data': ['classes/*.json'],
+    'deeplab2.report': ['page.css', 'page.js'],
     **{package: ['**/*'] for package in SHIPPED},
   },
   entry_points={

@@ -19,6 +19,8 @@ from deeplab2.inference import saved_model
 from deeplab2.inference import segmenter
 from deeplab2.metrics import panoptic_quality
 from deeplab2.model.layers import norm
+from deeplab2.report import segments_file
+from deeplab2.report import thumbnails
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = 'configs/shapes/kmax_mobilenet_v3_small.textproto'
@@ -93,6 +95,7 @@ def run(tmp_path_factory):
     '--mode=train_and_eval',
     f'--model_dir={one.root / "model"}',
     '--gin_param=set_up.seed = 1',
+    '--report',
     *FLAGS,
   )
   one.call(
@@ -143,6 +146,20 @@ def test_metrics_file_holds_what_the_segmenter_scores(run, restored):
   assert metrics['PQ_things'] == pytest.approx(100 * official.things.pq, abs=1e-6)
   assert metrics['PQ_stuff'] == pytest.approx(100 * official.stuff.pq, abs=1e-6)
   assert {'SQ', 'RQ', 'per_class', 'protocol', 'crop'} <= set(metrics)
+
+
+@pytest.mark.slow
+def test_the_report_is_of_the_evaluation(run):
+  """Written by --report, and again by its script, from what the run has kept."""
+  written = (run.directory / 'report.html').read_text()
+  metrics = json.loads((run.directory / 'eval' / f'metrics-{STEPS}.json').read_text())
+  assert f'<dd>{metrics["PQ"]:.1f}</dd>' in written
+  kept = segments_file.read(str(run.directory / 'eval' / f'segments-{STEPS}.jsonl'))
+  assert [image.name for image in kept.images] == [f'val_{i:06d}' for i in range(3)]
+  assert all(set(image.pictures) == set(thumbnails.NAMES) for image in kept.images)
+  output = run.root / 'again.html'
+  run.call('scripts/report.py', run.directory, f'--output={output}')
+  assert output.read_text() == written
 
 
 @pytest.mark.slow

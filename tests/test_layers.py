@@ -27,6 +27,7 @@ LAYERS = {
   'model_size': 4,
   'inference': 4,
   'evaluation': 4,
+  'report': 5,
   'trainer': 5,
   'commands': 5,
 }
@@ -48,6 +49,7 @@ OPTIONS_READERS = (
   'deeplab2/inference/predict.py',
   'deeplab2/inference/export.py',
   'deeplab2/commands/',
+  'deeplab2/trainer/event_files.py',  # TensorBoard's protocol buffers.
   'scripts/',
 )
 

@@ -7,14 +7,12 @@ import os
 import sys
 import warnings
 
-from absl import logging
-from google.protobuf import message
 import matplotlib
-import tensorflow as tf
 
 from deeplab2 import command_line
 from deeplab2 import errors
 from deeplab2 import files
+from deeplab2.trainer import event_files
 from deeplab2.trainer import reports
 
 matplotlib.use('Agg')
@@ -43,27 +41,11 @@ def read_losses(run: str) -> dict[str, list[tuple[int, float]]]:
 
   Of a file that is cut or damaged, what comes before; a warning says so.
   """
-  curves: dict[str, dict[int, float]] = {}
-  directory = os.path.join(run, 'train')
-  for file in files.matching(directory, 'events.*'):
-    path = os.path.join(directory, file)
-    try:
-      for step, tag, value in _scalars(path):
-        name = tag.removeprefix(_LOSS)
-        if tag.startswith(_LOSS) and not name.startswith(_AUXILIARY):
-          curves.setdefault(name, {})[step] = value
-    except (message.DecodeError, ValueError, TypeError, tf.errors.OpError) as error:
-      logging.warning('%s: is read up to where it is damaged (%s).', path, files.reason(error))
-  return {name: sorted(points.items()) for name, points in curves.items()}
-
-
-def _scalars(path):
-  """Yields (step, tag, value) of the scalars of an event file, until it ends or is damaged."""
-  for record in tf.data.TFRecordDataset(path):
-    event = tf.compat.v1.Event.FromString(record.numpy())
-    for value in event.summary.value:
-      if value.HasField('tensor') and not value.tensor.tensor_shape.dim:
-        yield event.step, value.tag, float(tf.make_ndarray(value.tensor))
+  return {
+    name: points
+    for tag, points in event_files.read_scalars(os.path.join(run, 'train')).items()
+    if (name := tag.removeprefix(_LOSS)) != tag and not name.startswith(_AUXILIARY)
+  }
 
 
 def plot(run: str, output: str) -> None:

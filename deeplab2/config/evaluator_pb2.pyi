@@ -6,7 +6,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EvaluatorOptions(_message.Message):
-    __slots__ = ("eval_steps", "eval_interval", "continuous_eval_timeout", "use_tf_function", "add_flipped_images", "stuff_area_limit", "center_score_threshold", "nms_kernel", "keep_k_centers", "save_predictions", "override_save_dir", "num_vis_samples", "save_raw_predictions", "convert_raw_to_eval_ids", "eval_scales", "merge_semantic_and_instance_with_tf_op", "raw_panoptic_format", "detailed_ap_metrics", "thing_area_limit", "transformer_class_confidence_threshold", "pixel_confidence_threshold", "transformer_post_processing", "maskwise_postprocessing", "instance_ap", "use_raw_weights", "save_coco_results", "measure_losses")
+    __slots__ = ("eval_steps", "eval_interval", "continuous_eval_timeout", "use_tf_function", "add_flipped_images", "stuff_area_limit", "center_score_threshold", "nms_kernel", "keep_k_centers", "save_predictions", "override_save_dir", "num_vis_samples", "save_raw_predictions", "convert_raw_to_eval_ids", "eval_scales", "merge_semantic_and_instance_with_tf_op", "raw_panoptic_format", "detailed_ap_metrics", "thing_area_limit", "transformer_class_confidence_threshold", "pixel_confidence_threshold", "transformer_post_processing", "maskwise_postprocessing", "instance_ap", "use_raw_weights", "report", "save_coco_results", "measure_losses")
     class MaskwisePostProcessingOptions(_message.Message):
         __slots__ = ("transformer_class_confidence_threshold_thing", "transformer_class_confidence_threshold_stuff", "overlapping_threshold", "reorder_class_weight", "reorder_mask_weight")
         TRANSFORMER_CLASS_CONFIDENCE_THRESHOLD_THING_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class EvaluatorOptions(_message.Message):
     MASKWISE_POSTPROCESSING_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_AP_FIELD_NUMBER: _ClassVar[int]
     USE_RAW_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
     SAVE_COCO_RESULTS_FIELD_NUMBER: _ClassVar[int]
     MEASURE_LOSSES_FIELD_NUMBER: _ClassVar[int]
     eval_steps: int
@@ -72,6 +73,7 @@ class EvaluatorOptions(_message.Message):
     maskwise_postprocessing: EvaluatorOptions.MaskwisePostProcessingOptions
     instance_ap: bool
     use_raw_weights: bool
+    report: bool
     save_coco_results: bool
     measure_losses: bool
-    def __init__(self, eval_steps: _Optional[int] = ..., eval_interval: _Optional[int] = ..., continuous_eval_timeout: _Optional[int] = ..., use_tf_function: bool = ..., add_flipped_images: bool = ..., stuff_area_limit: _Optional[int] = ..., center_score_threshold: _Optional[float] = ..., nms_kernel: _Optional[int] = ..., keep_k_centers: _Optional[int] = ..., save_predictions: bool = ..., override_save_dir: _Optional[str] = ..., num_vis_samples: _Optional[int] = ..., save_raw_predictions: bool = ..., convert_raw_to_eval_ids: bool = ..., eval_scales: _Optional[_Iterable[float]] = ..., merge_semantic_and_instance_with_tf_op: bool = ..., raw_panoptic_format: _Optional[str] = ..., detailed_ap_metrics: bool = ..., thing_area_limit: _Optional[int] = ..., transformer_class_confidence_threshold: _Optional[float] = ..., pixel_confidence_threshold: _Optional[float] = ..., transformer_post_processing: _Optional[str] = ..., maskwise_postprocessing: _Optional[_Union[EvaluatorOptions.MaskwisePostProcessingOptions, _Mapping]] = ..., instance_ap: bool = ..., use_raw_weights: bool = ..., save_coco_results: bool = ..., measure_losses: bool = ...) -> None: ...
+    def __init__(self, eval_steps: _Optional[int] = ..., eval_interval: _Optional[int] = ..., continuous_eval_timeout: _Optional[int] = ..., use_tf_function: bool = ..., add_flipped_images: bool = ..., stuff_area_limit: _Optional[int] = ..., center_score_threshold: _Optional[float] = ..., nms_kernel: _Optional[int] = ..., keep_k_centers: _Optional[int] = ..., save_predictions: bool = ..., override_save_dir: _Optional[str] = ..., num_vis_samples: _Optional[int] = ..., save_raw_predictions: bool = ..., convert_raw_to_eval_ids: bool = ..., eval_scales: _Optional[_Iterable[float]] = ..., merge_semantic_and_instance_with_tf_op: bool = ..., raw_panoptic_format: _Optional[str] = ..., detailed_ap_metrics: bool = ..., thing_area_limit: _Optional[int] = ..., transformer_class_confidence_threshold: _Optional[float] = ..., pixel_confidence_threshold: _Optional[float] = ..., transformer_post_processing: _Optional[str] = ..., maskwise_postprocessing: _Optional[_Union[EvaluatorOptions.MaskwisePostProcessingOptions, _Mapping]] = ..., instance_ap: bool = ..., use_raw_weights: bool = ..., report: bool = ..., save_coco_results: bool = ..., measure_losses: bool = ...) -> None: ...

@@ -1,5 +1,6 @@
 """The modes: from a configuration to datasets, model, trainer, evaluator, and through the loop."""
 
+from collections.abc import Sequence
 import contextlib
 import functools
 import hashlib
@@ -22,6 +23,7 @@ from deeplab2.data import datasets
 from deeplab2.data import pipeline
 from deeplab2.inference import raw_predictions
 from deeplab2.inference import segmenter
+from deeplab2.report import write as write_report
 from deeplab2.trainer import coco_results
 from deeplab2.trainer import evaluated as evaluated_lib
 from deeplab2.trainer import evaluation
@@ -43,13 +45,19 @@ _INITIAL = 'model_options.initial_checkpoint'
 _PRETRAINED = 'model_options.backbone.pretrained_weights'
 
 
-def train(config: Config, directory: str, stop: stopping.Request | None = None) -> None:
+def train(
+  config: Config,
+  directory: str,
+  stop: stopping.Request | None = None,
+  summary_writers: Sequence[summaries_lib.Writer] = (),
+) -> None:
   """Trains up to training_number_of_steps, in the current strategy's scope.
 
   Args:
     config: checked for this mode.
     directory: work directory of the run.
     stop: ends the run at the next step or batch.
+    summary_writers: get the logs as TensorBoard does; on the first host alone.
 
   Raises:
     UserError: as of all modes, see train.run.
@@ -58,7 +66,9 @@ def train(config: Config, directory: str, stop: stopping.Request | None = None) 
   with _only_training(config, directory, 'train') as output:
     model = _model(config, training=True)
     global_step = orbit.utils.create_global_step()
-    train_loop, _ = _train_loop(config, directory, output, model, global_step, stop)
+    train_loop, _ = _train_loop(
+      config, directory, output, model, global_step, stop, summary_writers
+    )
     if train_loop.step < _num_steps(config):
       train_loop.run(_num_steps(config))
     else:
@@ -66,13 +76,18 @@ def train(config: Config, directory: str, stop: stopping.Request | None = None) 
 
 
 def train_and_evaluate(
-  config: Config, directory: str, stop: stopping.Request | None = None
+  config: Config,
+  directory: str,
+  stop: stopping.Request | None = None,
+  summary_writers: Sequence[summaries_lib.Writer] = (),
 ) -> None:
   """Trains, and evaluates every eval_interval steps and at the end; arguments as of `train`."""
   with _only_training(config, directory, 'train_and_eval') as output:
     model = _model(config, training=True)
     global_step = orbit.utils.create_global_step()
-    train_loop, averages = _train_loop(config, directory, output, model, global_step, stop)
+    train_loop, averages = _train_loop(
+      config, directory, output, model, global_step, stop, summary_writers
+    )
     eval_loop = _eval_loop(
       config,
       output,
@@ -81,6 +96,7 @@ def train_and_evaluate(
       stop,
       training=lambda: train_loop.logs,
       averages=averages if trainer_checks.averages_are_used(config) else None,
+      summary_writers=summary_writers,
     )
     if train_loop.step < _num_steps(config) or not hosts.of_chief(eval_loop.is_done()):
       loop.train_and_evaluate(
@@ -93,7 +109,12 @@ def train_and_evaluate(
       _log_finished(config, train_loop)
 
 
-def evaluate(config: Config, directory: str, stop: stopping.Request | None = None) -> None:
+def evaluate(
+  config: Config,
+  directory: str,
+  stop: stopping.Request | None = None,
+  summary_writers: Sequence[summaries_lib.Writer] = (),
+) -> None:
   """Evaluates the newest checkpoint of the run, or initial_checkpoint; arguments as of `train`."""
   model, global_step = _model(config), orbit.utils.create_global_step()
   averages = trainer_checks.averages_are_used(config)
@@ -113,11 +134,22 @@ def evaluate(config: Config, directory: str, stop: stopping.Request | None = Non
     )
   logging.info('Evaluating %s', prefix)
   with hosts.own_directory(directory) as output:
-    _eval_loop(config, output, model, global_step, stop, source=source).run()
+    _eval_loop(
+      config,
+      output,
+      model,
+      global_step,
+      stop,
+      source=source,
+      summary_writers=summary_writers,
+    ).run()
 
 
 def evaluate_continuously(
-  config: Config, directory: str, stop: stopping.Request | None = None
+  config: Config,
+  directory: str,
+  stop: stopping.Request | None = None,
+  summary_writers: Sequence[summaries_lib.Writer] = (),
 ) -> None:
   """Evaluates every checkpoint that another process saves; arguments as of `train`.
 
@@ -136,7 +168,7 @@ def evaluate_continuously(
   )
   timeout = config.options.evaluator_options.continuous_eval_timeout
   count = loop.evaluate_continuously(
-    _eval_loop(config, directory, model, global_step, stop),
+    _eval_loop(config, directory, model, global_step, stop, summary_writers=summary_writers),
     checkpoints,
     timeout=None if timeout == -1 else timeout,
     total=_num_steps(config),
@@ -178,7 +210,7 @@ def _log_finished(config, train_loop):
   )
 
 
-def _train_loop(config, directory, output, model, global_step, stop):
+def _train_loop(config, directory, output, model, global_step, stop, summary_writers=()):
   """Returns the training loop, with the run resumed, or the model initialised; and the averages."""
   trainer_checks.check_devices(
     config, tf.distribute.get_strategy().num_replicas_in_sync, runtime.device_type()
@@ -215,6 +247,7 @@ def _train_loop(config, directory, output, model, global_step, stop):
     explained=lambda: _explained(config, _TRAIN),
     stop=stop,
     profile_steps=tuple(options.profile_steps),
+    summary_writers=summary_writers if hosts.is_chief() else (),
   )
   return train_loop, state.averages
 
@@ -283,7 +316,15 @@ def _initialize(config, model, directory):
 
 
 def _eval_loop(
-  config, directory, model, global_step, stop, source=None, training=dict, averages=None
+  config,
+  directory,
+  model,
+  global_step,
+  stop,
+  source=None,
+  training=dict,
+  averages=None,
+  summary_writers=(),
 ):
   """Creates the evaluation loop.
 
@@ -296,6 +337,7 @@ def _eval_loop(
     source: checkpoint that the model is from, None for that of the run and step.
     training: returns the logs of a concurrent training, if any.
     averages: of the model's variables, to be evaluated instead of them.
+    summary_writers: get the logs as well.
   """
   config = checks.evaluated_by(config, tf.distribute.get_strategy().num_replicas_in_sync)
   options, info = config.options.evaluator_options, assemble.dataset_info(config)
@@ -303,7 +345,9 @@ def _eval_loop(
   evaluated = evaluated_lib.describe(config)
   if source:
     evaluated['checkpoint'] = source
-  summaries = summaries_lib.Summaries(eval_directory, global_step)
+  summaries = summaries_lib.Summaries(
+    eval_directory, global_step, summary_writers if hosts.is_chief() else ()
+  )
   batch_size = config.value(f'{_EVAL}.batch_size')
   digest = evaluated_lib.digest(evaluated_lib.identity(evaluated))
 
@@ -325,6 +369,13 @@ def _eval_loop(
       detailed_ap=options.detailed_ap_metrics,
       evaluated=evaluated,
       training=training,
+      with_segments=options.report,
+      finish=functools.partial(write_report.after, directory) if options.report else None,
+    )
+  elif options.report:
+    raise config.error(
+      'evaluator_options.report',
+      f'needs labels, and {_EVAL}.decode_groundtruth_label is false; set one of them otherwise.',
     )
   elif not writers:
     raise _nothing_to_measure(config)

@@ -38,6 +38,7 @@ class TrainLoop:
     explained: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     stop: stopping.Request | None = None,
     profile_steps: Sequence[int] = (),
+    summary_writers: Sequence[summaries_lib.Writer] = (),
   ):
     """Creates the loop.
 
@@ -52,6 +53,7 @@ class TrainLoop:
       stop: ends the training after a step, with a checkpoint of it.
       profile_steps: first and last step of which a profile is written next to the logs; none if
         empty.
+      summary_writers: get the logs as well.
     """
     self._trainer = trainer
     self._checkpoints = checkpoints
@@ -63,7 +65,7 @@ class TrainLoop:
     self._stop = stop or stopping.Request()
     self._profile = profile.Window(os.path.join(checkpoints.output, 'train'), profile_steps)
     self._summaries = summaries_lib.Summaries(
-      os.path.join(checkpoints.output, 'train'), global_step
+      os.path.join(checkpoints.output, 'train'), global_step, summary_writers
     )
     self._last_summary = self.step
     self.logs: Mapping[str, float] = {}  # Of the newest inner loop, by tag.

@@ -14,6 +14,8 @@ from deeplab2 import files
 from deeplab2.data import datasets
 from deeplab2.data import images
 from deeplab2.inference import drawing
+from deeplab2.report import collector
+from deeplab2.report import segments_file
 from deeplab2.trainer import evaluated as evaluated_lib
 from deeplab2.trainer import evaluator
 from deeplab2.trainer import loss_means
@@ -53,6 +55,8 @@ class Report:
     detailed_ap: bool,
     evaluated: Mapping[str, Any] | None = None,
     training: Callable[[], Mapping[str, float]] = dict,
+    with_segments: bool = False,
+    finish: Callable[[str], None] | None = None,
   ):
     """Creates a report.
 
@@ -64,9 +68,13 @@ class Report:
       detailed_ap: whether all of COCO's twelve numbers go to TensorBoard.
       evaluated: what is evaluated (see evaluated.py), its `checkpoint` included.
       training: returns the newest logs of the training that goes on meanwhile, by tag, if any.
+      with_segments: whether what became of every segment is kept, beside the JSON file.
+      finish: called at the end with the path of the JSON file.
     """
     self._info = info
     self._directory = directory
+    self._with_segments = with_segments
+    self._finish = finish
     self._global_step = global_step
     self._with_ap = with_ap
     self._detailed_ap = detailed_ap
@@ -75,10 +83,13 @@ class Report:
 
   def metrics(self) -> dict[str, Metric]:
     """Returns the metrics of one evaluation, by name; `write` takes their results."""
-    return {
+    found: dict[str, Metric] = {
       'losses': loss_means.LossMeans(),
       'scores': scores.Scores(self._info.label_space, with_ap=self._with_ap),
     }
+    if self._with_segments:
+      found['segments'] = collector.Collector(self._info)
+    return found
 
   def is_written(self) -> bool:
     """Returns whether there are numbers of the same evaluation at the model's step.
@@ -92,7 +103,7 @@ class Report:
         'evaluated' not in content
         or evaluated_lib.identity(content['evaluated']) == self._identity(step)
       )
-      for _, content in _read_files(self._directory)
+      for _, content in read_files(self._directory)
     )
 
   def _identity(self, step):
@@ -137,8 +148,22 @@ class Report:
     training = self._training()
     if training:
       content['training'] = dict(training)
-    files.write_json(_path(self._directory, step, self._identity(step)), content)
+    path = _path(self._directory, step, self._identity(step))
+    files.write_json(path, content)
+    if 'segments' in results:
+      self._write_segments(segments_file.beside(path), content, results['segments'])
+    if self._finish is not None:
+      self._finish(path)
     return {**measured, **scores.as_scalars(numbers, detailed_ap=self._detailed_ap)}
+
+  def _write_segments(self, path, content, lines):
+    space = self._info.label_space
+    classes = [
+      {'id': i, 'name': self._info.class_names[i], 'isthing': i in space.thing_ids}
+      for i in sorted(space.class_order)
+    ]
+    head = {name: content[name] for name in ('step', 'evaluated')}
+    segments_file.write(path, {**head, 'dataset': self._info.name, 'classes': classes}, lines)
 
 
 class Visualizer:
@@ -230,7 +255,7 @@ def read_all(run: str, besides: Sequence[str] | None = None) -> dict[int, dict]:
     besides: file patterns; evaluations of exactly these (see `read_images`) are left out.
   """
   sets: dict[str, dict[int, dict]] = {}
-  for _, content in _read_files(os.path.join(run, 'eval')):
+  for _, content in read_files(os.path.join(run, 'eval')):
     evaluated = content.get('evaluated', {})
     if besides is not None and evaluated.get('file_pattern') == list(besides):
       continue
@@ -260,7 +285,7 @@ def read_images(run: str, file_pattern: Sequence[str]) -> dict[int, dict]:
   """
   found = {
     content['step']: content
-    for _, content in _read_files(os.path.join(run, 'eval'))
+    for _, content in read_files(os.path.join(run, 'eval'))
     if content.get('evaluated', {}).get('file_pattern') == list(file_pattern)
   }
   return dict(sorted(found.items()))
@@ -271,8 +296,8 @@ def _named(content):
   return f'{evaluated.get("dataset")}, {", ".join(evaluated.get("file_pattern", ()))}'
 
 
-def _read_files(directory):
-  """Yields (path, content) of the metrics files of a directory that can be read."""
+def read_files(directory):
+  """Yields (path, content) of the metrics files of a directory that can be read, by name."""
   for name in files.matching(directory, r'metrics-.*\.json'):
     path = os.path.join(directory, name)
     content = _read_file(path)

@@ -18,6 +18,7 @@ Modes:
 """
 
 from collections.abc import Sequence
+import contextlib
 import os
 import sys
 
@@ -27,13 +28,16 @@ if not __package__:
 
 # pylint: disable=wrong-import-position
 from deeplab2 import command_line  # noqa: E402
+from deeplab2 import errors  # noqa: E402
 from deeplab2.config import checks  # noqa: E402
 from deeplab2.config import load  # noqa: E402
 from deeplab2.trainer import experiment  # noqa: E402
 from deeplab2.trainer import hosts  # noqa: E402
 from deeplab2.trainer import runtime  # noqa: E402
 from deeplab2.trainer import stopping  # noqa: E402
+from deeplab2.trainer import summaries  # noqa: E402
 
+_REPORT = 'evaluator_options.report=true'
 MODES = {
   'train': experiment.train,
   'eval': experiment.evaluate,
@@ -42,25 +46,38 @@ MODES = {
 }
 
 
-def run(arguments) -> None:
+def run(arguments, summary_writers: Sequence[summaries.Writer] = ()) -> None:
   """Runs an experiment.
 
   Args:
     arguments: the parsed flags.
+    summary_writers: get the logs as TensorBoard does (docs/training.md), and are closed at the end.
 
   Raises:
     UserError: for a mistake in flags, configuration, data or checkpoints; for a loss that is not
       finite; for a checkpoint that cannot be saved.
     Stopped: by SIGTERM or SIGINT, with everything saved.
   """
-  config = load.load(arguments.config_file, arguments.set)
+  with contextlib.ExitStack() as stack:
+    for writer in summary_writers:
+      stack.callback(writer.close)
+    _run(arguments, summary_writers)
+
+
+def _run(arguments, summary_writers):
+  if arguments.report and 'eval' not in arguments.mode:
+    raise errors.UserError(
+      f'--report: --mode={arguments.mode} evaluates nothing; choose one that does, or leave it out.'
+    )
+  overrides = [*arguments.set, *([_REPORT] if arguments.report else [])]
+  config = load.load(arguments.config_file, overrides)
   checks.check_mode(config, arguments.mode)
   runtime.bind_gin(arguments.gin_file, arguments.gin_param)
   runtime.set_up()
   strategy = runtime.create_strategy(arguments.num_gpus, arguments.master)
   stop = stopping.Request()
   with stopping.heeded(stop), strategy.scope(), hosts.explained():
-    MODES[arguments.mode](config, run_directory(arguments.model_dir, config), stop)
+    MODES[arguments.mode](config, run_directory(arguments.model_dir, config), stop, summary_writers)
 
 
 def run_directory(model_dir: str, config) -> str:
@@ -73,12 +90,13 @@ def evaluate(arguments: list[str] | None = None) -> int:
   return main(arguments, ('eval', 'continuous_eval'))
 
 
-def main(arguments: list[str] | None = None, modes: Sequence[str] = tuple(MODES)) -> int:
+def main(arguments: list[str] | None = None, modes: Sequence[str] = tuple(MODES), summary_writers: Sequence[summaries.Writer] = ()) -> int:
   """Runs the command line; returns its exit code.
 
   Args:
     arguments: the flags, without the program's name; None for those of the process.
     modes: which of MODES may be asked for. If these are not all, the first need not be.
+    summary_writers: as of `run`.
   """
   runtime.start_logging()
   parser = command_line.Parser(__doc__)
@@ -92,6 +110,11 @@ def main(arguments: list[str] | None = None, modes: Sequence[str] = tuple(MODES)
   parser.add_argument(
     '--master', help='Name or address of a TPU to use; slurm: the hosts of a Slurm job.'
   )
+  parser.add_argument(
+    '--report',
+    action='store_true',
+    help='Write report.html into the run (docs/report.md): evaluator_options.report=true.',
+  )
   parser.add_overrides()
   parser.add_path(
     '--gin_file', action='append', default=[], help='File of gin bindings; may be repeated.'
@@ -103,7 +126,7 @@ def main(arguments: list[str] | None = None, modes: Sequence[str] = tuple(MODES)
     metavar='"set_up.seed = 1"',
     help='One gin binding, of what the config does not hold; may be repeated.',
   )
-  return command_line.run(lambda: run(parser.parse_args(arguments)))
+  return command_line.run(lambda: run(parser.parse_args(arguments), summary_writers))
 
 
 if __name__ == '__main__':

@@ -102,6 +102,7 @@ def test_fields_of_this_project_start_at_100():
     'deeplab2.EvaluatorOptions': {
       'instance_ap': 100,
       'use_raw_weights': 101,
+      'report': 110,
       'save_coco_results': 115,
       'measure_losses': 116,
     },

@@ -25,6 +25,7 @@ from deeplab2.evaluation import thresholds
 from deeplab2.evaluation import tune_thresholds
 from deeplab2.inference import segmenter
 from deeplab2.metrics import panoptic_quality
+from deeplab2.report import segments_file
 from deeplab2.trainer import evaluated
 from deeplab2.trainer import evaluator
 from deeplab2.trainer import experiment
@@ -34,6 +35,7 @@ from tests import eager
 from tests.checkpoint import keras_files
 from tests.data import panoptic_files
 from tests.trainer import runs
+from tests.trainer import test_summaries
 
 _CONFIG, _SOLVER = runs.CONFIG, runs.SOLVER
 _STEPS = f'{_SOLVER}.training_number_of_steps'
@@ -146,6 +148,45 @@ def test_evaluation_compiles_to_the_same_maps(trained):
     assert set(plain.losses) == set(compiled.losses)
     for name, value in plain.losses.items():
       np.testing.assert_allclose(compiled.losses[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_a_report_and_a_writer_of_the_users_own(trained, tmp_path):
+  """An evaluation of the newest checkpoint, and a training of one more step."""
+  run = tmp_path / 'run'
+  shutil.copytree(trained, run, ignore=shutil.ignore_patterns('events*', 'vis'))
+  writer = test_summaries.LinesWriter(tmp_path / 'lines.jsonl')
+  overrides = ['evaluator_options.report=true', 'evaluator_options.num_vis_samples=1']
+  steps = 'trainer_options.solver_options.training_number_of_steps=4'
+  for mode, more in (('eval', []), ('train', [steps])):
+    with eager.functions():
+      train.MODES[mode](_config(*overrides, *more), str(run), None, [writer])
+  writer.close()
+  lines = [json.loads(line) for line in (tmp_path / 'lines.jsonl').open()]
+  assert [line['step'] for line in lines] == [3, 3, 4]
+  content = json.loads((run / 'eval' / 'metrics-3.json').read_text())
+  assert lines[0]['eval/images/000000'][2] == 3
+  assert lines[1]['eval/evaluation/pq/PQ'] == pytest.approx(content['PQ'] / 100)
+  assert {'train/learning_rate', 'train/losses/train_total_loss'} <= set(lines[2])
+  kept = segments_file.read(str(run / 'eval' / 'segments-3.jsonl'))
+  assert [image.name for image in kept.images] == ['image_0', 'image_1', 'image_2']
+  counts = {name: sum(row[name] for row in content['per_class']) for name in ('TP', 'FN', 'FP')}
+  for name, field in (('TP', 'matched_class'), ('FN', 'missed_class'), ('FP', 'extra_class')):
+    assert counts[name] == sum(len(getattr(image.segments, field)) for image in kept.images)
+  assert f'<dd>{content["PQ"]:.1f}</dd>' in (run / 'report.html').read_text()
+
+
+def test_a_report_needs_labels_and_an_evaluation(trained, tmp_path, capsys, monkeypatch):
+  with pytest.raises(errors.UserError, match='evaluator_options.report: needs labels'):
+    _run(
+      'eval',
+      tmp_path,
+      f'model_options.initial_checkpoint={trained}',
+      'eval_dataset_options.decode_groundtruth_label=false',
+      'evaluator_options.report=true',
+    )
+  monkeypatch.setattr(train.runtime, 'start_logging', lambda: None)
+  assert train.main(['--config_file=x', '--model_dir=y', '--mode=train', '--report']) == 2
+  assert '--report: --mode=train evaluates nothing' in capsys.readouterr().err
 
 
 def test_a_finished_run_is_left_alone(trained, caplog):
