@@ -12,6 +12,16 @@ _FRESH = 'model_options.restore_semantic_last_layer_from_initial_checkpoint'
 # Sentence -> the test that follows it: of test_advice.py, or FILE::TEST.
 ADVICE = {
   'deeplab2-config --list names all': 'tests/test_check_config.py::test_the_list_names_the_configs_of_the_package',
+  'needs labels, and eval_dataset_options.decode_groundtruth_label is false; set one of them '
+  'otherwise.': 'tests/trainer/test_experiment.py::test_a_report_needs_labels_and_an_evaluation',
+  '--report: --mode={} evaluates nothing; choose one that does, or leave it out.': 'tests/trainer/test_experiment.py::test_a_report_needs_labels_and_an_evaluation',
+  '{} was evaluated once; --mode=train_and_eval with evaluator_options.eval_interval evaluates on '
+  'the way.': 'tests/trainer/test_experiment.py::test_train_and_eval',
+  '{}: is no run: neither evaluations (eval/metrics-<step>.json) nor checkpoints are there; give '
+  'MODEL_DIR/<experiment_name> of a run.': 'tests/report/test_runs.py::test_directories_that_are_no_run',
+  'python -m deeplab2.trainer.train --config_file={} --mode=eval --model_dir={} --report': 'tests/trainer/test_experiment.py::test_a_report_and_a_writer_of_the_users_own',
+  '{}; evaluate again with --mode=eval --report.': 'tests/trainer/test_experiment.py::test_a_report_and_a_writer_of_the_users_own',
+  '--output={}: must end in .html.': 'tests/report/test_page.py::test_output_must_be_html',
   'differs from train_dataset_options.dataset = "{}"; one model has the classes of one dataset.': 'test_one_dataset',
   '--output_dir={}: there are checkpoints; give a new directory.': 'test_a_new_directory_for_what_is_converted',
   'To start from scratch, give another experiment_name.': 'test_another_experiment_name',
@@ -126,6 +136,7 @@ ADVICE = {
 }
 # Sentences that name an option or flag, and advise nothing: data, commands that are run, notes.
 NO_ADVICE = (
+  '<li style=',
   'pixel_decoder_stages {',
   'high_resolution_stride: ',
   '%s: model_options.kmax takes %s',
@@ -143,9 +154,10 @@ MODULES = [
   *(ROOT / 'deeplab2' / 'checkpoint').glob('*.py'),
   *(ROOT / 'deeplab2' / 'trainer').glob('*.py'),
   *(ROOT / 'deeplab2' / 'evaluation').glob('*.py'),
+  *(ROOT / 'deeplab2' / 'report').glob('*.py'),
   *(ROOT / 'deeplab2' / f'{name}.py' for name in ('assemble', 'locks', 'files', 'command_line')),
   *(ROOT / 'scripts' / f'{name}.py' for name in ('ablation', 'model_size', 'models_table')),
-  *(ROOT / 'deeplab2' / 'commands' / f'{name}.py' for name in ('plot_run', 'check_config')),
+  *(ROOT / 'deeplab2' / 'commands' / f'{name}.py' for name in ('plot_run', 'report', 'check_config')),
 ]
 
 

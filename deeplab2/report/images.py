@@ -15,6 +15,7 @@ from deeplab2.report.runs import Run
 MOST_CHARACTERS = 15_000_000
 _CHANGED = 'changed'
 _MOST_CHANGED = 48
+_SHARED = ('image', 'ground_truth')
 
 
 def data(runs: Sequence[Run], most_characters: int = MOST_CHARACTERS) -> dict[str, Any]:
@@ -92,10 +93,7 @@ def _chosen(tables, most_characters):
         continue
       if key not in shown:
         needed = sum(
-          4 * -(-len(content) // 3)
-          for table in tables
-          if key in table
-          for content in table[key].pictures.values()
+          len(content) for of_run in _pictures(key, tables) for content in of_run.values()
         )
         if needed > room:
           left_out.add(key)
@@ -125,24 +123,24 @@ def _entry(index, reasons, key, tables, names):
         classes.setdefault(present, 0)
       for wrong in of.missed_class.tolist() + of.extra_class.tolist():
         classes[wrong] = classes.get(wrong, 0) + 1
-  has_base = False
-  pictures = []
-  for image in found:
-    of_run = {}
-    for name in thumbnails.NAMES:
-      # Image and ground truth are the same in all runs.
-      is_shared = name in ('image', 'ground_truth')
-      if image is not None and name in image.pictures and not (is_shared and has_base):
-        of_run[name] = base64.b64encode(image.pictures[name]).decode()
-    has_base |= 'image' in of_run
-    pictures.append(of_run)
   return {
     'image': index,
     'reasons': [reason for reason in reasons if not reason.startswith(gallery.CLASS)],
     'classes': classes,
-    'pictures': pictures,
+    'pictures': _pictures(key, tables),
     'said': ['' if image is None else _said(image.segments, names) for image in found],
   }
+
+
+def _pictures(key, tables):
+  """Returns {name: base64} of each run; image and ground truth, which they share, once."""
+  pictures: list[dict[str, str]] = []
+  for table in tables:
+    given = table[key].pictures if key in table else {}
+    is_there = any('image' in of_run for of_run in pictures)
+    names = [n for n in thumbnails.NAMES if n in given and not (is_there and n in _SHARED)]
+    pictures.append({name: base64.b64encode(given[name]).decode() for name in names})
+  return pictures
 
 
 def _said(segments, names):

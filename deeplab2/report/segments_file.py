@@ -68,9 +68,7 @@ def beside(metrics_path: str) -> str:
   return os.path.join(directory, f'{stem}.jsonl')
 
 
-def as_line(
-  image: Image,
-) -> dict[str, Any]:
+def as_line(image: Image) -> dict[str, Any]:
   """Returns an image as the content of its line."""
   columns = iter(image.segments)
   line: dict[str, Any] = {
@@ -123,10 +121,7 @@ def read(path: str) -> Content:
   lines = files.read_text(path).split('\n')
   head = _parsed(path, 1, lines[0])
   if head.get('format') != FORMAT:
-    raise errors.UserError(
-      f'{path}, line 1: format is {head.get("format")!r}, must be {FORMAT}; evaluate again with '
-      '--mode=eval --report.'
-    )
+    raise _error(f'{path}, line 1: format is {head.get("format")!r}, must be {FORMAT}')
   try:
     classes = [
       {'id': int(one['id']), 'name': str(one['name']), 'isthing': bool(one['isthing'])}
@@ -134,10 +129,7 @@ def read(path: str) -> Content:
     ]
     step, dataset, evaluated = int(head['step']), str(head['dataset']), dict(head['evaluated'])
   except (KeyError, TypeError, ValueError) as error:
-    raise errors.UserError(
-      f'{path}, line 1: is not the head of such a file ({_named(error)}); evaluate again with '
-      '--mode=eval --report.'
-    ) from error
+    raise _error(f'{path}, line 1: is not the head of such a file ({_named(error)})') from error
   known = {one['id'] for one in classes}
   images = []
   for number, text in enumerate(lines[1:], 2):
@@ -147,14 +139,11 @@ def read(path: str) -> Content:
     try:
       images.append(_image(content, known))
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
-      raise errors.UserError(
-        f'{path}, line {number}: is not the line of an image ({_named(error)}); evaluate again '
-        'with --mode=eval --report.'
+      raise _error(
+        f'{path}, line {number}: is not the line of an image ({_named(error)})'
       ) from error
   if lines[-1]:
-    raise errors.UserError(
-      f'{path}: ends within a line, it was cut; evaluate again with --mode=eval --report.'
-    )
+    raise _error(f'{path}: ends within a line, it was cut')
   return Content(step, evaluated, dataset, classes, images)
 
 
@@ -162,10 +151,14 @@ def _parsed(path, number, text):
   try:
     content = json.loads(text)
   except ValueError as error:
-    raise errors.UserError(f'{path}, line {number}: is not JSON ({error}).') from error
+    raise _error(f'{path}, line {number}: is not JSON ({error})') from error
   if not isinstance(content, dict):
-    raise errors.UserError(f'{path}, line {number}: must be an object of JSON.')
+    raise _error(f'{path}, line {number}: must be an object of JSON')
   return content
+
+
+def _error(message):
+  return errors.UserError(f'{message}; evaluate again with --mode=eval --report.')
 
 
 def _named(error):

@@ -1,7 +1,7 @@
 """Small pictures of an evaluated image: the image, and three maps that are laid over it.
 
 Maps are clear where there is nothing to say, so that a page can show more or less of the image
-below. All are WebP; 320 pixels of a photograph of COCO take some 20 kB together.
+below. All are WebP; those of a photograph of COCO take some 20 kB together.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from deeplab2.inference import drawing
 from deeplab2.metrics import overlaps
 from deeplab2.metrics import panoptic_quality
 
-SIDE = 320  # Longest side in pixels; smaller images stay as they are.
+SIDE = 400  # Longest side in pixels; smaller images stay as they are.
 NAMES = ('image', 'prediction', 'ground_truth', 'errors')
 
 # Colours that people who do not tell red from green tell apart (Okabe and Ito).

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import shlex
 import shutil
 import types
 
@@ -25,6 +26,7 @@ from deeplab2.evaluation import thresholds
 from deeplab2.evaluation import tune_thresholds
 from deeplab2.inference import segmenter
 from deeplab2.metrics import panoptic_quality
+from deeplab2.report import runs as report_runs
 from deeplab2.report import segments_file
 from deeplab2.trainer import evaluated
 from deeplab2.trainer import evaluator
@@ -152,21 +154,32 @@ def test_evaluation_compiles_to_the_same_maps(trained):
 
 def test_a_report_and_a_writer_of_the_users_own(trained, tmp_path):
   """An evaluation of the newest checkpoint, and a training of one more step."""
-  run = tmp_path / 'run'
+  run = tmp_path / 'shapes_kmax_mobilenet_v3_small'
   shutil.copytree(trained, run, ignore=shutil.ignore_patterns('events*', 'vis'))
+  # The command that a report without segments advises, and what is said of a damaged file.
+  (note,) = report_runs.read([str(run)])[0].notes
+  arguments = dict(
+    flag.split('=') for flag in shlex.split(note) if flag.startswith('--') and '=' in flag
+  )
+  assert '--mode=eval' in note and note.endswith('--report')
+  assert arguments['--model_dir'] == str(tmp_path)
+  config = load.load(arguments['--config_file'], ['evaluator_options.report=true'])
+  assert train.run_directory(arguments['--model_dir'], config) == str(run)
+  (run / 'eval' / 'segments-3.jsonl').write_text('{}\n')
+  with pytest.raises(errors.UserError, match='evaluate again with --mode=eval --report'):
+    report_runs.read([str(run)])
   writer = test_summaries.LinesWriter(tmp_path / 'lines.jsonl')
-  overrides = ['evaluator_options.report=true', 'evaluator_options.num_vis_samples=1']
   steps = 'trainer_options.solver_options.training_number_of_steps=4'
-  for mode, more in (('eval', []), ('train', [steps])):
+  for mode, used in (('eval', config), ('train', _config(steps))):
     with eager.functions():
-      train.MODES[mode](_config(*overrides, *more), str(run), None, [writer])
+      train.MODES[mode](used, str(run), None, [writer])
   writer.close()
   lines = [json.loads(line) for line in (tmp_path / 'lines.jsonl').open()]
-  assert [line['step'] for line in lines] == [3, 3, 4]
+  assert [line['step'] for line in lines] == [3, 3, 3, 3, 4]  # Three images, and numbers.
   content = json.loads((run / 'eval' / 'metrics-3.json').read_text())
   assert lines[0]['eval/images/000000'][2] == 3
-  assert lines[1]['eval/evaluation/pq/PQ'] == pytest.approx(content['PQ'] / 100)
-  assert {'train/learning_rate', 'train/losses/train_total_loss'} <= set(lines[2])
+  assert lines[3]['eval/evaluation/pq/PQ'] == pytest.approx(content['PQ'] / 100)
+  assert {'train/learning_rate', 'train/losses/train_total_loss'} <= set(lines[4])
   kept = segments_file.read(str(run / 'eval' / 'segments-3.jsonl'))
   assert [image.name for image in kept.images] == ['image_0', 'image_1', 'image_2']
   counts = {name: sum(row[name] for row in content['per_class']) for name in ('TP', 'FN', 'FP')}
