@@ -168,6 +168,7 @@ def _named(error):
 def _image(content, known):
   """Returns an Image from its line; KeyError, TypeError or ValueError if it is none."""
   arrays = []
+  others = known | {segments_lib.NOTHING}
   for name, fields in _COLUMNS.items():
     rows = content[name]
     if not all(len(row) == len(fields) for row in rows):
@@ -175,9 +176,7 @@ def _image(content, known):
     for i, field in enumerate(fields):
       column = [row[i] for row in rows]
       values = np.array(column, np.float64 if field in _REAL else np.int64)
-      allowed = {'class': known, 'as': known | {segments_lib.NOTHING}}.get(field)
-      if field == 'on':
-        allowed = known | {segments_lib.NOTHING}
+      allowed = {'class': known, 'as': others, 'on': others}.get(field)
       if allowed is not None and not allowed.issuperset(values.tolist()):
         raise ValueError(f'{name}: there is a class that the first line does not list')
       if allowed is None and not (np.isfinite(values).all() and (values >= 0).all()):

@@ -189,7 +189,7 @@ def test_a_report_and_a_writer_of_the_users_own(trained, tmp_path):
 
 
 def test_a_report_needs_labels_and_an_evaluation(trained, tmp_path, capsys, monkeypatch):
-  with pytest.raises(errors.UserError, match='evaluator_options.report: needs labels'):
+  with pytest.raises(errors.UserError, match='evaluator_options.report = true: needs labels'):
     _run(
       'eval',
       tmp_path,
