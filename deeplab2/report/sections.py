@@ -1,6 +1,7 @@
 """The sections of a report that are numbers: headline, curves, classes, sizes and the like."""
 
 from collections.abc import Sequence
+import itertools
 
 import numpy as np
 
@@ -342,25 +343,22 @@ def _matrix(matrix, names, titles):
   involved = matrix.sum(1) + matrix[:, 1:].sum(0)
   chosen = np.argsort(-involved, kind='stable')[:_MATRIX_CLASSES]
   chosen = [index for index in sorted(chosen.tolist()) if involved[index]]
+  left = int((involved > 0).sum()) - len(chosen)
   most = max(matrix.max(), 1)
-  columns = [
-    f'{titles[0]} ↓',
-    *(names[index] for index in chosen),
-    'nothing',
-    'others',
-  ]
+  columns = [f'{titles[0]} ↓', *(names[index] for index in chosen), 'nothing']
+  columns += ['others'] if left else []
   rows = []
   for row in chosen:
     counts = [int(matrix[row, column + 1]) for column in chosen]
-    counts += [int(matrix[row, 0]), int(matrix[row].sum() - sum(counts) - matrix[row, 0])]
+    counts.append(int(matrix[row, 0]))
+    counts += [int(matrix[row].sum()) - sum(counts)] if left else []
     cells = []
-    for column, number in zip([*chosen, None, None], counts, strict=True):
+    for column, number in itertools.zip_longest(chosen, counts):
       share = (number / most) ** 0.5
       kind = 'heat own' if column == row else 'heat'
       content = markup.element('span', str(number) if number else '', style=f'--heat:{share:.2f}')
       cells.append(markup.Cell(content, number, f'{kind} dark' if share > 0.6 else kind))
     rows.append([markup.Cell(markup.text(names[row])), *cells])
-  left = int((involved > 0).sum()) - len(chosen)
   more = f' {left} classes with fewer are left out.' if left > 0 else ''
   return markup.table(
     columns, rows, caption=f'Number of segments; columns: {titles[1]}.{more}', sortable=False

@@ -60,6 +60,19 @@ def test_numbers_and_classes(files, run, chromium):
   assert visible.count() == sum(not row['isthing'] for row in metrics['per_class'])
 
 
+def test_confusion_is_the_same_as_pairs_and_as_a_matrix(files, run, chromium):
+  chromium.goto(files[0].as_uri())
+  (found,) = runs_lib.read([str(run)])
+  missed = sum(len(image.segments.missed_class) for image in found.segments.images)
+  details = chromium.locator('#confusion details').first
+  details.locator('summary').click()
+  cells = details.locator('td').all_inner_texts()
+  assert sum(int(text) for text in cells if text) == missed
+  pairs = chromium.locator('#confusion table').first
+  counts = [int(text) for text in pairs.locator('tbody tr > :nth-child(3)').all_inner_texts()]
+  assert counts == sorted(counts, reverse=True) and 0 < sum(counts) <= missed
+
+
 def test_values_under_the_pointer(files, run, chromium):
   chromium.goto(files[0].as_uri())
   chart = chromium.locator('svg[data-chart]').first
