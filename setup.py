@@ -18,6 +18,7 @@ COMMANDS = {
   'inspect': 'deeplab2.commands.inspect_data:main',
   'config': 'deeplab2.commands.check_config:main',
   'plot': 'deeplab2.commands.plot_run:main',
+  'report': 'deeplab2.commands.report:main',
   'instances-to-panoptic': 'deeplab2.commands.instances_to_panoptic:main',
   'collapse-classes': 'deeplab2.commands.collapse_classes:main',
   'evaluate-predictions': 'deeplab2.evaluation.evaluate_predictions:main',

@@ -157,7 +157,9 @@ MODULES = [
   *(ROOT / 'deeplab2' / 'report').glob('*.py'),
   *(ROOT / 'deeplab2' / f'{name}.py' for name in ('assemble', 'locks', 'files', 'command_line')),
   *(ROOT / 'scripts' / f'{name}.py' for name in ('ablation', 'model_size', 'models_table')),
-  *(ROOT / 'deeplab2' / 'commands' / f'{name}.py' for name in ('plot_run', 'report', 'check_config')),
+  *(
+    ROOT / 'deeplab2' / 'commands' / f'{name}.py' for name in ('plot_run', 'report', 'check_config')
+  ),
 ]
 
 

@@ -1,22 +1,16 @@
 """The command line of reports."""
 
-import importlib.util
-import pathlib
-
 import pytest
 
+from deeplab2.commands import report
 from tests.disk import limited_files
 from tests.report import made
 
 __all__ = ['limited_files']
-_PATH = pathlib.Path(__file__).parents[1] / 'scripts' / 'report.py'
 
 
 def _main(*arguments):
-  spec = importlib.util.spec_from_file_location('report_script', _PATH)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.main(list(map(str, arguments)))
+  return report.main(list(map(str, arguments)))
 
 
 @pytest.fixture(scope='module')

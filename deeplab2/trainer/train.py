@@ -90,7 +90,11 @@ def evaluate(arguments: list[str] | None = None) -> int:
   return main(arguments, ('eval', 'continuous_eval'))
 
 
-def main(arguments: list[str] | None = None, modes: Sequence[str] = tuple(MODES), summary_writers: Sequence[summaries.Writer] = ()) -> int:
+def main(
+  arguments: list[str] | None = None,
+  modes: Sequence[str] = tuple(MODES),
+  summary_writers: Sequence[summaries.Writer] = (),
+) -> int:
   """Runs the command line; returns its exit code.
 
   Args:
