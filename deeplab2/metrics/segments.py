@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deeplab2 import structures
-from deeplab2.metrics import overlaps
+from deeplab2.metrics import overlaps as overlaps_lib
 from deeplab2.metrics import panoptic_quality
 
 NOTHING = -1  # In place of a class: no label, crowd, or nothing predicted.
@@ -68,7 +68,7 @@ def compare(
   Raises:
     ValueError: if an id has no class of the label space.
   """
-  found = overlaps.find_overlaps(ground_truth, prediction)
+  found = overlaps_lib.overlaps(ground_truth, prediction)
   matching, _ = panoptic_quality.match(found, space)
   score = _mean_of(prediction, found.predicted_ids, semantic_scores)
   score *= _mean_of(prediction, found.predicted_ids, instance_scores)

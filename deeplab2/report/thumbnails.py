@@ -13,7 +13,7 @@ import PIL.Image
 from deeplab2 import structures
 from deeplab2.data import datasets
 from deeplab2.inference import drawing
-from deeplab2.metrics import overlaps
+from deeplab2.metrics import overlaps as overlaps_lib
 from deeplab2.metrics import panoptic_quality
 
 SIDE = 400  # Longest side in pixels; smaller images stay as they are.
@@ -76,7 +76,7 @@ def error_map(
     space: the numbering of both.
     place: the part of the map that is returned, as an index of NumPy; all of it by default.
   """
-  found = overlaps.find_overlaps(ground_truth, prediction)
+  found = overlaps_lib.overlaps(ground_truth, prediction)
   matching, _ = panoptic_quality.match(found, space)
   of_true = np.full(found.true_ids.size, -1)
   of_true[matching.matched_true] = matching.matched_predicted
