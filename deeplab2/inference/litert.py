@@ -141,29 +141,31 @@ def quantize(model: bytes, form: str, calibration: Sequence[np.ndarray] = ()) ->
   if form == 'none':
     return model
   quantizer = require('ai_edge_quantizer').Quantizer(model, _recipe(form))
-  ranges: dict[str, Any] | None = None
-  if form == 'int8':
-    ranges = {}
-    threads = parallel.usable_cores()
-    for image in parallel.with_progress(calibration, len(calibration), 'calibration'):
-      batch = {'serving_default': [{'image': image[np.newaxis]}]}
-      with _quiet(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # Of memory, which one image at a time does not need.
-        _widen(ranges, quantizer.calibrate(batch, num_threads=threads))
-  with _quiet():
-    return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
+  with warnings.catch_warnings():
+    # Of the memory for all activations, of which those of one image at a time are kept.
+    warnings.filterwarnings('ignore', '.*experimental_preserve_all_tensors.*')
+    ranges = _ranges(quantizer, calibration) if form == 'int8' else None
+    with _quiet():
+      return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
 
 
-def _widen(ranges, found):
-  """Widens ranges by those of one more image.
+def _ranges(quantizer, calibration):
+  """Returns the ranges of all activations in all images.
 
   The library's own moving average would cut what few images have, and photographs differ much.
   """
-  for name, values in found.items():
-    known = ranges.setdefault(name, values)
-    for key, pick in (('min', np.minimum), ('max', np.maximum)):
-      if key in values:
-        known[key] = pick(known[key], values[key])
+  ranges: dict[str, Any] = {}
+  threads = parallel.usable_cores()
+  for image in parallel.with_progress(calibration, len(calibration), 'calibration'):
+    with _quiet():
+      batch = {'serving_default': [{'image': image[np.newaxis]}]}
+      found = quantizer.calibrate(batch, num_threads=threads)
+    for name, values in found.items():
+      known = ranges.setdefault(name, values)
+      for key, widest in (('min', np.minimum), ('max', np.maximum)):
+        if key in values:
+          known[key] = widest(known[key], values[key])
+  return ranges
 
 
 def _recipe(form):
