@@ -136,7 +136,7 @@ def quantize(model: bytes, form: str, calibration: Sequence[np.ndarray] = ()) ->
     calibration: for 'int8', images as the model takes them, without batch axis.
 
   Raises:
-    UserError: ai-edge-quantizer is not installed.
+    UserError: ai-edge-quantizer is not installed, or LiteRT cannot load what it makes.
   """
   if form == 'none':
     return model
@@ -146,7 +146,16 @@ def quantize(model: bytes, form: str, calibration: Sequence[np.ndarray] = ()) ->
     warnings.filterwarnings('ignore', '.*experimental_preserve_all_tensors.*')
     ranges = _ranges(quantizer, calibration) if form == 'int8' else None
     with _quiet():
-      return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
+      result = quantizer.quantize(ranges, enable_progress_report=False)
+  quantized = bytes(result.quantized_model)
+  try:
+    runner(quantized)
+  except (ValueError, RuntimeError) as error:
+    raise errors.UserError(
+      f'--quantize={form}: LiteRT cannot load the result ({files.reason(error)}); take another '
+      'format.'
+    ) from error
+  return quantized
 
 
 def _ranges(quantizer, calibration):
