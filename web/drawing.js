@@ -4,31 +4,18 @@ const MOST_NAMES = 24;
 
 /** The segments of a map [height, width], the largest first. */
 export function segmentsOf(map, width, height, scores, about) {
+  const depths = depthsOf(map, width, height);
   const found = new Map();
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; ) {
-      const id = map[y * width + x];
-      const start = x;
-      while (x < width && map[y * width + x] === id) x++;
-      if (id === about.void_id) continue;
-      let segment = found.get(id);
-      if (!segment) found.set(id, (segment = { id, area: 0, run: 0 }));
-      segment.area += x - start;
-      segment.sumY = (segment.sumY ?? 0) + (x - start) * y;
-    }
-  }
-  // A name stands in the longest run of pixels near the middle height of its segment.
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; ) {
-      const id = map[y * width + x];
-      const start = x;
-      while (x < width && map[y * width + x] === id) x++;
-      const segment = found.get(id);
-      if (!segment) continue;
-      const length = x - start - Math.abs(y - segment.sumY / segment.area);
-      if (segment.x === undefined || length > segment.run) {
-        Object.assign(segment, { run: length, x: (start + x) / 2, y: y + 0.5, width: x - start });
-      }
+  for (let index = 0; index < map.length; index++) {
+    const id = map[index];
+    if (id === about.void_id) continue;
+    let segment = found.get(id);
+    if (!segment) found.set(id, (segment = { id, area: 0, depth: 0 }));
+    segment.area++;
+    // The name stands where the segment is widest.
+    if (depths[index] > segment.depth) {
+      segment.depth = depths[index];
+      segment.at = index;
     }
   }
   const segments = [...found.values()].sort((a, b) => b.area - a.area);
@@ -47,6 +34,28 @@ export function segmentsOf(map, width, height, scores, about) {
     segment.label = seen.get(segment.classId) > 1 ? `${segment.name} ${segment.number}` : segment.name;
   }
   return segments;
+}
+
+/** How many steps each pixel is from another segment or the edge. */
+function depthsOf(map, width, height) {
+  const depths = new Uint16Array(map.length);
+  const visit = (index, x, y, step, first) => {
+    const isFirstX = x === (step > 0 ? 0 : width - 1);
+    const isFirstY = y === (step > 0 ? 0 : height - 1);
+    const from = (other, isOutside) =>
+      isOutside || map[other] !== map[index] ? 0 : depths[other];
+    const beside = from(index - step, isFirstX);
+    const before = from(index - step * width, isFirstY);
+    const depth = Math.min(beside, before) + 1;
+    depths[index] = first ? depth : Math.min(depths[index], depth);
+  };
+  for (let y = 0, index = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, index++) visit(index, x, y, 1, true);
+  }
+  for (let y = height - 1, index = map.length - 1; y >= 0; y--) {
+    for (let x = width - 1; x >= 0; x--, index--) visit(index, x, y, -1, false);
+  }
+  return depths;
 }
 
 /** The colour of a class, lighter and darker by turns for its instances. */
@@ -89,10 +98,10 @@ function paintName(context, segment) {
   context.font = `600 ${size}px system-ui, "DejaVu Sans", sans-serif`;
   context.textAlign = 'center';
   context.textBaseline = 'middle';
+  if (segment.depth < size * 0.6) return; // Too narrow; the legend has it.
   const half = context.measureText(segment.label).width / 2;
-  if (segment.width < half) return; // The legend has it.
-  const x = Math.min(Math.max(segment.x, half + 4), width - half - 4);
-  const y = Math.min(Math.max(segment.y, size), height - size);
+  const x = Math.min(Math.max(segment.at % width, half + 4), width - half - 4);
+  const y = Math.min(Math.max(Math.floor(segment.at / width), size), height - size);
   context.lineWidth = size / 4;
   context.lineJoin = 'round';
   context.strokeStyle = 'rgb(0 0 0 / 75%)';

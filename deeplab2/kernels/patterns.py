@@ -1,9 +1,9 @@
 """Which masks a pixel lies in, as what pasting them one by one works on.
 
-Plain: all masks in order of rank, those too that may not be pasted, and every pixel for itself: 128
-passes over an image. All shapes are known when the graph is built, as XLA and TPUs need it. Tuned:
-the masks alone that may be pasted, and pixels that lie in the same of them counted together: the
-passes are over some hundred patterns. Both give the same maps.
+Plain: every pixel for itself, one pass over the image for each mask that may be pasted. All shapes
+are known when the graph is built, as XLA, TPUs and LiteRT need it. Tuned: pixels that lie in the
+same masks are counted together, and the passes are over some hundred patterns. Both give the same
+maps.
 """
 
 import tensorflow as tf

@@ -114,6 +114,28 @@ def test_the_page_finds_in_pictures_what_python_finds(site, address, tmp_path):
     assert page.inner_text('#status').startswith('text.txt: is no picture or video')
 
 
+def test_the_page_plays_videos_and_stops(address, tmp_path):
+  av = pytest.importorskip('av', reason='the extra video is not installed')
+  image = color_model.image(64, 96)
+  with av.open(str(tmp_path / 'moving.webm'), 'w') as video:
+    stream = video.add_stream('libvpx', rate=10)
+    stream.width, stream.height, stream.pix_fmt = 96, 64, 'yuv420p'
+    for number in range(5):
+      moved = np.ascontiguousarray(np.roll(image, 4 * number, axis=1))
+      video.mux(stream.encode(av.VideoFrame.from_ndarray(moved, format='rgb24')))
+    video.mux(stream.encode())
+  with browser.open_page() as page:
+    page.goto(address)
+    _state(page, 'ready')
+    assert not page.is_visible('#stop')
+    page.set_input_files('#file', tmp_path / 'moving.webm')
+    _state(page, 'done')
+    found = page.evaluate('panopticMap()')
+    assert (found['width'], found['height']) == (96, 64) and len(set(found['ids'])) >= 3
+    page.click('#stop')
+    assert not page.is_visible('#stop')
+
+
 @pytest.mark.parametrize(
   'flags,words',
   [
