@@ -66,10 +66,11 @@ _METHODS = {
   'py_func',
   'numpy_function',
 }
-# Of an archive, the checksums alone are compared here.
-_CHECKSUMS = {'deeplab2/checkpoint/torch_file.py'}
-# Modules are imported by a name that no input holds: here, those of the command lines.
-_DYNAMIC_IMPORTS = {'scripts/campaign/processes.py'}
+# Archives from which nothing is unpacked: checksums are compared, or uncompressed members read, which
+# are no larger than the file.
+_ARCHIVES = {'deeplab2/checkpoint/torch_file.py', 'deeplab2/inference/litert_file.py'}
+# Modules are imported by a name that no input holds: those of the command lines, and of an extra.
+_DYNAMIC_IMPORTS = {'scripts/campaign/processes.py', 'deeplab2/inference/litert.py'}
 
 
 def _name(node):
@@ -94,7 +95,7 @@ def problems(source: str, file: str = '') -> list[str]:
       if any(name in _FUNCTIONS for name in names):
         found.append(f'{node.lineno}: imports {names[-1]}')
     for name in names:
-      checked = name == 'zipfile' and file in _CHECKSUMS
+      checked = name == 'zipfile' and file in _ARCHIVES
       if name == 'torch.load' or name.partition('.')[0] in _MODULES and not checked:
         found.append(f'{node.lineno}: imports {name}')
     if isinstance(node, ast.Call):

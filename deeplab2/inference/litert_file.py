@@ -83,7 +83,7 @@ def read(path: str) -> Described:
     raise errors.UserError(f'{path}: is no LiteRT model, which have "TFL3" in bytes 4 to 8.')
   try:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-      texts = {name: archive.read(name).decode() for name in (_DATASET, _MODEL)}
+      texts = {name: _member(archive, name).decode() for name in (_DATASET, _MODEL)}
   except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, NotImplementedError) as error:
     raise errors.UserError(
       f'{path}: the classes of the model are not in the file (it was cut, or is not of '
@@ -114,6 +114,13 @@ def read(path: str) -> Described:
   info = datasets.parse(texts[_DATASET], f'{path}/{_DATASET}')
   fingerprint = hashlib.sha256((described['sha256'] + texts[_DATASET]).encode()).hexdigest()[:16]
   return Described(settings, info, fingerprint)
+
+
+def _member(archive, name):
+  """Returns a file of the archive; as `write` stores it, it cannot grow beyond the archive."""
+  if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+    raise zipfile.BadZipFile(f'{name} is compressed')
+  return archive.read(name)
 
 
 def _size(value):

@@ -1,8 +1,11 @@
 """LiteRT models: the same maps as TensorFlow's, formats, files, and flags of the export."""
 
+import io
+import json
 import pathlib
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import PIL.Image
@@ -130,6 +133,19 @@ def test_files_that_are_damaged_or_of_something_else_are_one_line(copy):
     assert '\n' not in str(caught.value) and str(copy) in str(caught.value)
   with pytest.raises(errors.UserError, match='a LiteRT model has none'):
     deeplab2.load(copy, overrides=['a.b=c'])
+
+
+def test_what_could_be_larger_than_the_file_is_not_read(copy):
+  with zipfile.ZipFile(copy) as archive:
+    texts = {name: archive.read(name) for name in archive.namelist()}
+    size = json.loads(texts['model.json'])['size']
+  data = io.BytesIO(copy.read_bytes()[:size])
+  with zipfile.ZipFile(data, 'a', zipfile.ZIP_DEFLATED) as archive:
+    for name, text in texts.items():
+      archive.writestr(name, text)
+  copy.write_bytes(data.getvalue())
+  with pytest.raises(errors.UserError, match='the classes of the model are not in the file'):
+    litert_file.read(str(copy))
 
 
 def test_without_the_package_it_is_named_with_the_command(copy, monkeypatch):
