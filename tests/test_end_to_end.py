@@ -156,7 +156,7 @@ def test_the_report_is_of_the_evaluation(run):
   assert f'<dd>{metrics["PQ"]:.1f}</dd>' in written
   kept = segments_file.read(str(run.directory / 'eval' / f'segments-{STEPS}.jsonl'))
   assert [image.name for image in kept.images] == [f'val_{i:06d}' for i in range(3)]
-  assert all(set(image.pictures) == set(thumbnails.NAMES) for image in kept.images)
+  assert all(set(image.panels) == set(thumbnails.NAMES) for image in kept.images)
   output = run.root / 'again.html'
   run.call('scripts/report.py', run.directory, f'--output={output}')
   assert output.read_text() == written

@@ -1,16 +1,16 @@
-// Loads the model, takes pictures, videos and the webcam, and shows what the model finds.
+// Loads the model, takes images, videos and the webcam, and shows what the model finds.
 
 import { loadAndCompile, loadLiteRt, Tensor } from './vendor/litertjs-core-2.5.3/index.js';
-import { describe, list, paint, segmentsOf } from './drawing.js';
+import { describe, list, draw, segmentsOf } from './drawing.js';
 import { fit, restore } from './fitting.js';
 
 const RUNTIME = './vendor/litertjs-core-2.5.3/litert_wasm_';
-const MOST_PIXELS_A_SIDE = 1280; // Of what is painted; the map has those of the crop anyway.
+const MOST_PIXELS_A_SIDE = 1280; // Of what is drawn; the map has those of the crop anyway.
 
 const $ = (id) => document.getElementById(id);
 const context = $('canvas').getContext('2d');
 let about, model;
-let shown = null; // { source, crop, resized, map, segments } of the last picture or frame.
+let shown = null; // { source, crop, resized, map, segments } of the last image or frame.
 let stream = null; // { video, stop } while a video or the webcam runs.
 
 function say(text, state) {
@@ -42,7 +42,7 @@ async function start() {
   say(`Ready${threaded ? `, with ${navigator.hardwareConcurrency} threads` : ''}.`, 'ready');
 }
 
-/** Segments a picture, or a frame of a video, of a size. */
+/** Segments an image, or a frame of a video, of a size. */
 async function segment(source, width, height) {
   const started = performance.now();
   const canvas = new OffscreenCanvas(width, height);
@@ -63,28 +63,28 @@ async function segment(source, width, height) {
   const ranAt = performance.now();
 
   const scale = Math.min(1, MOST_PIXELS_A_SIDE / Math.max(width, height));
-  // Names need room; small pictures are painted larger.
+  // Names need room; small images are drawn larger.
   const zoom = Math.max(1, Math.ceil(480 / Math.max(width, height)));
   const size = [width, height].map((side) => Math.max(1, Math.round(side * scale * zoom)));
   const map = restore(crops, cropWidth, resized, ...size);
   [context.canvas.width, context.canvas.height] = size;
   shown = { canvas, crop: crops, resized, width, height, map };
   shown.segments = segmentsOf(map, ...size, byId, about);
-  repaint();
+  redraw();
   list($('legend'), shown.segments, map.length);
   $('canvas').setAttribute('aria-label', describe(shown.segments));
   document.body.dataset.shown = '';
-  const paintedAt = performance.now();
+  const drawnAt = performance.now();
   const ms = (from, to) => `${Math.round(to - from)} ms`;
   return (
-    `${ms(started, paintedAt)} a frame: resizing ${ms(started, fittedAt)}, ` +
-    `model ${ms(fittedAt, ranAt)}, painting ${ms(ranAt, paintedAt)}`
+    `${ms(started, drawnAt)} a frame: resizing ${ms(started, fittedAt)}, ` +
+    `model ${ms(fittedAt, ranAt)}, drawing ${ms(ranAt, drawnAt)}`
   );
 }
 
-function repaint() {
+function redraw() {
   if (!shown) return;
-  paint(context, shown.canvas, shown.map, shown.segments, {
+  draw(context, shown.canvas, shown.map, shown.segments, {
     opacity: $('opacity').value / 100,
     names: $('names').checked,
   });
@@ -101,14 +101,14 @@ async function openFile(file) {
     await play(video, () => URL.revokeObjectURL(video.src));
     return;
   }
-  let picture;
+  let image;
   try {
-    picture = await createImageBitmap(file);
+    image = await createImageBitmap(file);
   } catch {
-    throw new Error(`${file.name}: is no picture or video that this browser can read.`);
+    throw new Error(`${file.name}: is no image or video that this browser can read.`);
   }
-  say(await segment(picture, picture.width, picture.height), 'done');
-  picture.close();
+  say(await segment(image, image.width, image.height), 'done');
+  image.close();
 }
 
 async function openWebcam() {
@@ -143,7 +143,7 @@ function stop() {
   $('stop').hidden = true;
 }
 
-/** The map of the last picture at its own size, for programs: { width, height, ids }. */
+/** The map of the last image at its own size, for programs: { width, height, ids }. */
 window.panopticMap = () => {
   const { crop, resized, width, height } = shown;
   const ids = restore(crop, about.crop_size[1], resized, width, height);
@@ -157,8 +157,8 @@ $('file').addEventListener('change', (event) => {
 });
 $('webcam').addEventListener('click', () => openWebcam().catch(fail));
 $('stop').addEventListener('click', stop);
-$('opacity').addEventListener('input', repaint);
-$('names').addEventListener('change', repaint);
+$('opacity').addEventListener('input', redraw);
+$('names').addEventListener('change', redraw);
 const drop = $('drop');
 drop.addEventListener('dragover', (event) => {
   event.preventDefault();

@@ -1,4 +1,4 @@
-// Segments of a map, and how they are painted and listed.
+// Segments of a map, and how they are drawn and listed.
 
 const MOST_NAMES = 24;
 
@@ -66,8 +66,8 @@ function shade(color, number) {
   return color.map((value) => Math.round(value + (towards - value) * strength));
 }
 
-/** Paints picture, map and names. */
-export function paint(context, source, map, segments, { opacity, names }) {
+/** Draws image, map and names. */
+export function draw(context, source, map, segments, { opacity, names }) {
   const { width, height } = context.canvas;
   context.drawImage(source, 0, 0, width, height);
   if (map) {
@@ -89,10 +89,10 @@ export function paint(context, source, map, segments, { opacity, names }) {
     layer.getContext('2d').putImageData(overlay, 0, 0);
     context.drawImage(layer, 0, 0);
   }
-  if (names) segments.slice(0, MOST_NAMES).forEach((segment) => paintName(context, segment));
+  if (names) segments.slice(0, MOST_NAMES).forEach((segment) => drawName(context, segment));
 }
 
-function paintName(context, segment) {
+function drawName(context, segment) {
   const { width, height } = context.canvas;
   const size = Math.max(11, Math.round(Math.min(width, height) / 34));
   context.font = `600 ${size}px system-ui, "DejaVu Sans", sans-serif`;
@@ -120,12 +120,12 @@ export function list(element, segments, pixels) {
       swatch.style.background = `rgb(${segment.color.join(' ')})`;
       const name = document.createElement('span');
       name.textContent = segment.label;
-      const share = document.createElement('span');
-      share.className = 'share';
+      const fraction = document.createElement('span');
+      fraction.className = 'fraction';
       const sure = segment.score === undefined ? '' : `, ${segment.score.toFixed(2)}`;
-      share.textContent = `${((100 * segment.area) / pixels).toFixed(1)} %${sure}`;
-      share.title = sure ? 'Share of the picture, and score' : 'Share of the picture';
-      item.append(swatch, name, share);
+      fraction.textContent = `${((100 * segment.area) / pixels).toFixed(1)} %${sure}`;
+      fraction.title = sure ? 'Fraction of the image, and score' : 'Fraction of the image';
+      item.append(swatch, name, fraction);
       return item;
     }),
   );
@@ -137,7 +137,7 @@ export function list(element, segments, pixels) {
   }
 }
 
-/** What is in the picture, in words. */
+/** What is in the image, in words. */
 export function describe(segments) {
   const counts = new Map();
   for (const { name } of segments) counts.set(name, (counts.get(name) ?? 0) + 1);

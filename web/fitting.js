@@ -1,9 +1,9 @@
-// How pictures are brought into the crop that the network takes, and maps of it back to the size of
-// the picture: the operations of deeplab2/data/geometry.py, each rounded to float32 as there.
+// How images are brought into the crop that the network takes, and maps of it back to the size of
+// the image: the operations of deeplab2/data/geometry.py, each rounded to float32 as there.
 
 const f32 = Math.fround;
 
-/** Size [height, width] that a picture of `size` has in the crop. */
+/** Size [height, width] that an image of `size` has in the crop. */
 export function resizedSize(size, about) {
   const { crop_size: crop, min_size: smallest, max_size: largest, factor } = about;
   const scaled = (sides, scale) => sides.map((side) => Math.max(1, Math.trunc(f32(side * scale))));
@@ -17,7 +17,7 @@ export function resizedSize(size, about) {
   return sides;
 }
 
-/** The samples that bilinear resizing mixes, and the share of the second. */
+/** The samples that bilinear resizing mixes, and the fraction of the second. */
 function neighbours(size, newSize) {
   const step = f32((size - 1) / Math.max(newSize - 1, 1));
   return Array.from({ length: newSize }, (_, index) => {
@@ -29,7 +29,7 @@ function neighbours(size, newSize) {
 
 /**
  * Resizes RGBA pixels [height, width, 4] into the crop and pads them: Float32Array [H, W, 3] of
- * 0..255, and the size of the picture inside.
+ * 0..255, and the size of the image inside.
  */
 export function fit(pixels, width, height, about) {
   const [cropHeight, cropWidth] = about.crop_size;
@@ -41,7 +41,7 @@ export function fit(pixels, width, height, about) {
     for (const [left, right, across] of columns) {
       for (let channel = 0; channel < 3; channel++) {
         const at = (y, x) => pixels[(y * width + x) * 4 + channel];
-        const between = (first, second, share) => f32(first + f32(f32(second - first) * share));
+        const between = (first, second, fraction) => f32(first + f32(f32(second - first) * fraction));
         const above = between(at(top, left), at(top, right), across);
         const below = between(at(bottom, left), at(bottom, right), across);
         fitted[target++] = between(above, below, down);
@@ -61,7 +61,7 @@ function nearest(size, newSize) {
   });
 }
 
-/** Brings a map of the crop to a size of the picture: Int32Array [height, width]. */
+/** Brings a map of the crop to a size of the image: Int32Array [height, width]. */
 export function restore(map, cropWidth, resized, width, height) {
   const columns = nearest(resized[1], width);
   const restored = new Int32Array(width * height);

@@ -1,4 +1,4 @@
-"""`export --format=web`: a page that segments pictures, videos and the webcam in the browser.
+"""`export --format=web`: a page that segments images, videos and the webcam in the browser.
 
 The page (directory `web` of the repository, no build step) runs the model by LiteRT.js, whose files
 are in `web/vendor` as they were published, but for their compression: the site is complete, and

@@ -1,4 +1,4 @@
-"""Collects what a report needs while images are evaluated: all segments, pictures of few images."""
+"""Collects what a report needs while images are evaluated: all segments, panels of few images."""
 
 import base64
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class Collector:
     self._info = info
     self._gallery = gallery_lib.Gallery()
     self._lines: list[dict[str, Any]] = []
-    self._pictures: dict[int, dict[str, str]] = {}  # In base64, of all that were shown so far.
+    self._panels: dict[int, dict[str, str]] = {}  # In base64, of all that were shown so far.
 
   def update(self, image: evaluator.EvaluatedImage) -> None:
     """Adds one image, which has labels."""
@@ -52,11 +52,11 @@ class Collector:
     self._lines.append(segments_file.as_line(entry))
     if self._show(number):
       drawn = thumbnails.draw(image.image, maps.panoptic, image.ground_truth, self._info)
-      self._pictures[number] = {
+      self._panels[number] = {
         name: base64.b64encode(content).decode() for name, content in drawn.items()
       }
       kept = self._gallery.reasons()
-      self._pictures = {n: drawn for n, drawn in self._pictures.items() if n in kept}
+      self._panels = {n: drawn for n, drawn in self._panels.items() if n in kept}
 
   def _show(self, number):
     """Gives an image to the gallery; returns whether it is shown, as things stand."""
@@ -70,24 +70,24 @@ class Collector:
     return self._gallery.add(number, f'{line["image"]}', line['quality'], errors)
 
   def result(self) -> list[dict[str, Any]]:
-    """Returns the lines of all images so far, those of the gallery with their pictures."""
+    """Returns the lines of all images so far, those of the gallery with their panels."""
     reasons = self._gallery.reasons()
     return [
       line
       if number not in reasons
-      else {**line, 'shown': reasons[number], 'pictures': self._pictures[number]}
+      else {**line, 'shown': reasons[number], 'panels': self._panels[number]}
       for number, line in enumerate(self._lines)
     ]
 
   def state(self) -> dict[str, np.ndarray]:
     """Returns the state that `set_state` takes: bytes of a JSON text, uint8."""
-    text = json.dumps([self._lines, list(self._pictures.items())])
+    text = json.dumps([self._lines, list(self._panels.items())])
     return {'lines': np.frombuffer(text.encode(), np.uint8)}
 
   def set_state(self, arrays: Mapping[str, np.ndarray]) -> None:
     """Goes on from what `state` returned."""
-    self._lines, pictures = json.loads(arrays['lines'].tobytes())
-    self._pictures = {number: drawn for number, drawn in pictures}
+    self._lines, panels = json.loads(arrays['lines'].tobytes())
+    self._panels = {number: drawn for number, drawn in panels}
     self._gallery = gallery_lib.Gallery()
     for number in range(len(self._lines)):
       self._show(number)

@@ -1,4 +1,4 @@
-"""The images of a report as data for the page's script: a table of all, pictures of few."""
+"""The images of a report as data for the page's script: a table of all, panels of few."""
 
 import base64
 from collections import Counter
@@ -11,7 +11,7 @@ from deeplab2.report import markup
 from deeplab2.report import thumbnails
 from deeplab2.report.runs import Run
 
-# Characters of pictures in a page: with everything else, it stays below 20 MB.
+# Characters of panels in a page: with everything else, it stays below 20 MB.
 MOST_CHARACTERS = 15_000_000
 _CHANGED = 'changed'
 _MOST_CHANGED = 48
@@ -24,9 +24,9 @@ def data(runs: Sequence[Run], most_characters: int = MOST_CHARACTERS) -> dict[st
   Returns:
     `runs`: labels; `classes`: id -> name; `images`: [name, height, width, and of each run
     [PQ of the image in percent or null, TP, FN, FP], or null where it lacks the image];
-    `gallery`: {"image": index into `images`, "reasons", "classes": {id: errors}, "pictures": of
+    `gallery`: {"image": index into `images`, "reasons", "classes": {id: errors}, "panels": of
     each run {name: base64}, "said": of each run, its errors in words}; `left_out`: images whose
-    pictures found no room.
+    panels found no room.
   """
   kept = [(i, run.label, run.segments) for i, run in enumerate(runs) if run.segments is not None]
   if not kept:
@@ -69,11 +69,11 @@ def _numbers(image):
 
 
 def _chosen(tables, most_characters):
-  """Returns {key: reasons} of the images whose pictures are shown, and how many found no room."""
+  """Returns {key: reasons} of the images whose panels are shown, and how many found no room."""
   orders: dict[str, list] = {}
   for table in tables:
     for key, image in table.items():
-      if image.pictures:
+      if image.panels:
         for reason in image.shown:
           orders.setdefault(reason, []).append(key)
   if len(tables) > 1:
@@ -93,7 +93,7 @@ def _chosen(tables, most_characters):
         continue
       if key not in shown:
         needed = sum(
-          len(content) for of_run in _pictures(key, tables) for content in of_run.values()
+          len(content) for of_run in _panels(key, tables) for content in of_run.values()
         )
         if needed > room:
           left_out.add(key)
@@ -106,9 +106,9 @@ def _chosen(tables, most_characters):
 
 
 def _change(key, tables):
-  """Returns how far the first two runs differ on an image with pictures of both, else None."""
+  """Returns how far the first two runs differ on an image with panels of both, else None."""
   pair = [table.get(key) for table in tables[:2]]
-  if any(image is None or not image.pictures or image.quality is None for image in pair):
+  if any(image is None or not image.panels or image.quality is None for image in pair):
     return None
   return abs(pair[1].quality - pair[0].quality)
 
@@ -127,20 +127,20 @@ def _entry(index, reasons, key, tables, names):
     'image': index,
     'reasons': [reason for reason in reasons if not reason.startswith(gallery.CLASS)],
     'classes': classes,
-    'pictures': _pictures(key, tables),
+    'panels': _panels(key, tables),
     'said': ['' if image is None else _said(image.segments, names) for image in found],
   }
 
 
-def _pictures(key, tables):
+def _panels(key, tables):
   """Returns {name: base64} of each run; image and ground truth, which they share, once."""
-  pictures: list[dict[str, str]] = []
+  panels: list[dict[str, str]] = []
   for table in tables:
-    given = table[key].pictures if key in table else {}
-    is_there = any('image' in of_run for of_run in pictures)
+    given = table[key].panels if key in table else {}
+    is_there = any('image' in of_run for of_run in panels)
     names = [n for n in thumbnails.NAMES if n in given and not (is_there and n in _SHARED)]
-    pictures.append({name: base64.b64encode(given[name]).decode() for name in names})
-  return pictures
+    panels.append({name: base64.b64encode(given[name]).decode() for name in names})
+  return panels
 
 
 def _said(segments, names):

@@ -114,10 +114,10 @@
     return urls.get(content);
   }
 
-  // The pictures of an entry in the order shown: {name, title, map}.
-  function pictures(entry) {
+  // The panels of an entry in the order shown: {name, title, map}.
+  function panelsOf(entry) {
     const found = [];
-    const shared = Object.assign({}, ...entry.pictures.slice().reverse());
+    const shared = Object.assign({}, ...entry.panels.slice().reverse());
     if (shared.image) found.push({ title: TITLES.image, base: shared.image });
     if (!several) {
       for (const name of ['prediction', 'ground_truth', 'errors']) {
@@ -128,7 +128,7 @@
     if (shared.ground_truth) {
       found.push({ title: TITLES.ground_truth, base: shared.image, map: shared.ground_truth });
     }
-    entry.pictures.forEach((of, run) => {
+    entry.panels.forEach((of, run) => {
       for (const name of ['prediction', 'errors']) {
         const title = `${TITLES[name]} ${data.runs[run]}`;
         if (of[name]) found.push({ title, base: shared.image, map: of[name], errors: name === 'errors' });
@@ -137,10 +137,10 @@
     return found;
   }
 
-  function stack(picture, alt) {
-    const whole = make('span', { className: picture.errors ? 'stack errors' : 'stack' });
-    if (picture.base) whole.append(make('img', { src: url(picture.base), alt: picture.map ? '' : alt }));
-    if (picture.map) whole.append(make('img', { src: url(picture.map), alt, className: 'map' }));
+  function stack(panel, alt) {
+    const whole = make('span', { className: panel.errors ? 'stack errors' : 'stack' });
+    if (panel.base) whole.append(make('img', { src: url(panel.base), alt: panel.map ? '' : alt }));
+    if (panel.map) whole.append(make('img', { src: url(panel.map), alt, className: 'map' }));
     return whole;
   }
 
@@ -160,11 +160,11 @@
       article.append(said);
     });
     const panels = make('div', { className: several ? 'panels several' : 'panels' });
-    pictures(entry).forEach((picture, number) => {
-      const alt = `${picture.title} of ${image[0]}`;
-      const button = make('button', { type: 'button', title: 'larger' }, stack(picture, alt));
+    panelsOf(entry).forEach((panel, number) => {
+      const alt = `${panel.title} of ${image[0]}`;
+      const button = make('button', { type: 'button', title: 'larger' }, stack(panel, alt));
       button.addEventListener('click', () => view(position, number));
-      panels.append(make('figure', {}, button, make('figcaption', { textContent: picture.title })));
+      panels.append(make('figure', {}, button, make('figcaption', { textContent: panel.title })));
     });
     article.append(panels);
     return article;
@@ -219,7 +219,7 @@
   let place = [0, 0];
 
   function view(position, number) {
-    const all = pictures(chosen[position]);
+    const all = panelsOf(chosen[position]);
     number = (number + all.length) % all.length;
     place = [position, number];
     const image = row(chosen[position]);
@@ -265,7 +265,7 @@
       columns.push({ title: title + of, number: true, whole: true, of: (image) => image[3 + run]?.[1 + i] ?? null });
     });
   });
-  const withPictures = new Map(data.gallery.map((entry) => [entry.image, entry]));
+  const withPanels = new Map(data.gallery.map((entry) => [entry.image, entry]));
   const order = data.images.map((_, i) => i);
   let page = 0;
   const body = make('tbody');
@@ -279,8 +279,8 @@
     column.head = head;
   });
   const said = several
-    ? 'Every image, the greatest losses first. Images with pictures are links.'
-    : 'Every image, the worst first. Images with pictures are links.';
+    ? 'Every image, the greatest losses first. Images that are shown are links.'
+    : 'Every image, the worst first. Images that are shown are links.';
   $('image-table').append(make('caption', { textContent: said }), make('thead', {}, titles), body);
 
   function sortImages(column, ascending) {
@@ -303,7 +303,7 @@
         if (i === 0) {
           cell.scope = 'row';
           const name = value || `image ${index}`;
-          if (withPictures.has(index)) {
+          if (withPanels.has(index)) {
             const link = make('a', { href: `#image-${index}`, textContent: name });
             link.addEventListener('click', (event) => { event.preventDefault(); reveal(index); });
             cell.append(link);

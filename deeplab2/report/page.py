@@ -20,7 +20,7 @@ def render(runs: Sequence[Run]) -> str:
   """Returns the page of one run, or of several side by side."""
   listed = [run.name if len(runs) == 1 else f'{run.label} {run.name}' for run in runs]
   title = f'Report: {", ".join(listed)}'
-  pictures = images.data(runs)
+  panels = images.data(runs)
   shown = {
     'Numbers': sections.headline(runs),
     'Curves': sections.curves(runs),
@@ -28,7 +28,7 @@ def render(runs: Sequence[Run]) -> str:
     'Sizes': sections.sizes(runs),
     'Confusion': sections.confusion(runs),
     'Scores': sections.scores(runs),
-    'Images': _gallery(pictures) if pictures['images'] else '',
+    'Images': _gallery(panels) if panels['images'] else '',
     'Definitions': _definitions(),
   }
   shown = {name: content for name, content in shown.items() if content}
@@ -36,7 +36,7 @@ def render(runs: Sequence[Run]) -> str:
     markup.element('a', name, href=f'#{_anchor(content)}') for name, content in shown.items()
   )
   notes = ''.join(markup.note(said, 'warning') for run in runs for said in run.notes)
-  data = json.dumps(pictures, separators=(',', ':'), allow_nan=False).replace('<', '\\u003c')
+  data = json.dumps(panels, separators=(',', ':'), allow_nan=False).replace('<', '\\u003c')
   return '\n'.join(
     [
       '<!DOCTYPE html>',
@@ -65,19 +65,19 @@ def _file(name):
   return (importlib.resources.files('deeplab2.report') / name).read_text(encoding='utf-8')
 
 
-def _gallery(pictures):
-  total = len(pictures['images'])
-  said = f'{len(pictures["gallery"])} of {total} images are here with pictures.'
-  if pictures['left_out']:
-    said += f' {pictures["left_out"]} more found no room.'
+def _gallery(panels):
+  total = len(panels['images'])
+  said = f'{len(panels["gallery"])} of {total} images are shown.'
+  if panels['left_out']:
+    said += f' {panels["left_out"]} more found no room.'
   choices = [('worst', 'the worst'), ('best', 'the best'), ('random', 'random')]
-  if len(pictures['runs']) > 1:
+  if len(panels['runs']) > 1:
     choices.insert(0, ('changed', 'the most changed'))
-  choices.append(('all', 'all with pictures'))
-  used = {int(index) for entry in pictures['gallery'] for index in entry['classes']}
+  choices.append(('all', 'all that are shown'))
+  used = {int(index) for entry in panels['gallery'] for index in entry['classes']}
   options = ''.join(
-    markup.element('option', markup.text(pictures['classes'][index]), value=index)
-    for index in sorted(used, key=lambda index: pictures['classes'][index])
+    markup.element('option', markup.text(panels['classes'][index]), value=index)
+    for index in sorted(used, key=lambda index: panels['classes'][index])
   )
   key = ''.join(
     f'<li style="--c:rgb{color}"><span></span>{name}</li>'
@@ -106,7 +106,7 @@ def _gallery(pictures):
     '<button type="button" data-step="-1">← previous</button>'
     '<button type="button" data-step="1">next →</button>'
     '<button type="button" data-close>close</button></div><div class="canvas"></div>'
-    '<p class="note">Arrow keys: left and right another picture, up and down another image.</p>'
+    '<p class="note">Arrow keys: left and right another panel, up and down another image.</p>'
     '</dialog>'
   )
   no_script = '<noscript><p class="warning">Images need JavaScript, which is off.</p></noscript>'

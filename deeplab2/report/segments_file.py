@@ -11,9 +11,9 @@ Then one for every image, in order:
    "matched": [[class, area, IoU, score], ...],   area of the true segment, in pixels
    "missed": [[class, area, class predicted on most of its pixels, or -1], ...],
    "extra": [[class, area, score, true class of most of its pixels, or -1], ...],
-   "shown": [reasons, ...], "pictures": {name: WebP file in base64}}
+   "shown": [reasons, ...], "panels": {name: WebP file in base64}}
 
-`shown` and `pictures` are there for the images of the gallery alone.
+`shown` and `panels` are there for the images of the gallery alone.
 """
 
 import base64
@@ -48,7 +48,7 @@ class Image(NamedTuple):
   quality: float | None  # Of this image alone, in [0, 1]; None without segments.
   segments: segments_lib.Segments
   shown: tuple[str, ...] = ()  # Why it is in the gallery.
-  pictures: Mapping[str, bytes] = {}  # By thumbnails.NAMES.
+  panels: Mapping[str, bytes] = {}  # By thumbnails.NAMES.
 
 
 class Content(NamedTuple):
@@ -83,9 +83,9 @@ def as_line(image: Image) -> dict[str, Any]:
     line[name] = [list(row) for row in zip(*values, strict=True)]
   if image.shown:
     line['shown'] = list(image.shown)
-  if image.pictures:
-    line['pictures'] = {
-      name: base64.b64encode(content).decode() for name, content in image.pictures.items()
+  if image.panels:
+    line['panels'] = {
+      name: base64.b64encode(content).decode() for name, content in image.panels.items()
     }
   return line
 
@@ -190,8 +190,8 @@ def _image(content, known):
     segments_lib.Segments(*arrays),
     tuple(str(reason) for reason in content.get('shown', ())),
     {
-      name: base64.b64decode(content['pictures'][name], validate=True)
+      name: base64.b64decode(content['panels'][name], validate=True)
       for name in thumbnails.NAMES
-      if name in content.get('pictures', {})
+      if name in content.get('panels', {})
     },
   )

@@ -1,4 +1,4 @@
-"""Small pictures of an evaluated image: the image, and three maps that are laid over it.
+"""Small panels of an evaluated image: the image, and three maps that are laid over it.
 
 Maps are clear where there is nothing to say, so that a page can show more or less of the image
 below. All are WebP; those of a photograph of COCO take some 20 kB together.
@@ -32,7 +32,7 @@ _MISSED, _EXTRA, _BOTH, _OUTLINE = range(1, 1 + len(ERRORS))
 def draw(
   image: np.ndarray, prediction: np.ndarray, ground_truth: np.ndarray, info: datasets.DatasetInfo
 ) -> dict[str, bytes]:
-  """Returns the pictures by NAMES, as WebP files.
+  """Returns the panels by NAMES, as WebP files.
 
   Args:
     image: [h, w, 3] RGB 0..255, of the same view as the maps.

@@ -92,7 +92,7 @@ def test_coco():
   assert result.to_coco('a')['file_name'] == 'a.png'
 
 
-def test_pictures():
+def test_images():
   result = _result()
   overlay = result.overlay()
   assert overlay.width == 5 * 96  # Enlarged to 480 pixels.

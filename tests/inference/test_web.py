@@ -1,4 +1,4 @@
-"""The page: its files, and what it shows in a real browser for pictures and videos."""
+"""The page: its files, and what it shows in a real browser for images and videos."""
 
 import functools
 import http.server
@@ -85,7 +85,7 @@ def test_a_site_is_complete_and_names_what_it_is_made_of(site):
 
 
 @pytest.mark.parametrize('address', [False, True], indirect=True, ids=['plain', 'isolated'])
-def test_the_page_finds_in_pictures_what_python_finds(site, address, tmp_path):
+def test_the_page_finds_in_images_what_python_finds(site, address, tmp_path):
   model = deeplab2.load(site / 'model.tflite')
   with browser.open_page() as page:
     page.goto(address)
@@ -108,10 +108,10 @@ def test_the_page_finds_in_pictures_what_python_finds(site, address, tmp_path):
     assert '@litertjs/core 2.5.3 (Apache-2.0)' in page.inner_text('#dependencies')
     screenshot = os.environ.get('DEEPLAB2_SCREENSHOTS')
     page.screenshot(path=f'{screenshot or tmp_path}/page.png', full_page=True)
-    (tmp_path / 'text.txt').write_text('no picture')
+    (tmp_path / 'text.txt').write_text('no image')
     page.set_input_files('#file', tmp_path / 'text.txt')
     _state(page, 'error')
-    assert page.inner_text('#status').startswith('text.txt: is no picture or video')
+    assert page.inner_text('#status').startswith('text.txt: is no image or video')
 
 
 def test_the_page_plays_videos_and_stops(address, tmp_path):

@@ -105,7 +105,7 @@ def test_images_are_chosen_and_looked_at(files, run, chromium):
   assert set(titles.all_inner_texts()) == set(wrong[::-1][:12])
   chromium.locator('#name').fill(wrong[0])
   assert titles.all_inner_texts() == [wrong[0]]
-  # Every picture is drawn: image, prediction, ground truth, errors.
+  # Every panel is drawn: image, prediction, ground truth, errors.
   shown = chromium.locator('.card img')
   assert shown.count() == 7
   sizes = {tuple(shown.nth(i).evaluate('i => [i.naturalWidth, i.naturalHeight]')) for i in range(7)}
@@ -149,7 +149,7 @@ def test_two_runs_side_by_side(files, run, other_run, chromium):
   assert len(names) == 30 and names == sorted(names, key=lambda name: round(expected[name], 2))
   shown = [float(text.replace('−', '-')) for text in _column(chromium, '#image-table', 7)]
   assert shown == pytest.approx([expected[name] for name in names], abs=0.06)
-  # A link leads to the pictures: those of both runs, image and ground truth once.
+  # A link leads to the panels: those of both runs, image and ground truth once.
   chromium.locator('#image-table a').first.click()
   card = chromium.locator('.card:focus')
   assert card.locator('h3').inner_text() == names[0]
@@ -200,26 +200,26 @@ def test_nothing_is_fetched(files):
     assert not re.search(r'https?://|@import|url\([\'"h]', text)
 
 
-def _of_coco(run, count, picture):
-  """Returns a run with `count` images, 133 classes, and pictures of such sizes in its gallery."""
+def _of_coco(run, count, panel):
+  """Returns a run with `count` images, 133 classes, and panels of such sizes in its gallery."""
   random = np.random.default_rng(0)
   classes = [{'id': i, 'name': f'class {i}', 'isthing': i <= 80} for i in range(1, 134)]
   content = run.segments
-  shown = [image for image in content.images if image.pictures]
+  shown = [image for image in content.images if image.panels]
   made_images = []
   for number in range(count):
     one = shown[number % len(shown)]
     is_shown = number < 261  # 128 by quality or chance, and one of each of 133 classes.
     reason = ('worst', 'best', 'random', 'class 1')[number % 4]
-    pictures = {
-      name: random.bytes(size) for name, size in picture.items()
+    panels = {
+      name: random.bytes(size) for name, size in panel.items()
     }  # What is compressed is as good as random.
     made_images.append(
       one._replace(
         name=f'{number:012d}',
         size=(480, 640),
         shown=(reason,) if is_shown else (),
-        pictures=pictures if is_shown else {},
+        panels=panels if is_shown else {},
       )
     )
   return run._replace(segments=content._replace(images=made_images, classes=classes))
@@ -227,10 +227,10 @@ def _of_coco(run, count, picture):
 
 @pytest.mark.parametrize('count', [1, 2])
 def test_coco_val_fits_in_20_megabytes(run, count):
-  """5,000 images and 133 classes, pictures of the sizes that docs/report.md gives."""
+  """5,000 images and 133 classes, panels of the sizes that docs/report.md gives."""
   (found,) = runs_lib.read([str(run)])
-  picture = {'image': 16_000, 'prediction': 7_000, 'ground_truth': 7_000, 'errors': 5_000}
-  whole = [_of_coco(found, 5000, picture)._replace(name=f'run {number}') for number in range(count)]
+  panel = {'image': 16_000, 'prediction': 7_000, 'ground_truth': 7_000, 'errors': 5_000}
+  whole = [_of_coco(found, 5000, panel)._replace(name=f'run {number}') for number in range(count)]
   size = len(page_lib.render(whole).encode())
   assert 10e6 < size < 20e6
   if count == 2:

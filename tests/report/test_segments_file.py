@@ -50,7 +50,7 @@ def test_images_come_back(tmp_path):
     for found, value in zip(read.segments, expected, strict=True):
       np.testing.assert_allclose(found, value, rtol=1e-6)
     assert set(read.shown) >= {'worst', 'best', 'random'}
-    assert read.pictures == thumbnails.draw(
+    assert read.panels == thumbnails.draw(
       image.image, maps.panoptic, image.ground_truth, made.INFO
     )
 
@@ -76,7 +76,7 @@ def test_images_without_labels_or_segments():
   blank = np.zeros_like(image.ground_truth)
   collected.update(image._replace(ground_truth=blank, maps=image.maps._replace(panoptic=blank)))
   (line,) = collected.result()
-  assert line['quality'] is None and 'pictures' not in line and line['matched'] == []
+  assert line['quality'] is None and 'panels' not in line and line['matched'] == []
 
 
 def test_the_name_belongs_to_the_metrics():
@@ -94,7 +94,7 @@ def test_the_name_belongs_to_the_metrics():
     (lambda lines: [lines[0], {**LINE, 'missed': [[2, 4, -1]]}], 'line 2: .*missed: there is a c'),
     (lambda lines: [lines[0], {**LINE, 'extra': [[1, 5, -1, 1]]}], 'score must not be negative'),
     (lambda lines: [lines[0], LINE, {'image': 'c'}], "line 3: .*'matched' is missing"),
-    (lambda lines: [lines[0], {**LINE, 'pictures': {'image': '<'}}], 'line 2: is not the line of'),
+    (lambda lines: [lines[0], {**LINE, 'panels': {'image': '<'}}], 'line 2: is not the line of'),
     (lambda lines: [lines[0], []], 'line 2: must be an object'),
   ],
 )

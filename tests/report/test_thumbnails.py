@@ -1,4 +1,4 @@
-"""Pictures of an image, and which of its pixels are wrong."""
+"""Panels of an image, and which of its pixels are wrong."""
 
 import io
 
@@ -36,14 +36,14 @@ def _opened(content):
 
 
 @pytest.mark.parametrize(('size', 'expected'), [((12, 8), (12, 8)), ((900, 640), (400, 284))])
-def test_pictures_are_small_and_of_one_size(size, expected):
+def test_panels_are_small_and_of_one_size(size, expected):
   space = made.INFO.label_space
   panoptic = np.full(size, 6 * 256, np.int32)  # Sky.
   panoptic[: size[0] // 2] = 1 * 256 + 1  # A circle.
   panoptic[:, :2] = space.void_id
-  pictures = thumbnails.draw(np.full([*size, 3], 90.0), panoptic, panoptic, made.INFO)
-  assert tuple(pictures) == thumbnails.NAMES
-  opened = {name: _opened(content) for name, content in pictures.items()}
+  panels = thumbnails.draw(np.full([*size, 3], 90.0), panoptic, panoptic, made.INFO)
+  assert tuple(panels) == thumbnails.NAMES
+  opened = {name: _opened(content) for name, content in panels.items()}
   assert {image.shape for image in opened.values()} == {(*expected, 4)}
   assert np.abs(opened['image'][..., :3].astype(int) - 90).max() <= 3
   # Colours of the dataset; clear where there is no class; white between.
@@ -58,5 +58,5 @@ def test_pictures_are_small_and_of_one_size(size, expected):
 def test_view_of_another_size_than_the_maps():
   """The image as the model saw it, the maps at the image's own size."""
   panoptic = np.full((40, 60), 6 * 256, np.int32)
-  pictures = thumbnails.draw(np.zeros([21, 31, 3], np.float32), panoptic, panoptic, made.INFO)
-  assert {_opened(content).shape for content in pictures.values()} == {(40, 60, 4)}
+  panels = thumbnails.draw(np.zeros([21, 31, 3], np.float32), panoptic, panoptic, made.INFO)
+  assert {_opened(content).shape for content in panels.values()} == {(40, 60, 4)}
