@@ -142,7 +142,7 @@ def quantize(model: bytes, form: str, calibration: Sequence[np.ndarray] = ()) ->
     return model
   quantizer = require('ai_edge_quantizer').Quantizer(model, _recipe(form))
   with warnings.catch_warnings():
-    # Of the memory for all activations, of which those of one image at a time are kept.
+    # Of the memory of an interpreter that keeps all activations.
     warnings.filterwarnings('ignore', '.*experimental_preserve_all_tensors.*')
     ranges = _ranges(quantizer, calibration) if form == 'int8' else None
     with _quiet():
@@ -164,11 +164,13 @@ def _ranges(quantizer, calibration):
   The library's own moving average would cut what few images have, and photographs differ much.
   """
   ranges: dict[str, Any] = {}
+  # The other mode reads every tensor, and fails at those of branches that an image does not take.
+  mode = require('ai_edge_quantizer.calibrator').CalibrationMode.CALIBRATION_PROFILER_BASED
   threads = parallel.usable_cores()
   for image in parallel.with_progress(calibration, len(calibration), 'calibration'):
     with _quiet():
       batch = {'serving_default': [{'image': image[np.newaxis]}]}
-      found = quantizer.calibrate(batch, num_threads=threads)
+      found = quantizer.calibrate(batch, num_threads=threads, mode=mode)
     for name, values in found.items():
       known = ranges.setdefault(name, values)
       for key, widest in (('min', np.minimum), ('max', np.maximum)):
