@@ -66,8 +66,8 @@ _METHODS = {
   'py_func',
   'numpy_function',
 }
-# Archives from which nothing is unpacked: checksums are compared, or uncompressed members read, which
-# are no larger than the file.
+# Archives from which nothing is unpacked: checksums are compared, or uncompressed members read,
+# which are no larger than the file.
 _ARCHIVES = {'deeplab2/checkpoint/torch_file.py', 'deeplab2/inference/litert_file.py'}
 # Modules are imported by a name that no input holds: those of the command lines, and of an extra.
 _DYNAMIC_IMPORTS = {'scripts/campaign/processes.py', 'deeplab2/inference/litert.py'}
