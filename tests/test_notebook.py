@@ -27,7 +27,7 @@ def test_outputs_are_kept_and_speak_of_no_machine():
 def test_runs(tmp_path, monkeypatch):
   nbclient = pytest.importorskip('nbclient')
   monkeypatch.setenv('NOTEBOOK_DIR', str(tmp_path))
-  monkeypatch.setenv('NOTEBOOK_STEPS', '4')
+  monkeypatch.setenv('NOTEBOOK_STEPS', '1')
   monkeypatch.setenv('PYTHONPATH', os.fspath(_PATH.parents[2]))
   notebook = _notebook()
   nbclient.NotebookClient(notebook, timeout=1000, kernel_name='python3').execute()

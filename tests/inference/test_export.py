@@ -113,7 +113,8 @@ def test_exporting_again_mends_a_damaged_model(tmp_path, capsys, lost):
   path = color_model.export(str(tmp_path / 'model'))
   for name in lost:
     (tmp_path / 'model' / name).unlink()
-  assert predict.main([f'--model={path}', '--input=x', f'--output_dir={tmp_path}/out']) == 2
+  image = pathlib.Path(__file__).parents[2] / 'docs' / 'result.jpg'
+  assert predict.main([f'--model={path}', f'--input={image}', f'--output_dir={tmp_path}/out']) == 2
   said = capsys.readouterr().err
   assert 'export it again' in said or 'written by deeplab2.inference.export' in said
   color_model.export(path)

@@ -50,9 +50,7 @@ def test_images_come_back(tmp_path):
     for found, value in zip(read.segments, expected, strict=True):
       np.testing.assert_allclose(found, value, rtol=1e-6)
     assert set(read.shown) >= {'worst', 'best', 'random'}
-    assert read.panels == thumbnails.draw(
-      image.image, maps.panoptic, image.ground_truth, made.INFO
-    )
+    assert read.panels == thumbnails.draw(image.image, maps.panoptic, image.ground_truth, made.INFO)
 
 
 def test_an_evaluation_goes_on_from_its_state():
