@@ -92,9 +92,7 @@ def _chosen(tables, most_characters):
       if key is None:
         continue
       if key not in shown:
-        needed = sum(
-          len(content) for of_run in _panels(key, tables) for content in of_run.values()
-        )
+        needed = sum(len(content) for of_run in _panels(key, tables) for content in of_run.values())
         if needed > room:
           left_out.add(key)
           continue
