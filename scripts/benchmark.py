@@ -148,6 +148,8 @@ def input_stages(config, records: str, images: int = 40) -> dict[str, float]:
   decode = tf.function(lambda serialized: tfrecord.parse_example(serialized, True))
 
   def augmenter(scale, policy, void_id):
+    """Returns the augmentation of one image and its label as a graph, as the pipeline calls it."""
+
     @tf.function(
       input_signature=[
         tf.TensorSpec([None, None, 3], tf.uint8),

@@ -359,25 +359,8 @@ def _eval_loop(
   if options.save_coco_results:
     coco = coco_results.CocoResults(lambda: path_of('predictions'), info)
     writers.append(coco.add)
-  report = None
-  if config.value(f'{_EVAL}.decode_groundtruth_label'):
-    report = reports.Report(
-      info,
-      eval_directory,
-      global_step,
-      with_ap=options.instance_ap,
-      detailed_ap=options.detailed_ap_metrics,
-      evaluated=evaluated,
-      training=training,
-      with_segments=options.report,
-      finish=functools.partial(write_report.after, directory) if options.report else None,
-    )
-  elif options.report:
-    raise config.error(
-      'evaluator_options.report',
-      f'needs labels, and {_EVAL}.decode_groundtruth_label is false; set one of them otherwise.',
-    )
-  elif not writers:
+  report = _report(config, directory, global_step, evaluated, training)
+  if report is None and not writers:
     raise _nothing_to_measure(config)
 
   @contextlib.contextmanager
@@ -416,6 +399,29 @@ def _eval_loop(
     stop=stop if hosts.count() == 1 else None,  # Several stop together, between evaluations.
     finish=coco.finish if coco else lambda: None,
   )
+
+
+def _report(config, directory, global_step, evaluated, training):
+  """Returns what measures evaluated images, None where they have no labels."""
+  options = config.options.evaluator_options
+  if config.value(f'{_EVAL}.decode_groundtruth_label'):
+    return reports.Report(
+      assemble.dataset_info(config),
+      os.path.join(directory, 'eval'),
+      global_step,
+      with_ap=options.instance_ap,
+      detailed_ap=options.detailed_ap_metrics,
+      evaluated=evaluated,
+      training=training,
+      with_segments=options.report,
+      finish=functools.partial(write_report.after, directory) if options.report else None,
+    )
+  if options.report:
+    raise config.error(
+      'evaluator_options.report',
+      f'needs labels, and {_EVAL}.decode_groundtruth_label is false; set one of them otherwise.',
+    )
+  return None
 
 
 def _nothing_to_measure(config):
