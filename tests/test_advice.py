@@ -20,6 +20,7 @@ from deeplab2.checkpoint import convert
 from deeplab2.checkpoint import reading
 from deeplab2.checkpoint import released
 from deeplab2.checkpoint import restore
+from deeplab2.checkpoint import run_checkpoints
 from deeplab2.commands import plot_run
 from deeplab2.config import checks
 from deeplab2.config import load
@@ -318,7 +319,7 @@ _INITIAL = 'model_options.initial_checkpoint'
 
 
 def _checkpoints(directory, model):
-  return restore.Checkpoints(
+  return run_checkpoints.Checkpoints(
     str(directory),
     model=model,
     training={},

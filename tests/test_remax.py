@@ -10,6 +10,7 @@ import tf_keras
 from deeplab2 import assemble
 from deeplab2 import errors
 from deeplab2 import randomness
+from deeplab2.checkpoint import native
 from deeplab2.checkpoint import restore
 from deeplab2.config import load
 from deeplab2.loss import panoptic_loss
@@ -55,7 +56,7 @@ def _sample(config):
 
 def _keys(model):
   """Returns what variables are called in checkpoints, in the order of the model."""
-  keys = {variable.ref(): key for key, variable in restore.variable_keys({'model': model}).items()}
+  keys = {variable.ref(): key for key, variable in native.variable_keys({'model': model}).items()}
   return [keys[variable.ref()] for variable in model.variables]
 
 
@@ -98,7 +99,7 @@ def test_runs_with_and_without_remax_are_paired_by_their_seed(monkeypatch):
     tf_keras.backend.clear_session()
     runtime.set_up(seed=3)
     model = assemble.model(config, training=True)
-    variables = restore.variable_keys({'model': model})
+    variables = native.variable_keys({'model': model})
     initial = {key: variable.numpy() for key, variable in variables.items()}
     images, targets = _sample(config)
     with randomness.keyed(tf.constant([0, 1])):
@@ -291,7 +292,7 @@ def test_the_exported_model_is_the_same_with_and_without(runs):
       tf.TensorSpec(images.shape)
     )
     kinds = collections.Counter(op.type for op in graph.graph.get_operations())
-    keys = {v.ref(): key for key, v in restore.variable_keys({'model': model}).items()}
+    keys = {v.ref(): key for key, v in native.variable_keys({'model': model}).items()}
     found.append(({keys[v.ref()] for v in graph.graph.variables}, kinds, graph(images)))
   assert found[0][0] == found[1][0] and found[0][1] == found[1][1]
   tf.nest.map_structure(np.testing.assert_array_equal, found[0][2], found[1][2])

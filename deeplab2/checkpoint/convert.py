@@ -31,6 +31,7 @@ from deeplab2.checkpoint import directory
 from deeplab2.checkpoint import folded_weights
 from deeplab2.checkpoint import pretrained
 from deeplab2.checkpoint import restore
+from deeplab2.checkpoint import run_checkpoints
 from deeplab2.config import checks
 from deeplab2.config import load
 from deeplab2.data import images as images_lib
@@ -80,12 +81,12 @@ def convert(
     else:
       conventions = assemble.conventions(config)
       restore.initialize_backbone(model.backbone, checkpoint, conventions=conventions)
-    written = restore.save_backbone(model.backbone, output_dir)
+    written = run_checkpoints.save_backbone(model.backbone, output_dir)
     print(f'Wrote {written}, of the backbone alone, from {checkpoint}')
     return written
   prefix = restore.restore_model(model, checkpoint, conventions=assemble.conventions(config))
   step = tf.Variable(restore.stored_step(prefix), dtype=tf.int64, trainable=False)
-  restore.Checkpoints(output_dir, model=model, global_step=step).save()
+  run_checkpoints.Checkpoints(output_dir, model=model, global_step=step).save()
   written = directory.prefix_of(output_dir, int(step.numpy()))
   print(f'Wrote {written}, of step {step.numpy()}, from {prefix}')
   return written

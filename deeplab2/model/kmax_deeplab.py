@@ -135,8 +135,10 @@ class KMaXDeepLab(tf_keras.Model):
     )
 
   def _trackable_children(self, save_type='checkpoint', **kwargs):
-    """Leaves the semantic heads out: checkpoints hold them next to the model (restore.py), so that
-    models with and without are the same there."""
+    """Leaves the semantic heads out: checkpoints hold them next to the model, not in it.
+
+    So models with and without are the same there (checkpoint/native.py).
+    """
     children = super()._trackable_children(save_type, **kwargs)
     children.pop('semantic_heads', None)
     return children

@@ -8,7 +8,7 @@ from typing import Any
 
 from deeplab2 import assemble
 from deeplab2 import files as disk
-from deeplab2.checkpoint import restore
+from deeplab2.checkpoint import native
 from deeplab2.config.experiment import Config
 from deeplab2.data import pipeline
 
@@ -94,6 +94,6 @@ def identity(content: Mapping[str, Any]) -> tuple:
 def weights_digest(model) -> str:
   """Returns a digest of all variables of a model that checkpoints hold below `model`."""
   found = hashlib.sha1(usedforsecurity=False)
-  for variable in restore.variable_keys({'model': model}).values():
+  for variable in native.variable_keys({'model': model}).values():
     found.update(variable.numpy().tobytes())
   return found.hexdigest()

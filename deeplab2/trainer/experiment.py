@@ -16,6 +16,7 @@ from deeplab2 import locks
 from deeplab2.checkpoint import directory as directory_lib
 from deeplab2.checkpoint import pretrained as pretrained_lib
 from deeplab2.checkpoint import restore
+from deeplab2.checkpoint import run_checkpoints
 from deeplab2.config import checks
 from deeplab2.config import trainer_checks
 from deeplab2.config.experiment import Config
@@ -118,7 +119,7 @@ def evaluate(
   """Evaluates the newest checkpoint of the run, or initial_checkpoint; arguments as of `train`."""
   model, global_step = _model(config), orbit.utils.create_global_step()
   averages = trainer_checks.averages_are_used(config)
-  checkpoints = restore.Checkpoints(
+  checkpoints = run_checkpoints.Checkpoints(
     directory, model=model, global_step=global_step, averages=averages
   )
   prefix = checkpoints.resume()
@@ -163,7 +164,7 @@ def evaluate_continuously(
   stop = stop or stopping.Request()
   model, global_step = _model(config), orbit.utils.create_global_step()
   averages = trainer_checks.averages_are_used(config)
-  checkpoints = restore.Checkpoints(
+  checkpoints = run_checkpoints.Checkpoints(
     directory, model=model, global_step=global_step, averages=averages
   )
   timeout = config.options.evaluator_options.continuous_eval_timeout
@@ -218,7 +219,7 @@ def _train_loop(config, directory, output, model, global_step, stop, summary_wri
   _warn_of_slots(config)
   options = config.options.trainer_options
   state = training_lib.create_state(config, model)
-  checkpoints = restore.Checkpoints(
+  checkpoints = run_checkpoints.Checkpoints(
     directory,
     model=model,
     global_step=global_step,

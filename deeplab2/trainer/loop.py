@@ -10,7 +10,7 @@ import tensorflow as tf
 from deeplab2 import errors
 from deeplab2 import locks
 from deeplab2.checkpoint import directory as directory_lib
-from deeplab2.checkpoint import restore
+from deeplab2.checkpoint import run_checkpoints
 from deeplab2.trainer import evaluation
 from deeplab2.trainer import hosts
 from deeplab2.trainer import profile
@@ -29,7 +29,7 @@ class TrainLoop:
   def __init__(
     self,
     trainer: trainer_lib.Trainer,
-    checkpoints: restore.Checkpoints,
+    checkpoints: run_checkpoints.Checkpoints,
     *,
     global_step: tf.Variable,
     steps_per_loop: int,
@@ -184,7 +184,7 @@ def _saving_before_it_ends(train):
 
 def evaluate_continuously(
   evaluate: evaluation.Evaluation,
-  checkpoints: restore.Checkpoints,
+  checkpoints: run_checkpoints.Checkpoints,
   *,
   timeout: float | None,
   total: int,

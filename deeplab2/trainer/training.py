@@ -6,7 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from deeplab2 import assemble
-from deeplab2.checkpoint import restore
+from deeplab2.checkpoint import native
 from deeplab2.config.experiment import Config
 from deeplab2.trainer import averages as averages_lib
 from deeplab2.trainer import loss_scale as loss_scale_lib
@@ -29,7 +29,7 @@ class State(NamedTuple):
     if self.loss_scale is not None:
       parts['loss_scale'] = self.loss_scale
     if self.averages is not None:
-      parts[restore.AVERAGES] = self.averages.saved
+      parts[native.AVERAGES] = self.averages.saved
     return parts
 
 
@@ -41,7 +41,7 @@ def create_state(config: Config, model: tf_keras.Model) -> State:
     loss_scale = loss_scale_lib.LossScale()
   if options.ema_decay:
     # Of what checkpoints hold of a model.
-    averages = averages_lib.Averages(restore.variable_keys({'model': model}), options.ema_decay)
+    averages = averages_lib.Averages(native.variable_keys({'model': model}), options.ema_decay)
   return State(_optimizer_groups(config, model), loss_scale, averages)
 
 

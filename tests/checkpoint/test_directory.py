@@ -10,7 +10,7 @@ import tensorflow as tf
 from deeplab2 import errors
 from deeplab2.checkpoint import directory
 from deeplab2.checkpoint import reading
-from deeplab2.checkpoint import restore
+from deeplab2.checkpoint import run_checkpoints
 from tests import hostile_names
 from tests.checkpoint import files
 
@@ -22,7 +22,9 @@ def _checkpoints(path, step=0, keep=2):
   model.x = tf.Variable(float(step))
   global_step = tf.Variable(step, dtype=tf.int64, trainable=False)
   return (
-    restore.Checkpoints(str(path), model=model, global_step=global_step, keep=keep, training={}),
+    run_checkpoints.Checkpoints(
+      str(path), model=model, global_step=global_step, keep=keep, training={}
+    ),
     model,
     global_step,
   )

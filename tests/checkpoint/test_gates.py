@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from deeplab2.checkpoint import gates
 from deeplab2.checkpoint import restore
+from deeplab2.checkpoint import run_checkpoints
 from tests.checkpoint import files
 from tests.model import builders
 
@@ -28,7 +29,9 @@ class _Model(tf.Module):
 
 def _checkpoints(directory, model, training=None):
   step = tf.Variable(4, dtype=tf.int64, trainable=False)
-  return restore.Checkpoints(str(directory), model=model, global_step=step, training=training)
+  return run_checkpoints.Checkpoints(
+    str(directory), model=model, global_step=step, training=training
+  )
 
 
 def _saved(directory, gate):

@@ -9,8 +9,10 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from deeplab2.checkpoint import native
 from deeplab2.checkpoint import released_keys
 from deeplab2.checkpoint import restore
+from deeplab2.checkpoint import run_checkpoints
 from deeplab2.trainer import averages as averages_lib
 from tests.checkpoint import files
 
@@ -42,7 +44,7 @@ def _optimizer(model, kind=tf_keras.optimizers.legacy.Adam):
 
 def _checkpoints(directory, model, step=0, **settings):
   global_step = tf.Variable(step, dtype=tf.int64, trainable=False)
-  return restore.Checkpoints(
+  return run_checkpoints.Checkpoints(
     str(directory), model=model, global_step=global_step, **settings
   ), global_step
 
@@ -102,7 +104,7 @@ def test_keys_are_those_that_tensorflow_saves(run):
     for key, _ in tf.train.list_variables(str(directory))
     if 'SLOT' not in key
   }
-  assert set(restore.variable_keys(parts)) == stored - {
+  assert set(native.variable_keys(parts)) == stored - {
     'save_counter',
     '_CHECKPOINTABLE_OBJECT_GRAPH',
   }
@@ -125,7 +127,7 @@ def test_keys_of_a_keras_model_with_shared_and_listed_layers(tmp_path):
   checkpoints.save()
   stored = {key.removesuffix(files.SUFFIX) for key, _ in tf.train.list_variables(str(tmp_path))}
   assert {key for key in stored if key.startswith('model/')} == set(
-    restore.variable_keys({'model': model})
+    native.variable_keys({'model': model})
   )
 
 
@@ -441,7 +443,7 @@ def test_a_directory_that_cannot_be_written(tmp_path):
 
 def test_averages_are_restored_in_place_of_the_variables(run, tmp_path):
   model = _model(fill=3.0)
-  averages = averages_lib.Averages(restore.variable_keys({'model': model}), 0.9)
+  averages = averages_lib.Averages(native.variable_keys({'model': model}), 0.9)
   for average in averages.saved.by_key.values():
     average.assign(np.full(average.shape, 0.5))
   checkpoints, _ = _checkpoints(tmp_path / 'averaged', model, training={'averages': averages.saved})

@@ -7,8 +7,10 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from deeplab2.checkpoint import native
 from deeplab2.checkpoint import released_keys
 from deeplab2.checkpoint import restore
+from deeplab2.checkpoint import run_checkpoints
 from tests.checkpoint import files
 from tests.model import builders
 
@@ -65,7 +67,7 @@ def _optimizer(variables, seed):
 
 def _checkpoints(directory, model, optimizer=None):
   step = tf.Variable(0, dtype=tf.int64, trainable=False)
-  return restore.Checkpoints(
+  return run_checkpoints.Checkpoints(
     str(directory), model=model, global_step=step, training={'optimizer': optimizer}
   )
 
@@ -152,7 +154,7 @@ def test_a_run_starts_from_one_with_or_without(saved, filled, stored, wanted, ca
 
 
 def _without_heads(model):
-  return list(restore.variable_keys({'model': model}).values())
+  return list(native.variable_keys({'model': model}).values())
 
 
 @pytest.mark.parametrize('stored', [False, True])

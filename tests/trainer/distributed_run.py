@@ -17,7 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab2 import randomness
-from deeplab2.checkpoint import restore
+from deeplab2.checkpoint import native
+from deeplab2.checkpoint import run_checkpoints
 from deeplab2.config import load
 from deeplab2.model.backbones import mobilenet_v3
 from deeplab2.model.backbones import registry
@@ -105,11 +106,11 @@ def _distance(config, directory, prefix):
   """Returns the largest difference of any copy of a variable from a checkpoint after restoring."""
   model = experiment._model(config, training=True)
   step = tf.Variable(0, dtype=tf.int64, trainable=False)
-  restore.Checkpoints(directory, model=model, global_step=step).restore(prefix)
+  run_checkpoints.Checkpoints(directory, model=model, global_step=step).restore(prefix)
   reader = tf.train.load_checkpoint(prefix)
   return max(
     float(np.abs(np.asarray(copy) - reader.get_tensor(f'{key}/.ATTRIBUTES/VARIABLE_VALUE')).max())
-    for key, variable in restore.variable_keys({'model': model}).items()
+    for key, variable in native.variable_keys({'model': model}).items()
     for copy in variable.values
   )
 

@@ -9,7 +9,7 @@ import sys
 import tensorflow as tf
 
 from deeplab2 import command_line
-from deeplab2.checkpoint import restore
+from deeplab2.checkpoint import run_checkpoints
 from deeplab2.trainer import hosts
 from deeplab2.trainer import loop
 from deeplab2.trainer import runtime
@@ -24,7 +24,7 @@ def _run(directory):
     output = stack.enter_context(hosts.own_directory(directory))
     trainer, model, step = fakes.trainer(fakes.dataset(), batch=8, name='sgd')
     groups = {'optimizer': trainer._groups[0].optimizer}
-    checkpoints = restore.Checkpoints(
+    checkpoints = run_checkpoints.Checkpoints(
       directory,
       model=model,
       global_step=step,

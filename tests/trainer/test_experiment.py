@@ -15,6 +15,7 @@ import tensorflow as tf
 from deeplab2 import assemble
 from deeplab2 import errors
 from deeplab2.checkpoint import gates
+from deeplab2.checkpoint import native
 from deeplab2.checkpoint import restore
 from deeplab2.config import load
 from deeplab2.data import datasets
@@ -464,7 +465,7 @@ def _evaluated_variables():
   found, digest = {}, evaluated.weights_digest
 
   def recorded(model):
-    variables = restore.variable_keys({'model': model})
+    variables = native.variable_keys({'model': model})
     found.update({key: variable.numpy() for key, variable in variables.items()})
     return digest(model)
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from deeplab2 import errors
 from deeplab2.checkpoint import restore
+from deeplab2.checkpoint import run_checkpoints
 from deeplab2.trainer import loop
 from deeplab2.trainer import stopping
 from tests.trainer import fakes
@@ -33,7 +34,7 @@ def _run(
   if model_weights is not None:
     model.set_weights(model_weights)
   names = ('optimizer', 'backbone_optimizer')
-  checkpoints = restore.Checkpoints(
+  checkpoints = run_checkpoints.Checkpoints(
     str(directory),
     model=model,
     global_step=step,
@@ -209,7 +210,7 @@ def test_evaluation_at_multiples_of_the_interval_and_at_the_end():
 def test_continuous_evaluation_sees_the_newest_then_newer_ones_then_gives_up(tmp_path):
   _run(tmp_path, 6)
   model, step = fakes.trainer(fakes.dataset())[1:]
-  checkpoints = restore.Checkpoints(str(tmp_path), model=model, global_step=step)
+  checkpoints = run_checkpoints.Checkpoints(str(tmp_path), model=model, global_step=step)
   counter = _Counter()
 
   def step_now():
@@ -226,7 +227,7 @@ def test_continuous_evaluation_sees_the_newest_then_newer_ones_then_gives_up(tmp
 def test_continuous_evaluation_ends_with_the_last_step_or_a_signal(tmp_path):
   _run(tmp_path, 6)
   model, step = fakes.trainer(fakes.dataset())[1:]
-  checkpoints = restore.Checkpoints(str(tmp_path), model=model, global_step=step)
+  checkpoints = run_checkpoints.Checkpoints(str(tmp_path), model=model, global_step=step)
   counter = _Counter()
   counter.step = lambda: int(step.numpy())
   stop = stopping.Request()

@@ -6,7 +6,7 @@ A file of its own: layers built in a graph make those that were built before it 
 import pytest
 import tensorflow as tf
 
-from deeplab2.checkpoint import restore
+from deeplab2.checkpoint import native
 from deeplab2.model.backbones import registry
 from tests.model import builders
 from tests.model.backbones import pyramids
@@ -36,7 +36,7 @@ def test_sizes_of_a_family_are_stored_whole(name):
   with tf.Graph().as_default():
     backbone = registry.create(name, norm=builders.NORM)
     pyramids.check_sizes(name, backbone(tf.zeros([1, 33, 47, 3])), 1, (33, 47))
-    stored = restore.variable_keys({'backbone': backbone}).values()
+    stored = native.variable_keys({'backbone': backbone}).values()
     assert {variable.ref() for variable in stored} == {v.ref() for v in backbone.variables}
     if name in _PARAMETERS:
       assert backbone.count_params() == _PARAMETERS[name]
