@@ -35,7 +35,8 @@ by seed, and given with a 95 % interval by Student's t. `--train_eval` evaluates
 of every run on the training records too, all of them or so many batches.
 
 --dry_run prints which runs are finished and how many hours the others take, by the finished ones or
---seconds_per_step (evaluations included). --hours starts no run that would not end within so many.
+--seconds_per_step (evaluations included). --hours starts no run that would not end within so many,
+--train_eval included once one such evaluation has been measured.
 
 After every run, DIR has table.md, differences.md, results.json, curves.png, differences.png and
 index.html, the page with all of it and the curves and images of every run, made from what is
@@ -110,31 +111,37 @@ def _is_finished(run, options):
 
 def _estimate(runs, options):
   """Returns what runs take, by those of them that are finished."""
-  measured = []
+  measured, evaluations = [], []
   for run in runs:
+    directory = runs_lib.directory(options.output_dir, run)
     if runs_lib.is_trained(options.output_dir, run):
-      seconds = schedule.seconds_taken(runs_lib.directory(options.output_dir, run))
+      seconds = schedule.seconds_taken(directory)
       measured += [] if seconds is None else [(run.row.name, seconds / run.steps)]
-  return schedule.Estimate(measured, options.seconds_per_step)
+    if options.train_eval is not None and _is_finished(run, options):
+      seconds = schedule.seconds_of_evaluation(directory)
+      evaluations += [] if seconds is None else [seconds]
+  return schedule.Estimate(measured, options.seconds_per_step, evaluations)
 
 
-def _seconds_left(run, estimate, directory):
-  """Returns how long the rest of a run takes; None if nothing tells."""
-  if runs_lib.is_trained(directory, run):
+def _seconds_left(run, estimate, options):
+  """Returns how long what a run lacks takes; None if nothing tells."""
+  if _is_finished(run, options):
     return 0.0
-  done = schedule.steps_done(runs_lib.directory(directory, run))
-  return estimate.seconds(run.row.name, max(0, run.steps - done))
+  if runs_lib.is_trained(options.output_dir, run):
+    return estimate.evaluation
+  done = schedule.steps_done(runs_lib.directory(options.output_dir, run))
+  seconds = estimate.seconds(run.row.name, max(0, run.steps - done))
+  return None if seconds is None else seconds + estimate.evaluation
 
 
 def _finish(run, all_runs, options, num_threads, deadline):
   """Does what a run lacks; returns whether that went well, None if there is no time for it."""
-  if not runs_lib.is_trained(options.output_dir, run):
-    if deadline is not None:
-      seconds = _seconds_left(run, _estimate(all_runs, options), options.output_dir)
-      if seconds is None or time.monotonic() + seconds > deadline:
-        return None
-    if not train(run, options, num_threads):
-      return False
+  if deadline is not None:
+    seconds = _seconds_left(run, _estimate(all_runs, options), options)
+    if seconds is None or time.monotonic() + seconds > deadline:
+      return None
+  if not runs_lib.is_trained(options.output_dir, run) and not train(run, options, num_threads):
+    return False
   if options.train_eval is None or _is_finished(run, options):
     return True
   return evaluate_on_training(run, options, num_threads)
@@ -226,13 +233,14 @@ def print_plan(runs: Sequence[runs_lib.Run], options, all_runs: Sequence[runs_li
   for run in runs:
     done = schedule.steps_done(runs_lib.directory(options.output_dir, run))
     diverged = runs_lib.diverged_at(options.output_dir, run)
-    seconds = _seconds_left(run, estimate, options.output_dir)
+    seconds = _seconds_left(run, estimate, options)
     if diverged is not None:
       state = f'diverged at step {diverged}'
     elif _is_finished(run, options):
       state = 'finished'
     elif runs_lib.is_trained(options.output_dir, run):
       state = 'trained; to be evaluated on the training images'
+      total += seconds
     else:
       state = f'step {done} of {run.steps}'
       unknown += seconds is None
@@ -397,7 +405,7 @@ def main(arguments) -> int:
       return
     if options.hours is not None and not options.report_only:
       estimate = _estimate(runs, options)
-      if any(_seconds_left(run, estimate, options.output_dir) is None for run in only):
+      if any(_seconds_left(run, estimate, options) is None for run in only):
         raise errors.UserError(
           f'--hours={options.hours}: no run is finished that tells how long one takes; give '
           '--seconds_per_step.'

@@ -401,14 +401,19 @@ def test_pairs_have_the_same_seeds(tmp_path, monkeypatch):
     assert '--set=train_dataset_options.seed=5' in command
 
 
-def _record(directory, name, seconds):
-  content = {
-    'mode': 'train_and_eval',
-    'started': '2020-01-01 00:00:00 +0000',
-    'ended': f'2020-01-01 0{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} +0000',
-    'outcome': 'finished',
-  }
-  (directory / 'runs' / name / 'run.json').write_text(json.dumps({'starts': [content]}))
+def _record(directory, name, seconds, *evaluations):
+  """Writes the record of a training of so many seconds, and of evaluations after it."""
+  modes = [('train_and_eval', seconds), *(('eval', taken) for taken in evaluations)]
+  starts = [
+    {
+      'mode': mode,
+      'started': '2020-01-01 00:00:00 +0000',
+      'ended': f'2020-01-01 0{taken // 3600}:{taken // 60 % 60:02}:{taken % 60:02} +0000',
+      'outcome': 'finished',
+    }
+    for mode, taken in modes
+  ]
+  (directory / 'runs' / name / 'run.json').write_text(json.dumps({'starts': starts}))
 
 
 def test_dry_run_says_what_is_left_and_how_long(tmp_path, capsys):
@@ -435,6 +440,25 @@ def test_dry_run_says_what_is_left_and_how_long(tmp_path, capsys):
   ]
   assert _call(tmp_path, plan, *flags, '--only=other') == 0
   assert '4.0 hours are left' in capsys.readouterr().out
+
+
+def test_the_hours_hold_evaluations_on_the_training_images(tmp_path, capsys):
+  plan = _variants(tmp_path, plain=[])
+  flags = ('--seeds=0,1,2', '--jobs=1', '--dry_run', '--train_eval', '--seconds_per_step=3.6')
+  out = tmp_path / 'out'
+  for name, evaluations in (('plain-seed0', [1800]), ('plain-seed1', [])):
+    _write_run(out, name, 40.0)
+    _record(out, name, 7200, *evaluations)
+  evaluated = {'set': 'train', 'file_pattern': ['${SHAPES_TFRECORDS}/train-*.tfrecord']}
+  content = {'step': STEPS, 'evaluated': {**evaluated, 'dataset': 'shapes'}, 'PQ': 70.0}
+  (out / f'runs/plain-seed0/eval/metrics-{STEPS}-0a.json').write_text(json.dumps(content))
+  assert _call(tmp_path, plan, *flags) == 0
+  assert capsys.readouterr().out.splitlines() == [
+    'plain-seed0  finished',
+    'plain-seed1  trained; to be evaluated on the training images',
+    f'plain-seed2  step 0 of {STEPS}, 2.50 h',
+    '3.0 hours are left with --jobs=1.',
+  ]
 
 
 def test_nothing_is_started_that_would_not_end_in_time(tmp_path, monkeypatch, capfd):

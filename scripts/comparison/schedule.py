@@ -19,25 +19,41 @@ def seconds_taken(run: str) -> float | None:
 
   None unless its record tells the whole of it: every start with its end, and the last one finished.
   """
-  try:
-    starts = [
-      start
-      for start in files.read_json(os.path.join(run, run_record.RECORD))['starts']
-      if start['mode'] != 'eval'
-    ]
-    times = [
-      datetime.datetime.strptime(start[key], _TIME)
-      for start in starts
-      for key in ('started', 'ended')
-    ]
-    if not starts or starts[-1]['outcome'] != 'finished':
-      return None
-  except (errors.UserError, KeyError, TypeError, ValueError):
+  starts = [start for start in _starts(run) if start['mode'] != 'eval']
+  if not starts or not starts[-1]['finished'] or None in (start['seconds'] for start in starts):
     return None
-  return sum(
-    (ended - started).total_seconds()
-    for started, ended in zip(times[::2], times[1::2], strict=True)
-  )
+  return sum(start['seconds'] for start in starts)
+
+
+def seconds_of_evaluation(run: str) -> float | None:
+  """Returns how long the last evaluation of a run in a process of its own took, None if none."""
+  taken = [
+    start['seconds'] for start in _starts(run) if start['mode'] == 'eval' and start['finished']
+  ]
+  return taken[-1] if taken else None
+
+
+def _starts(run):
+  """Returns the starts that a run has a record of: mode, whether finished, seconds or None."""
+  try:
+    return [
+      {
+        'mode': start['mode'],
+        'finished': start.get('outcome') == 'finished',
+        'seconds': _seconds(start),
+      }
+      for start in files.read_json(os.path.join(run, run_record.RECORD))['starts']
+    ]
+  except (errors.UserError, KeyError, TypeError, AttributeError):
+    return []
+
+
+def _seconds(start):
+  try:
+    started, ended = (datetime.datetime.strptime(start[key], _TIME) for key in ('started', 'ended'))
+  except (KeyError, TypeError, ValueError):
+    return None
+  return (ended - started).total_seconds()
 
 
 def steps_done(run: str) -> int:
@@ -47,15 +63,22 @@ def steps_done(run: str) -> int:
 
 
 class Estimate:
-  """Seconds per step, evaluations included, of each row."""
+  """Seconds per step, evaluations on the way included, of each row, and those of one at the end."""
 
-  def __init__(self, measured: Sequence[tuple[str, float]], given: float | None):
+  def __init__(
+    self,
+    measured: Sequence[tuple[str, float]],
+    given: float | None,
+    evaluations: Sequence[float] = (),
+  ):
     """Creates an estimate.
 
     Args:
       measured: (row, seconds per step) of finished runs.
       given: what rows without a finished run take; by default the mean of the others.
+      evaluations: seconds of evaluations on the training images; without any, they count nothing.
     """
+    self.evaluation = statistics.mean(evaluations) if evaluations else 0.0
     self._rows = {
       name: statistics.mean(seconds for row, seconds in measured if row == name)
       for name in {row for row, _ in measured}
