@@ -16,6 +16,7 @@ from deeplab2 import errors
 from deeplab2 import locks
 from deeplab2.config import load
 from deeplab2.data import datasets
+from tests import browser
 from tests.disk import limited_files
 
 __all__ = ['limited_files']
@@ -309,7 +310,8 @@ def _call(directory, plan, *arguments):
   )
 
 
-def test_differences_are_taken_seed_by_seed_and_shown_on_a_page(tmp_path, capsys):
+def _compare(tmp_path):
+  """Reports four rows of made runs, and one without; returns the output directory and the plan."""
   out = tmp_path / 'out'
   plain, better = (40.0, 30.0, 50.0, 20.0), (42.0, 31.0, 54.0, 21.0)
   for seed, (one, other) in enumerate(zip(plain, better, strict=True)):
@@ -322,8 +324,14 @@ def test_differences_are_taken_seed_by_seed_and_shown_on_a_page(tmp_path, capsys
   vis.mkdir()
   PIL.Image.new('RGB', (900, 300)).save(vis / '000000_panel.png')
   steps = 'trainer_options.solver_options.training_number_of_steps'
-  plan = _variants(tmp_path, plain=[], better=[], half=[f'{steps}={STEPS // 2}'], fast=[])
+  halved = [f'{steps}={STEPS // 2}']
+  plan = _variants(tmp_path, plain=[], better=[], half=halved, fast=[], later=[])
   assert _call(tmp_path, plan, '--report_only', '--seeds=0,1,2,3') == 0
+  return out, plan
+
+
+def test_differences_are_taken_seed_by_seed_and_shown_on_a_page(tmp_path, capsys):
+  out, plan = _compare(tmp_path)
   shown = capsys.readouterr().out
   lines = (out / 'differences.md').read_text().splitlines()
   assert lines[2].startswith('| plain (mean of 4) | | 35.00 | 30.00 | 40.00 | not measured | ')
@@ -340,6 +348,22 @@ def test_differences_are_taken_seed_by_seed_and_shown_on_a_page(tmp_path, capsys
   assert '://' not in text and text.count('data:image/png;base64,') == 5
   assert f'--variants={shlex.quote(str(plan))}' in text
   assert PIL.Image.open(out / 'differences.png').size[0] > 500
+
+
+def test_the_page_in_a_browser(tmp_path):
+  out, _ = _compare(tmp_path)
+  with browser.open_page() as page:
+    page.goto((out / 'index.html').as_uri())
+    rows = page.locator('table').nth(1).locator('tr')
+    assert rows.nth(2).locator('td').first.inner_text() == 'better'
+    assert rows.nth(2).inner_text().count('+2.00 ± 2.25') == 3
+    widths = page.locator('img').evaluate_all('images => images.map(image => image.naturalWidth)')
+    assert len(widths) == 6 and min(widths) >= 420
+    # What no run has finished of is folded away; what diverged is not.
+    assert page.locator('h3').all_text_contents() == ['plain', 'better', 'half', 'fast', 'later']
+    assert not page.locator('#later').is_visible() and page.locator('#fast').is_visible()
+    page.get_by_text('1 rows without a finished run').click()
+    assert page.locator('#later').is_visible()
 
 
 def test_steps_to_the_quality_of_the_baseline(tmp_path):

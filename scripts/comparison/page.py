@@ -18,7 +18,7 @@ table { border-collapse: collapse; } td, th { border: 1px solid #ccc; padding: 3
 th { background: #f2f2f2; } td { text-align: right; } td:first-child { text-align: left; }
 pre { background: #f6f6f6; padding: 0.7em; white-space: pre-wrap; overflow-wrap: anywhere; }
 img { max-width: 100%; } figure { display: inline-block; margin: 4px; vertical-align: top; }
-figcaption { font-size: 12px; color: #555; }
+figcaption { font-size: 12px; color: #555; } summary { cursor: pointer; }
 """
 
 
@@ -40,7 +40,7 @@ def render(
   sections: Sequence[Section],
   directory: str,
 ) -> str:
-  """Returns the page.
+  """Returns the page; rows without a finished run are folded away at its end.
 
   Args:
     title: of the page.
@@ -62,20 +62,29 @@ def render(
   for heading, content in figures.items():
     parts += [f'<h2>{html.escape(heading)}</h2>', _embedded(content, 'png', heading)]
   parts.append('<h2>Runs</h2>')
+  waiting = [section for section in sections if not (section.curves or section.notes)]
   for section in sections:
-    parts.append(f'<h3 id="{html.escape(section.name)}">{html.escape(section.name)}</h3>')
-    settings = '\n'.join(section.settings)
-    if settings:
-      parts.append(f'<pre>{html.escape(settings)}</pre>')
-    parts += [f'<p>{html.escape(note)}</p>' for note in section.notes]
-    if section.curves is not None:
-      parts.append(_embedded(section.curves, 'png', f'curves of {section.name}'))
-    parts += [
-      shown
-      for caption, path in section.images.items()
-      if (shown := _linked(caption, path, directory))
-    ]
+    if section not in waiting:
+      parts += _section(section, directory)
+  if waiting:
+    parts.append(f'<details><summary>{len(waiting)} rows without a finished run</summary>')
+    for section in waiting:
+      parts += _section(section, directory)
+    parts.append('</details>')
   return '\n'.join([*parts, '</body></html>']) + '\n'
+
+
+def _section(section, directory):
+  """Returns the elements of the part of one row."""
+  parts = [f'<h3 id="{html.escape(section.name)}">{html.escape(section.name)}</h3>']
+  settings = '\n'.join(section.settings)
+  if settings:
+    parts.append(f'<pre>{html.escape(settings)}</pre>')
+  parts += [f'<p>{html.escape(note)}</p>' for note in section.notes]
+  if section.curves is not None:
+    parts.append(_embedded(section.curves, 'png', f'curves of {section.name}'))
+  images = (_linked(caption, path, directory) for caption, path in section.images.items())
+  return parts + list(filter(None, images))
 
 
 def _table(markdown):

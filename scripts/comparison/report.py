@@ -51,8 +51,8 @@ def write(runs: Sequence[runs_lib.Run], found: Sequence[dict], options) -> None:
     title: compared[name] for name, title in summary.DRAWN.items() if any(compared[name].values())
   }
   if drawn:
-    figures['Differences'] = plots.png(plots.differences(drawn, baseline))
-    files.write_whole(os.path.join(directory, 'differences.png'), figures['Differences'])
+    figures['Differences drawn'] = plots.png(plots.differences(drawn, baseline))
+    files.write_whole(os.path.join(directory, 'differences.png'), figures['Differences drawn'])
   figures['Curves'] = plots.png(plots.means(found, summary.CURVES))
   files.write_whole(os.path.join(directory, 'curves.png'), figures['Curves'])
   text = page.render(
