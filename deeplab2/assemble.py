@@ -3,6 +3,7 @@
 Everything below this module takes plain arguments; everything above it asks here.
 """
 
+from collections.abc import Callable
 import contextlib
 import functools
 import os
@@ -320,8 +321,7 @@ def _semantic_heads(config, norm):
 
 def loss(config: Config) -> panoptic_loss.PanopticLoss:
   """Builds the training objective, relaxed as the config says."""
-  space = dataset_info(config).label_space
-  return _loss(config, remask=_remask(config, space), reclass=_reclass(config))
+  return _loss(config, remask=remask(config), reclass=_reclass(config))
 
 
 def evaluation_loss(config: Config) -> panoptic_loss.PanopticLoss:
@@ -356,11 +356,13 @@ def _loss(config, **relaxations):
   )
 
 
-def _remask(config, space):
+def remask(config: Config) -> relaxation.ReMask | None:
+  """Returns the settings of ReMask; None without it."""
   options = config.value(f'{_LOSSES}.remask')
   if not options.enable:
     return None
-  semantic_terms = {
+  space = dataset_info(config).label_space
+  semantic_terms: dict[str, Callable] = {
     'softmax_cross_entropy': terms.semantic_cross_entropy,
     'sigmoid_cross_entropy': functools.partial(
       terms.semantic_binary_cross_entropy, class_order=space.class_order

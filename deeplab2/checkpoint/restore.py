@@ -79,6 +79,7 @@ def restore_model(
   path: str,
   *,
   averages: bool = False,
+  semantic_heads: bool = False,
   conventions: structures.Conventions | None = None,
 ) -> str:
   """Fills all variables of `model`, for use without further training.
@@ -88,6 +89,7 @@ def restore_model(
     path: native or released DeepLab2 checkpoint, prefix or directory (its newest); or a file of
       PyTorch kMaX-DeepLab.
     averages: whether to fill them with their moving averages, see trainer_options.ema_decay.
+    semantic_heads: whether the semantic heads of the model are filled too, which only training has.
     conventions: of the model, against which those of a released checkpoint are checked; without
       them, no file of PyTorch is read.
 
@@ -96,15 +98,20 @@ def restore_model(
 
   Raises:
     UserError: if there is none, it cannot be read, it is not of exactly this model, or has no
-      averages.
+      averages or semantic heads where they are asked for.
   """
   reader = _open(path, conventions)
   if native.is_native(reader):
     native.check_whole(reader)
     gates.check_native(reader, native.backbone_of(model))
-    native.restore_parts(reader, {'model': model}, for_classes=native.TO_USE)
+    heads = native.semantic_heads(model) if semantic_heads else {}
+    native.restore_parts(reader, {'model': model, **heads}, for_classes=native.TO_USE)
     if averages:
       native.apply_averages(reader, model)
+  elif semantic_heads:
+    raise errors.UserError(
+      f'{reader.prefix}: has no semantic heads: it is of no training of this program.'
+    )
   elif averages:
     raise native.without_averages(reader)
   else:

@@ -74,20 +74,23 @@ class KMaXDeepLab(tf_keras.Model):
     self._forward(tf.zeros([1, _SMALL_CROP, _SMALL_CROP, 3]), training=False, auxiliary=True)
 
   @_trace_as_is
-  def call(self, images: tf.Tensor, training: bool = False) -> structures.Prediction:
+  def call(
+    self, images: tf.Tensor, training: bool = False, auxiliary: bool | None = None
+  ) -> structures.Prediction:
     """Predicts masks, classes and semantic logits.
 
     Args:
       images: [B, H, W, 3] RGB, 0..255, of any numeric dtype; H and W of the form 32n + 1.
-      training: whether batch statistics, drop path and dropout are used, and the predictions of
-        the decoder's layers returned.
+      training: whether batch statistics, drop path and dropout are used.
+      auxiliary: whether the predictions of the decoder's layers are returned; by default, in
+        training.
 
     Returns:
-      Prediction of float32 tensors. In training, `auxiliary` holds the layers' predictions,
-      resized to the size of the final ones (which leaves their pixel vectors shorter than 1), the
-      first ones with the logits of their semantic heads.
+      Prediction of float32 tensors. Its `auxiliary`, empty where not asked for, holds the layers'
+      predictions, resized to the size of the final ones (which leaves their pixel vectors shorter
+      than 1), the first ones with the logits of their semantic heads.
     """
-    return self._forward(images, training, auxiliary=training)
+    return self._forward(images, training, training if auxiliary is None else auxiliary)
 
   @_trace_as_is
   def infer(self, images: tf.Tensor) -> structures.MaskPrediction:

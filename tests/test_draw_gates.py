@@ -1,0 +1,133 @@
+"""Gates over an image: what is drawn, by hand, and the command with checkpoints of two moments."""
+
+import pathlib
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from deeplab2 import assemble
+from deeplab2 import structures
+from deeplab2.checkpoint import run_checkpoints
+from deeplab2.config import load
+from deeplab2.loss import relaxation
+
+_ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(_ROOT / 'scripts'))  # As for a script that is run.
+import draw_gates  # noqa: E402
+
+CONFIG = str(_ROOT / 'configs/shapes/kmax_mobilenet_v3_small.textproto')
+_REMASK = 'trainer_options.loss_options.remask'
+_SIZES = [
+  f'{part}_dataset_options.{option}=65'
+  for part in ('train', 'eval')
+  for option in ('min_resize_value', 'max_resize_value')
+]
+OVERRIDES = [
+  *_SIZES,
+  'train_dataset_options.crop_size=65,65',
+  'eval_dataset_options.crop_size=65,65',
+  'model_options.kmax.decoder_layers=1,1,0',
+  'model_options.decoder.atrous_rates=1,2,3',
+  f'{_REMASK}.enable=true',
+  f'{_REMASK}.num_relaxed_layers=2',
+  f'{_REMASK}.head_channels=16',
+]
+
+
+def _softmax(x):
+  e = np.exp(x - x.max(-1, keepdims=True))
+  return e / e.sum(-1, keepdims=True)
+
+
+def test_layers_hold_the_gates_within_the_image():
+  random = np.random.default_rng(0)
+  semantic = random.normal(size=(1, 3, 4, 5)).astype(np.float32)
+  classes = random.normal(size=(1, 6, 4)).astype(np.float32)
+  layer = structures.MaskPrediction(None, tf.constant(classes), None, tf.constant(semantic))
+  prediction = structures.Prediction(None, (layer, layer), None)
+  settings = relaxation.ReMask(
+    num_layers=1, semantic_activation=tf.nn.softmax, class_activation=tf.nn.softmax
+  )
+  order = (4, 0, 2)
+  [found] = draw_gates.layers_of(prediction, (2, 3), order, settings)
+  slots = _softmax(classes[0])[:, :3]
+  expected = _softmax(semantic[0])[..., list(order)] @ slots.T
+  np.testing.assert_allclose(found.gate_hwn, expected[:2, :3], rtol=1e-5)
+  np.testing.assert_allclose(found.class_nk, slots, rtol=1e-5)
+
+
+def test_classes_of_the_most_confident_slots():
+  # Void, last, is no class: the slot that is most certain of it has the least of any other.
+  logits = np.log([[0.1, 0.7, 0.2], [0.6, 0.1, 0.3], [0.2, 0.75, 0.05], [0.01, 0.01, 0.98]])
+  assert draw_gates.confident_classes(logits.astype(np.float32), 1) == [1]
+  assert draw_gates.confident_classes(logits.astype(np.float32), 3) == [1, 0]
+
+
+@pytest.fixture(scope='module')
+def checkpoints(tmp_path_factory):
+  """Two checkpoints of an untrained model with semantic heads; one without; an image."""
+  directory = tmp_path_factory.mktemp('gates')
+  model = assemble.model(load.load(CONFIG, OVERRIDES), training=True)
+  step = tf.Variable(1, dtype=tf.int64)
+  found = []
+  for name, training in (('run', {}), ('plain', None)):
+    kept = run_checkpoints.Checkpoints(
+      str(directory / name), model=model, global_step=step, training=training
+    )
+    found.append(kept.save())
+    if name == 'run':
+      step.assign(2)
+      found.append(kept.save())
+  pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+  PIL.Image.fromarray(pixels).save(directory / 'image.png')
+  return found, str(directory / 'image.png')
+
+
+def _main(image, checkpoints, *arguments, overrides=OVERRIDES):
+  return draw_gates.main(
+    [
+      f'--config_file={CONFIG}',
+      f'--image={image}',
+      f'--checkpoints={",".join(checkpoints)}',
+      *(f'--set={override}' for override in overrides),
+      *arguments,
+    ]
+  )
+
+
+def test_a_row_for_every_class_and_checkpoint(checkpoints, tmp_path, monkeypatch):
+  (first, second, _), image = checkpoints
+  drawn = []
+  monkeypatch.setattr(
+    draw_gates, 'draw', lambda *args, real=draw_gates.draw: drawn.append(args) or real(*args)
+  )
+  output = tmp_path / 'gates.png'
+  assert _main(image, [first, second], f'--output={output}', '--classes=star,sky') == 0
+  [(pixels, rows)] = drawn
+  assert pixels.shape == (40, 60, 3)
+  titles = [f'{name}, {moment}' for name in ('star', 'sky') for moment in ('ckpt-1', 'ckpt-2')]
+  assert [title for title, _, _ in rows] == titles
+  # Two thirds of the crop's height hold the image, at a stride of 4.
+  assert {layer.gate_hwn.shape[:2] for _, _, layers in rows for layer in layers} == {(12, 17)}
+  assert {len(layers) for _, _, layers in rows} == {2}
+  width, height = PIL.Image.open(output).size
+  assert width > 700 and height > 700
+
+
+@pytest.mark.parametrize(
+  'taken, flags, overrides, message',
+  [
+    (0, ['--classes=horse'], OVERRIDES, "--classes: 'horse' is none of"),
+    (2, [], OVERRIDES, 'it lacks remask_semantic_heads/'),
+    (0, [], [*OVERRIDES, f'{_REMASK}.enable=false'], f'{_REMASK}.enable'),
+  ],
+)
+def test_mistakes_are_one_line(checkpoints, tmp_path, capsys, taken, flags, overrides, message):
+  prefixes, image = checkpoints
+  output = f'--output={tmp_path / "gates.png"}'
+  assert _main(image, [prefixes[taken]], output, *flags, overrides=overrides) == 2
+  [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error:')]
+  assert message in line
