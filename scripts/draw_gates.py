@@ -9,6 +9,7 @@ of the slot to which the layer gives most of the class, at each pixel: by 1 + ga
 are multiplied in training (docs/remax.md). The title of a panel names the slot and what the layer
 makes of it. One scale of colour holds for all panels, so that a gate that is the same everywhere
 looks so. Without --classes, those of the two most confident slots of the last checkpoint are shown.
+With --gates_alone, nothing of the image is drawn, for images that may not be published.
 
 To have checkpoints of several moments, train with `trainer_options.save_checkpoints_steps` and
 `trainer_options.num_checkpoints_to_keep`.
@@ -85,14 +86,14 @@ def confident_classes(class_logits_nk: np.ndarray, count: int) -> list[int]:
 
 
 def draw(
-  image: np.ndarray, rows: Sequence[tuple[str, int, Sequence[Layer]]], unit: str = 'gate'
+  image: np.ndarray, rows: Sequence[tuple[str, int, Sequence[Layer]]], gates_alone: bool = False
 ) -> figure_lib.Figure:
   """Draws gates over an image.
 
   Args:
     image: [H, W, 3] uint8.
     rows: of the drawing: title, class channel, relaxed layers.
-    unit: label of the scale of colours.
+    gates_alone: whether the image itself is left out.
   """
   height, width = image.shape[:2]
   columns = 1 + max(len(layers) for _, _, layers in rows)
@@ -116,24 +117,28 @@ def draw(
   for axes, (title, channel, layers), of_row in zip(panels, rows, slots, strict=True):
     for panel in axes:
       panel.set_axis_off()
-    axes[0].imshow(image)
-    axes[0].set_title(title, fontsize='small')
+    if gates_alone:
+      axes[0].text(0.5, 0.5, title.replace(', ', '\n'), ha='center', va='center')
+    else:
+      axes[0].imshow(image)
+      axes[0].set_title(title, fontsize='small')
     for number, (panel, layer, slot) in enumerate(zip(axes[1:], layers, of_row, strict=False)):
       place = {'extent': (0, width, height, 0)}
-      panel.imshow(grey, cmap='gray', vmin=0, vmax=255, **place)
+      if not gates_alone:
+        panel.imshow(grey, cmap='gray', vmin=0, vmax=255, **place)
       mesh = panel.imshow(
         layer.gate_hwn[..., slot],
         cmap='magma',
         vmin=0.0,
         vmax=largest,
-        alpha=_OPACITY,
+        alpha=1.0 if gates_alone else _OPACITY,
         interpolation='bilinear',
         **place,
       )
       panel.set_title(
         f'layer {number}: slot {slot}, {layer.class_nk[slot, channel]:.2f}', fontsize='small'
       )
-  figure.colorbar(mesh, ax=panels.ravel().tolist(), label=unit, shrink=0.8)
+  figure.colorbar(mesh, ax=panels.ravel().tolist(), label='gate', shrink=0.8, aspect=40)
   return figure
 
 
@@ -164,6 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
   parser.add_path('--output', required=True, help='PNG file to write.')
   parser.add_argument('--checkpoints', required=True, help='Prefixes, separated by commas.')
   parser.add_argument('--classes', help='Names of classes, separated by commas.')
+  parser.add_argument('--gates_alone', action='store_true', help='Draw nothing of the image.')
   parser.add_argument(
     '--set', action='append', default=[], metavar='a.b.c=value', help='Override one option.'
   )
@@ -195,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
       for channel in chosen
       for name, layers in found
     ]
-    figure = draw(image, rows)
+    figure = draw(image, rows, options.gates_alone)
     files.write_whole(options.output, plots.png(figure))
     print(options.output)
 
