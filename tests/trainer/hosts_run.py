@@ -4,6 +4,7 @@ python -m tests.trainer.hosts_run DIRECTORY
 """
 
 import contextlib
+import itertools
 import sys
 
 import tensorflow as tf
@@ -15,6 +16,19 @@ from deeplab2.trainer import loop
 from deeplab2.trainer import runtime
 from deeplab2.trainer import stopping
 from tests.trainer import fakes
+
+
+def _said(train):
+  """Wraps Trainer.train to say once that a few loops are done."""
+  count = itertools.count(1)
+
+  def train_and_say(num_steps, stop):
+    logs = train(num_steps, stop)
+    if next(count) == 3:
+      print('going on', flush=True)
+    return logs
+
+  return train_and_say
 
 
 def _run(directory):
@@ -34,6 +48,7 @@ def _run(directory):
     settings = {'steps_per_loop': 2, 'save_steps': 10**6, 'summary_steps': 10**6}
     train = loop.TrainLoop(trainer, checkpoints, global_step=step, stop=stop, **settings)
     print('training', flush=True)
+    trainer.train = _said(trainer.train)
     train.run(10**6)
 
 

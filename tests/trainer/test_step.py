@@ -42,12 +42,18 @@ def _start(model):
   ]
 
 
+@pytest.fixture(name='of_whole_batches', scope='module')
+def _of_whole_batches():
+  """The trained model and the logs of its steps: by calls, and in a loop on the device."""
+  runs = (_trained(3, clip_norm=0.01, loop_on_device=on_device) for on_device in (False, True))
+  return [(model, logs) for _, model, _, logs in runs]
+
+
 @pytest.mark.parametrize('loop_on_device', [False, True], ids=['calls', 'loop'])
 @pytest.mark.parametrize('parts', [2, 4])
-def test_parts_update_as_the_whole_batch_does(parts, loop_on_device):
-  settings = {'clip_norm': 0.01, 'loop_on_device': loop_on_device}
-  _, whole, _, logs = _trained(3, **settings)
-  _, model, step, other = _trained(3, parts=parts, **settings)
+def test_parts_update_as_the_whole_batch_does(of_whole_batches, parts, loop_on_device):
+  whole, logs = of_whole_batches[loop_on_device]
+  _, model, step, other = _trained(3, parts=parts, clip_norm=0.01, loop_on_device=loop_on_device)
   assert step.numpy() == 3
   for ours, theirs in zip(model.variables, whole.variables, strict=True):
     np.testing.assert_allclose(ours, theirs, atol=1e-6)

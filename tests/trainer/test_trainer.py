@@ -161,50 +161,51 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 from tests.trainer import fakes
 
-settings = json.loads(sys.argv[1])
 weights = [1.0, 1.0, float('nan')]
 batches = fakes.dataset(weights)
-with tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']).scope():
-  trainer, model, step = fakes.trainer(batches, **settings)
-start = [v.numpy() for v in model.variables]
-logs = trainer.train(2)
-replicas = [[np.asarray(copy) for copy in v.values] for v in model.trainable_variables]
-try:
-  trainer.train(2)
-  stopped = ''
-except Exception as error:
-  stopped = f'{type(error).__name__}: {error}'
-after = [[np.asarray(copy) for copy in v.values] for v in model.trainable_variables]
 
-single, twin, _ = fakes.trainer(batches, **settings)
-twin.set_weights(start)
-twin_logs = single.train(2)
-print(json.dumps({
-    'equal': all(np.array_equal(*copies) for copies in replicas),
-    'kept': all(np.array_equal(a, b) for x, y in zip(replicas, after) for a, b in zip(x, y)),
-    'stopped': stopped, 'step': int(step.numpy()),
-    'moved': min(float(np.abs(v[0] - s).max()) for v, s in zip(
-        [m.values for m in model.trainable_variables],
-        [s for s, v in zip(start, model.variables) if v.trainable])),
-    'deviation': max(float(np.abs(v[0] - t.numpy()).max()) for v, t in zip(
-        replicas, twin.trainable_variables)),
-    'logs': logs, 'twin_logs': twin_logs}))
+def compare(settings):
+  with tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']).scope():
+    trainer, model, step = fakes.trainer(batches, **settings)
+  start = [v.numpy() for v in model.variables]
+  logs = trainer.train(2)
+  replicas = [[np.asarray(copy) for copy in v.values] for v in model.trainable_variables]
+  try:
+    trainer.train(2)
+    stopped = ''
+  except Exception as error:
+    stopped = f'{type(error).__name__}: {error}'
+  after = [[np.asarray(copy) for copy in v.values] for v in model.trainable_variables]
+
+  single, twin, _ = fakes.trainer(batches, **settings)
+  twin.set_weights(start)
+  twin_logs = single.train(2)
+  return {
+      'equal': all(np.array_equal(*copies) for copies in replicas),
+      'kept': all(np.array_equal(a, b) for x, y in zip(replicas, after) for a, b in zip(x, y)),
+      'stopped': stopped, 'step': int(step.numpy()),
+      'moved': min(float(np.abs(v[0] - s).max()) for v, s in zip(
+          [m.values for m in model.trainable_variables],
+          [s for s, v in zip(start, model.variables) if v.trainable])),
+      'deviation': max(float(np.abs(v[0] - t.numpy()).max()) for v, t in zip(
+          replicas, twin.trainable_variables)),
+      'logs': logs, 'twin_logs': twin_logs}
+
+print(json.dumps([compare(settings) for settings in json.loads(sys.argv[1])]))
 """
-
-
-@pytest.mark.parametrize(
-  'settings',
-  [
-    {'name': 'adamw'},
-    {'name': 'sgd'},
-    {'name': 'sgd', 'clip_norm': 0.05},
-    {'name': 'sgd', 'loop_on_device': True},
-  ],
+_SETTINGS = (
+  {'name': 'adamw'},
+  {'name': 'sgd'},
+  {'name': 'sgd', 'clip_norm': 0.05},
+  {'name': 'sgd', 'loop_on_device': True},
 )
-def test_two_replicas_stay_equal_and_agree_with_one(settings):
-  """Decay on every replica, clipping of the sum: else the copies, or one and two, would differ."""
+
+
+@pytest.fixture(name='compared', scope='module')
+def _compared():
+  """What one process, for it has two devices, found with each of the settings."""
   result = subprocess.run(
-    [sys.executable, '-c', _REPLICAS, json.dumps(settings)],
+    [sys.executable, '-c', _REPLICAS, json.dumps(_SETTINGS)],
     capture_output=True,
     text=True,
     env={
@@ -215,7 +216,13 @@ def test_two_replicas_stay_equal_and_agree_with_one(settings):
     check=False,
   )
   assert result.returncode == 0, result.stderr[-3000:]
-  found = json.loads(result.stdout.splitlines()[-1])
+  return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize('index', range(len(_SETTINGS)), ids=map(str, _SETTINGS))
+def test_two_replicas_stay_equal_and_agree_with_one(compared, index):
+  """Decay on every replica, clipping of the sum: else the copies, or one and two, would differ."""
+  settings, found = _SETTINGS[index], compared[index]
   assert found['equal']
   assert found['kept']
   assert found['stopped'].startswith('UserError: Step 3: not finite: total_loss')
