@@ -162,6 +162,7 @@ def _tensors(model, image):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('constant_weights')
 @pytest.mark.parametrize('name', ['coco_r50', 'coco_convnext_tiny', 'ade20k_r50', 'cityscapes_r50'])
 def test_golden(golden, name, monkeypatch, caplog):
   """From a state dict to predictions, all of it within a thousandth of a standard deviation."""

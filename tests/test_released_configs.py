@@ -11,6 +11,7 @@ import pytest
 from deeplab2 import assemble
 from deeplab2 import errors
 from deeplab2.config import load
+from deeplab2.model.backbones import registry
 from deeplab2.trainer import training
 from tests.config import configs
 
@@ -102,6 +103,22 @@ _OTHERS = [
 ]
 
 
+@pytest.fixture(name='each_backbone_once', scope='module')
+def _each_backbone_once():
+  """Models that are assembled alike share their backbone, which is most of them to be built."""
+  create, built = registry.create, {}
+
+  def create_once(name, **settings):
+    key = name, tuple(sorted(settings.items()))
+    if key not in built:
+      built[key] = create(name, **settings)
+    return built[key]
+
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setattr(registry, 'create', create_once)
+    yield
+
+
 @pytest.fixture
 def write(tmp_path):
   def write_text(text):
@@ -136,7 +153,7 @@ train_dataset_options { crop_size: [65, 65] }
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('constant_weights')
+@pytest.mark.usefixtures('weights_without_memory', 'each_backbone_once')
 def test_the_example_is_a_model_of_coco(write):
   model = assemble.model(load.load(write(_EXAMPLE)))
   variables, parameters, _ = _KMAX['coco_panoptic', 'convnext_base']
@@ -169,7 +186,7 @@ def test_loads_unmodified(write, dataset, backbone, crop):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('constant_weights')
+@pytest.mark.usefixtures('weights_without_memory', 'each_backbone_once')
 @_each_config
 def test_assembles_with_its_dataset_s_values(write, dataset, backbone, crop):
   config = load.load(write(_text(dataset, backbone, crop)))

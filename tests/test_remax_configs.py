@@ -185,7 +185,7 @@ def test_header_names_its_own_file_and_every_variable(path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('constant_weights')
+@pytest.mark.usefixtures('weights_without_memory')
 @_each_config
 def test_header_says_the_size(path, capsys):
   assert _script('model_size').main([f'--config_file={path}']) == 0

@@ -9,6 +9,7 @@ import tf_keras
 
 from deeplab2.checkpoint import released_keys
 from deeplab2.model import precision
+from tests import weights
 from tests.goldens import fill
 from tests.model import builders
 
@@ -77,7 +78,7 @@ def test_inference_golden_in_half_precision(golden, name, tolerance):
     model = builders.coco()
   builders.fill_by_key(model, golden=golden)
   image = tf.constant(fill.image(*golden['image']), tf.float32)
-  prediction = tf.function(model.infer)(image)
+  prediction = model.infer(image)
   for tensor, key, weight in (
     (prediction.class_logits, 'transformer_class_logits', 1),
     (prediction.mask_logits[:, ::4, ::4], 'pixel_space_mask_logits', 3),
@@ -87,14 +88,26 @@ def test_inference_golden_in_half_precision(golden, name, tolerance):
     assert error < weight * tolerance, key
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures('constant_weights', 'each_form')
-def test_training_golden(golden):
-  golden, model = golden('model_train_coco_r50'), builders.coco(dropout=0.0)
+@pytest.fixture(name='filled_for_training', scope='module')
+def _filled_for_training():
+  """Returns a model that is filled as the golden of training was made, its variables by key, and
+  the values of those that training moves."""
+  with weights.constant():
+    model = builders.coco(dropout=0.0)
   variables = builders.fill_by_key(model)
   for key, variable in variables.items():
     if re.search(r'(_conv3_bn|_memory_ffn_conv2_bn)/_batch_norm/gamma$', key):
       variable.assign(0.1 * variable)
+  moved = {key: variable.numpy() for key, variable in variables.items() if '/moving_' in key}
+  return model, variables, moved
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('each_form')
+def test_training_golden(golden, filled_for_training):
+  golden, (model, variables, start) = golden('model_train_coco_r50'), filled_for_training
+  for key, value in start.items():
+    variables[key].assign(value)
   height, width, *seeds = golden['image']
   images = np.concatenate([fill.image(height, width, seed) for seed in seeds])
   watched = [key.removeprefix('grad2_norm/') for key in golden if key.startswith('grad2_norm/')]

@@ -1,13 +1,11 @@
-"""Every size of every family of backbones.
-
-A file of its own: layers built in a graph make those that were built before it unusable.
-"""
+"""Every size of every family of backbones."""
 
 import pytest
 import tensorflow as tf
 
 from deeplab2.checkpoint import native
 from deeplab2.model.backbones import registry
+from tests import weights
 from tests.model import builders
 from tests.model.backbones import pyramids
 
@@ -27,16 +25,14 @@ _PARAMETERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('constant_weights')
 @pytest.mark.parametrize(
   'name', [name for name in sorted(set(registry.BACKBONES)) if '_no_pe_' not in name]
 )
 def test_sizes_of_a_family_are_stored_whole(name):
-  """In a graph that is not run, where variables of gigabytes take no memory."""
-  with tf.Graph().as_default():
+  with weights.without_memory():
     backbone = registry.create(name, norm=builders.NORM)
     pyramids.check_sizes(name, backbone(tf.zeros([1, 33, 47, 3])), 1, (33, 47))
-    stored = native.variable_keys({'backbone': backbone}).values()
-    assert {variable.ref() for variable in stored} == {v.ref() for v in backbone.variables}
-    if name in _PARAMETERS:
-      assert backbone.count_params() == _PARAMETERS[name]
+  stored = native.variable_keys({'backbone': backbone}).values()
+  assert {variable.ref() for variable in stored} == {v.ref() for v in backbone.variables}
+  if name in _PARAMETERS:
+    assert backbone.count_params() == _PARAMETERS[name]
