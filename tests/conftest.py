@@ -1,13 +1,8 @@
 """Shared fixtures: seeds, the golden files, and the determinism that tests rely on."""
 
 import gc
-import os
 import pathlib
 import resource
-
-# Read when the first tensor is made. Without it, oneDNN's allocator keeps for ever what the largest
-# models and images took: gigabytes, in each worker.
-os.environ.setdefault('TF_ONEDNN_USE_SYSTEM_ALLOCATOR', '1')
 
 from absl import logging
 import numpy as np
@@ -21,7 +16,7 @@ from deeplab2 import kernels
 from deeplab2.trainer import runtime
 from tests import weights
 
-_GROWTH_MB = 50  # After which memory is looked through.
+_GROWTH_MB = 300  # After which memory is looked through.
 
 GOLDENS = pathlib.Path(__file__).parent / 'goldens'
 
@@ -74,7 +69,6 @@ def _graphs_go_with_their_module():
   registered = ops.gradient_registry._registry  # pylint: disable=protected-access
   for name in [name for name in registered if name.startswith('CustomGradient-')]:
     del registered[name]
-  _give_back()
 
 
 _kept_mb = 0.0
@@ -84,10 +78,6 @@ _kept_mb = 0.0
 def _memory_goes_back():
   """Gives back the memory of models and graphs, which hold cycles that Python finds late."""
   yield
-  _give_back()
-
-
-def _give_back():
   global _kept_mb
   if _resident_mb() > _kept_mb + _GROWTH_MB:
     gc.collect()
@@ -128,11 +118,3 @@ def weights_without_memory():
   """Builds models of which only the shapes count, see weights.without_memory."""
   with weights.without_memory():
     yield
-
-
-@pytest.fixture
-def unoptimized_graphs():
-  """Runs graphs as they were traced: optimizing one takes longer than to run it a few times."""
-  tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': True})
-  yield
-  tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': False})

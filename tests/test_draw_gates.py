@@ -106,7 +106,8 @@ def test_a_row_for_every_class_and_checkpoint(checkpoints, tmp_path, monkeypatch
   )
   output = tmp_path / 'gates.png'
   assert _main(image, [first, second], f'--output={output}', '--classes=star,sky') == 0
-  [(pixels, rows)] = drawn
+  [(pixels, rows, gates_alone)] = drawn
+  assert not gates_alone
   assert pixels.shape == (40, 60, 3)
   titles = [f'{name}, {moment}' for name in ('star', 'sky') for moment in ('ckpt-1', 'ckpt-2')]
   assert [title for title, _, _ in rows] == titles
@@ -115,6 +116,12 @@ def test_a_row_for_every_class_and_checkpoint(checkpoints, tmp_path, monkeypatch
   assert {len(layers) for _, _, layers in rows} == {2}
   width, height = PIL.Image.open(output).size
   assert width > 700 and height > 700
+  alone = tmp_path / 'alone.png'
+  flags = (f'--output={alone}', '--classes=star,sky', '--gates_alone')
+  assert _main(image, [first, second], *flags) == 0
+  # Where the image was, there is paper and the title in black: no colour.
+  left = np.asarray(PIL.Image.open(alone).convert('RGB'))[:, :150].astype(int)
+  assert np.ptp(left, axis=2).max() == 0
 
 
 @pytest.mark.parametrize(

@@ -41,14 +41,15 @@ OVERRIDES = [
   'eval_dataset_options.max_resize_value=65',
   'train_dataset_options.batch_size=4',
   'train_dataset_options.seed=1',
-  'model_options.kmax.decoder_layers=1,0,0',  # All of them are in the test of the quality below.
   'trainer_options.steps_per_loop=4',
   'trainer_options.save_summaries_steps=4',
   f'trainer_options.solver_options.training_number_of_steps={STEPS}',
   'trainer_options.solver_options.warmup_steps=2',
   'evaluator_options.num_vis_samples=2',
 ]
-FLAGS = [flag for override in OVERRIDES for flag in ('--set', override)]
+# All decoder layers are in the test of the quality below.
+RUN_OVERRIDES = [*OVERRIDES, 'model_options.kmax.decoder_layers=1,0,0']
+FLAGS = [flag for override in RUN_OVERRIDES for flag in ('--set', override)]
 
 
 class Run:
@@ -135,7 +136,7 @@ def restored(run):
   """The config and its model with the weights that the run ended with."""
   config = load.load(
     str(ROOT / CONFIG),
-    [*OVERRIDES, f'eval_dataset_options.file_pattern={run.root}/tfrecords/val-*.tfrecord'],
+    [*RUN_OVERRIDES, f'eval_dataset_options.file_pattern={run.root}/tfrecords/val-*.tfrecord'],
   )
   model = assemble.model(config)
   restore.restore_model(model, str(run.directory))

@@ -340,9 +340,6 @@ def test_an_image_of_100_million_pixels_takes_less_than_3_gb(model, tmp_path):
     capture_output=True,
     text=True,
     check=True,
-    env={
-      name: value for name, value in os.environ.items() if name != 'TF_ONEDNN_USE_SYSTEM_ALLOCATOR'
-    },
   )
   code, kilobytes = map(int, done.stdout.splitlines()[-1].split())
   assert code == 0

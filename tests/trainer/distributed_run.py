@@ -1,11 +1,11 @@
-"""Short trainings with the real model on devices made of one CPU; run as a process.
+"""A short training with the real model on several devices, made of one CPU; run as a process.
 
-  python -m tests.trainer.distributed_run DIRECTORY STEPS NAME...
+  python -m tests.trainer.distributed_run DEVICES DIRECTORY STEPS [OTHER_CHECKPOINT]
 
-With the environment variable TF_CONFIG, it is one of several hosts of one device each. Trains to
-step STEPS in DIRECTORY/NAME for each NAME, on the devices that RUNS has for it, and evaluates
-there. The last line is JSON, of every name: the logs of every step, and how far the variables on
-each device are, once restored, from the first one's last checkpoint but one.
+With the environment variable TF_CONFIG, it is one of several hosts of one device each; otherwise,
+one device runs operation by operation and several, as the hosts do, in graphs. Trains to step
+STEPS in DIRECTORY and evaluates there. The last line is JSON: the logs of every step, and, if
+another run's checkpoint is given, how far the variables on each device are from it once restored.
 """
 
 import functools
@@ -30,15 +30,8 @@ from deeplab2.trainer import trainer
 _CONFIG = 'configs/shapes/kmax_mobilenet_v3_small.textproto'
 _LOSSES = 'trainer_options.loss_options'
 _SOLVER = 'trainer_options.solver_options'
-# One small block at each stride, for building them takes most of the time.
-_ROWS = (
-  mobilenet_v3.SMALL[0],
-  mobilenet_v3.SMALL[1],
-  mobilenet_v3.SMALL[2]._replace(expansion=2),
-  mobilenet_v3.SMALL[2]._replace(expansion=1),
-  mobilenet_v3.SMALL[12]._replace(stride=2),
-)
-_STAGES = [f'{{filters: {filters} num_blocks: 1 type: BOTTLENECK}}' for filters in (64, 48, 32, 16)]
+# One block at each stride, for graphs take most of the time.
+_ROWS = [mobilenet_v3.SMALL[index] for index in (0, 1, 2, 4, 9, 12)]
 _OVERRIDES = [
   *(
     f'{split}_dataset_options.{name}'
@@ -50,7 +43,6 @@ _OVERRIDES = [
   'eval_dataset_options.batch_size=1',
   'model_options.kmax.decoder_layers=1,0,0',
   'model_options.kmax.semantic_decoder=false',
-  f'model_options.kmax.pixel_decoder_stages=[{", ".join(_STAGES)}]',
   f'{_LOSSES}.remask.enable=true',
   f'{_LOSSES}.remask.num_relaxed_layers=1',
   f'{_LOSSES}.remask.head_channels=16',
@@ -59,7 +51,7 @@ _OVERRIDES = [
   'train_dataset_options.augmentations.max_scale_factor=1',
   'trainer_options.recompute=BLOCKS',
   'trainer_options.steps_per_loop=1',
-  'trainer_options.save_checkpoints_steps=1',
+  'trainer_options.save_checkpoints_steps=4',
   'evaluator_options.eval_interval=100',
   # Adam divides by gradients that are near zero.
   f'{_SOLVER}.optimizer=sgd',
@@ -81,33 +73,15 @@ class _Recorded(trainer.Trainer):
     return found
 
 
-def _one():
-  return tf.distribute.OneDeviceStrategy('/cpu:0')
-
-
-def _several(devices):
-  # Each strategy of a process needs keys of its own.
-  tf.distribute.MirroredStrategy._collective_key_base += 10**6
-  return tf.distribute.MirroredStrategy([f'CPU:{index}' for index in range(devices)])
-
-
-# Name -> (strategy, whether it runs operation by operation, which is sooner for few steps).
-RUNS = {
-  'one': (_one, True),
-  'resumed': (_one, True),
-  'two': (lambda: _several(2), False),
-  'four': (lambda: _several(4), True),
-  'hosts': (lambda: runtime.create_strategy(0, None), False),
-}
-
-
-def main(directory, steps, *names):
-  """Runs the trainings; prints what is compared."""
-  if hosts.CLUSTER not in os.environ:
-    cpu = tf.config.list_physical_devices('CPU')[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+def main(devices, directory, steps, other=None):
+  """Runs the training; prints what is compared."""
+  cpu = tf.config.list_physical_devices('CPU')[0]
+  tf.config.set_logical_device_configuration(
+    cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices)
+  )
   # It takes longer than the few steps.
   tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': True})
+  runtime.set_up(seed=1)
   # Replicas draw numbers of their own, as many devices do; here, all draw the same.
   randomness._Keyed.uniform = lambda self, shape: tf.fill(shape, 0.5)
   registry.BACKBONES['mobilenet_v3_small'] = functools.partial(
@@ -115,20 +89,17 @@ def main(directory, steps, *names):
   )
   trainer.Trainer = _Recorded
   config = load.load(_CONFIG, [*_OVERRIDES, f'{_SOLVER}.training_number_of_steps={steps}'])
-  found = {}
-  for name in names:
-    runtime.set_up(seed=1)
-    create, eagerly = RUNS[name]
-    tf.config.run_functions_eagerly(eagerly)
-    strategy = create()
-    _Recorded.logs = []
-    with strategy.scope():
-      experiment.train_and_evaluate(config, f'{directory}/{name}')
-      distance = None
-      if name in ('two', 'four'):
-        distance = _distance(config, f'{directory}/{name}', f'{directory}/one/ckpt-1')
-    found[name] = {'logs': _Recorded.logs, 'distance': distance}
-  print(json.dumps(found))
+  if hosts.CLUSTER in os.environ:
+    strategy = runtime.create_strategy(0, None)
+  elif devices == '1':
+    tf.config.run_functions_eagerly(True)  # As functions, building their graphs takes longer.
+    strategy = tf.distribute.OneDeviceStrategy('/cpu:0')
+  else:
+    strategy = tf.distribute.MirroredStrategy([f'CPU:{index}' for index in range(int(devices))])
+  with strategy.scope():
+    experiment.train_and_evaluate(config, directory)
+    distance = None if other is None else _distance(config, directory, other)
+  print(json.dumps({'logs': _Recorded.logs, 'distance': distance}))
 
 
 def _distance(config, directory, prefix):

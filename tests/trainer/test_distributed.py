@@ -3,7 +3,6 @@
 from concurrent import futures
 import json
 import os
-import shutil
 import subprocess
 import sys
 from typing import NamedTuple
@@ -19,14 +18,25 @@ from deeplab2.data import tfrecord
 from deeplab2.trainer import hosts
 from tests.trainer import test_hosts
 
-_STEPS = 2
+_STEPS = 5
 
 
 class _Run(NamedTuple):
+  directory: str
   logs: list
   distance: float | None
-  variables: dict
-  metrics: dict
+
+  def variables(self):
+    reader = tf.train.load_checkpoint(f'{self.directory}/ckpt-{_STEPS}')
+    return {
+      key: reader.get_tensor(key)
+      for key in reader.get_variable_to_shape_map()
+      if key.startswith(('model/', 'remask_semantic_heads/')) and 'OPTIMIZER_SLOT' not in key
+    }
+
+  def metrics(self):
+    with open(f'{self.directory}/eval/metrics-{_STEPS}.json') as file:
+      return json.load(file)
 
 
 @pytest.fixture(scope='module')
@@ -48,11 +58,12 @@ def records(tmp_path_factory):
   return directory
 
 
-def _run(directory, records, names, clusters=(None,)):
-  """Makes the named runs in one process, or in one for each of `clusters`; returns them."""
+def _run(devices, directory, records, *other, clusters=(None,)):
+  """Trains on devices of this process, or in one process for each of `clusters`."""
+  command = [sys.executable, '-m', 'tests.trainer.distributed_run']
   processes = [
     subprocess.Popen(
-      [sys.executable, '-m', 'tests.trainer.distributed_run', directory, str(_STEPS), *names],
+      [*command, str(devices), directory, str(_STEPS), *other],
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -69,27 +80,7 @@ def _run(directory, records, names, clusters=(None,)):
     outputs = list(pool.map(lambda process: process.communicate(), processes))
   for process, (_, log) in zip(processes, outputs, strict=True):
     assert process.returncode == 0, log[-3000:]
-  printed = json.loads(outputs[0][0].splitlines()[-1])
-  return [
-    _Run(
-      variables=_variables(f'{directory}/{name}'), metrics=_metrics(f'{directory}/{name}'), **one
-    )
-    for name, one in printed.items()
-  ]
-
-
-def _variables(run):
-  reader = tf.train.load_checkpoint(f'{run}/ckpt-{_STEPS}')
-  return {
-    key: reader.get_tensor(key)
-    for key in reader.get_variable_to_shape_map()
-    if key.startswith(('model/', 'remask_semantic_heads/')) and 'OPTIMIZER_SLOT' not in key
-  }
-
-
-def _metrics(run):
-  with open(f'{run}/eval/metrics-{_STEPS}.json') as file:
-    return json.load(file)
+  return _Run(directory, **json.loads(outputs[0][0].splitlines()[-1]))
 
 
 def _check(run, expected):
@@ -100,33 +91,35 @@ def _check(run, expected):
       # Sums over pixels in another order.
       assert run.logs[0][tag] == pytest.approx(value, rel=2e-5, abs=1e-6), tag
   _check_variables(run, expected)
-  metrics, others = run.metrics, expected.metrics
+  metrics, others = run.metrics(), expected.metrics()
   assert metrics['num_images'] == others['num_images'] == 3  # Every image once.
   assert metrics['PQ'] == pytest.approx(others['PQ'], abs=1e-6)
   assert metrics['losses'] == pytest.approx(others['losses'], rel=1e-5)
 
 
 def _check_variables(run, expected):
-  assert run.variables.keys() == expected.variables.keys()
-  for key, value in expected.variables.items():
-    np.testing.assert_allclose(run.variables[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
+  found, wanted = run.variables(), expected.variables()
+  assert found.keys() == wanted.keys()
+  for key, value in wanted.items():
+    np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
 
 
 @pytest.mark.slow
 def test_devices_and_hosts_train_and_evaluate_as_one_device_does(tmp_path, records):
   # One test, so that one process has what all are compared with.
-  directory = str(tmp_path)
-  (of_hosts,) = _run(directory, records, ['hosts'], clusters=test_hosts.clusters(2))
-  # One device goes on where two hosts stopped.
-  shutil.copytree(tmp_path / 'hosts', tmp_path / 'resumed')
-  for name in os.listdir(tmp_path / 'resumed'):
-    if name.startswith(f'ckpt-{_STEPS}.'):
-      os.remove(tmp_path / 'resumed' / name)
-  (tmp_path / 'resumed' / 'checkpoint').write_text(f'model_checkpoint_path: "ckpt-{_STEPS - 1}"\n')
-  one, resumed, *several = _run(directory, records, ['one', 'resumed', 'two', 'four'])
+  one = _run(1, str(tmp_path / 'one'), records)
+  for devices in (2, 4):
+    several = _run(devices, str(tmp_path / f'{devices}'), records, f'{one.directory}/ckpt-4')
+    _check(several, one)
+    assert several.distance == 0.0  # What one device saved, on all of them.
+  of_hosts = _run(1, str(tmp_path / 'hosts'), records, clusters=test_hosts.clusters(2))
   _check(of_hosts, one)
+  # One device goes on where two hosts stopped.
+  for name in os.listdir(of_hosts.directory):
+    if name.startswith(f'ckpt-{_STEPS}.'):
+      os.rename(f'{of_hosts.directory}/{name}', tmp_path / name)
+  with open(f'{of_hosts.directory}/checkpoint', 'w') as file:
+    file.write('model_checkpoint_path: "ckpt-4"\n')
+  resumed = _run(1, of_hosts.directory, records)
   assert len(resumed.logs) == 1
   _check_variables(resumed, one)
-  for run in several:
-    _check(run, one)
-    assert run.distance == 0.0  # What one device saved, on all of them.

@@ -88,7 +88,6 @@ def test_released_names():
   )
 
 
-@pytest.mark.usefixtures('unoptimized_graphs')
 @pytest.mark.parametrize('size', [(32, 32), (33, 65), (50, 70), (71, 34)])
 @pytest.mark.parametrize('training', [False, True])
 def test_sizes_of_any_batch(size, training):
@@ -107,7 +106,6 @@ def test_sizes_of_any_batch(size, training):
     assert apply.get_concrete_function().structured_outputs[level - 1].shape[1:3] == side
 
 
-@pytest.mark.usefixtures('unoptimized_graphs')
 def test_size_unknown_when_traced():
   backbone = _randomise(_created(_smallest()))
   images = tf.random.normal([1, 50, 70, 3])

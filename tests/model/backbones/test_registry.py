@@ -44,7 +44,6 @@ def _filled():
   return build
 
 
-@pytest.mark.usefixtures('unoptimized_graphs')
 @_one_of_each_family
 @pytest.mark.parametrize('size', [(33, 65), (50, 70)])
 def test_sizes_of_any_number_of_images(filled, name, size):
