@@ -15,7 +15,7 @@ To have checkpoints of several moments, train with `trainer_options.save_checkpo
 `trainer_options.num_checkpoints_to_keep`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import os
 import sys
 from typing import NamedTuple
@@ -30,6 +30,8 @@ from deeplab2 import assemble
 from deeplab2 import command_line
 from deeplab2 import errors
 from deeplab2 import files
+from deeplab2 import resampling
+from deeplab2 import structures
 from deeplab2.checkpoint import restore
 from deeplab2.config import load
 from deeplab2.data import datasets
@@ -45,18 +47,17 @@ _OPACITY = 0.65
 class Layer(NamedTuple):
   """What a relaxed layer makes of an image."""
 
-  gate_hwn: np.ndarray  # [h, w, N] float32, within the image
+  gate_hwn: np.ndarray  # [h, w, N] float32 on the grid of the masks, which spans the crop
   class_nk: np.ndarray  # [N, K] float32 probabilities of the real classes of each slot
 
 
 def layers_of(
-  prediction, shown: tuple[int, int], class_order: Sequence[int], settings: relaxation.ReMask
+  prediction: structures.Prediction, class_order: Sequence[int], settings: relaxation.ReMask
 ) -> list[Layer]:
   """Returns the relaxed layers of a prediction of one image, the first one first.
 
   Args:
-    prediction: structures.Prediction with its auxiliary ones.
-    shown: rows and columns of the grid of masks that hold the image, not padding.
+    prediction: with its auxiliary ones.
     class_order: dataset id of each class channel.
     settings: of ReMask.
   """
@@ -67,7 +68,7 @@ def layers_of(
     gate_bps = relaxation.gate(
       tf.reshape(logits, [1, height * width, channels]), layer.class_logits, class_order, settings
     )
-    gate_hwn = tf.reshape(gate_bps, [height, width, -1])[: shown[0], : shown[1]]
+    gate_hwn = tf.reshape(gate_bps, [height, width, -1])
     probability_nk = tf.nn.softmax(layer.class_logits[0])[:, :-1]
     found.append(Layer(gate_hwn.numpy(), probability_nk.numpy()))
   return found
@@ -85,60 +86,82 @@ def confident_classes(class_logits_nk: np.ndarray, count: int) -> list[int]:
   return list(dict.fromkeys(probability_nk[ranking].argmax(axis=1).tolist()))[:count]
 
 
+def within_image(
+  gate_hw: np.ndarray, crop_size: tuple[int, int], image_size: tuple[int, int]
+) -> np.ndarray:
+  """Returns what a gate is at every pixel of the image, which stands at the crop's top left.
+
+  Args:
+    gate_hw: [h, w] float32 on the grid of the masks, corners on the crop's corners.
+    crop_size: (H, W).
+    image_size: (height, width) of the image in the crop, without its padding.
+  """
+  whole = resampling.resize_bilinear(gate_hw[np.newaxis, ..., np.newaxis], crop_size)
+  return whole.numpy()[0, : image_size[0], : image_size[1], 0]
+
+
+class Panel(NamedTuple):
+  """A relaxed layer in a row of the drawing."""
+
+  gate_hw: np.ndarray  # [H', W'] float32, of the image alone
+  slot: int
+  probability: float  # Of the row's class, that the layer gives the slot.
+
+
+def panels_of(
+  layers: Sequence[Layer], channel: int, crop_size: tuple[int, int], image_size: tuple[int, int]
+) -> list[Panel]:
+  """Returns the panels of a class: of each layer, the slot to which it gives most of the class.
+
+  Args:
+    layers: relaxed layers.
+    channel: of the class.
+    crop_size, image_size: as of `within_image`.
+  """
+  found = []
+  for layer in layers:
+    slot = int(layer.class_nk[:, channel].argmax())
+    gate_hw = within_image(layer.gate_hwn[..., slot], crop_size, image_size)
+    found.append(Panel(gate_hw, slot, float(layer.class_nk[slot, channel])))
+  return found
+
+
 def draw(
-  image: np.ndarray, rows: Sequence[tuple[str, int, Sequence[Layer]]], gates_alone: bool = False
+  image: np.ndarray, rows: Mapping[str, Sequence[Panel]], gates_alone: bool = False
 ) -> figure_lib.Figure:
   """Draws gates over an image.
 
   Args:
     image: [H, W, 3] uint8.
-    rows: of the drawing: title, class channel, relaxed layers.
+    rows: title -> panels, of the same number of layers.
     gates_alone: whether the image itself is left out.
   """
   height, width = image.shape[:2]
-  columns = 1 + max(len(layers) for _, _, layers in rows)
-  figure, panels = pyplot.subplots(
+  columns = 1 + max(map(len, rows.values()))
+  figure, axes = pyplot.subplots(
     len(rows),
     columns,
     figsize=(2.6 * columns + 1.0, (2.6 * height / width + 0.45) * len(rows)),
     squeeze=False,
     layout='constrained',
   )
-  slots = [
-    [int(layer.class_nk[:, channel].argmax()) for layer in layers] for _, channel, layers in rows
-  ]
-  largest = max(
-    float(layer.gate_hwn[..., slot].max())
-    for (_, _, layers), of_row in zip(rows, slots, strict=True)
-    for layer, slot in zip(layers, of_row, strict=True)
-  )
-  grey = image.mean(axis=2)
-  mesh = None
-  for axes, (title, channel, layers), of_row in zip(panels, rows, slots, strict=True):
-    for panel in axes:
-      panel.set_axis_off()
+  largest = max(float(panel.gate_hw.max()) for panels in rows.values() for panel in panels)
+  place = {'extent': (0, width, height, 0)}
+  shown = {'cmap': 'magma', 'vmin': 0.0, 'vmax': largest, **place}
+  for of_row, (title, panels) in zip(axes, rows.items(), strict=True):
+    for one in of_row:
+      one.set_axis_off()
     if gates_alone:
-      axes[0].text(0.5, 0.5, title.replace(', ', '\n'), ha='center', va='center')
+      of_row[0].text(0.5, 0.5, title.replace(', ', '\n'), ha='center', va='center')
     else:
-      axes[0].imshow(image)
-      axes[0].set_title(title, fontsize='small')
-    for number, (panel, layer, slot) in enumerate(zip(axes[1:], layers, of_row, strict=False)):
-      place = {'extent': (0, width, height, 0)}
+      of_row[0].imshow(image)
+      of_row[0].set_title(title, fontsize='small')
+    for number, (one, panel) in enumerate(zip(of_row[1:], panels, strict=True)):
       if not gates_alone:
-        panel.imshow(grey, cmap='gray', vmin=0, vmax=255, **place)
-      mesh = panel.imshow(
-        layer.gate_hwn[..., slot],
-        cmap='magma',
-        vmin=0.0,
-        vmax=largest,
-        alpha=1.0 if gates_alone else _OPACITY,
-        interpolation='bilinear',
-        **place,
-      )
-      panel.set_title(
-        f'layer {number}: slot {slot}, {layer.class_nk[slot, channel]:.2f}', fontsize='small'
-      )
-  figure.colorbar(mesh, ax=panels.ravel().tolist(), label='gate', shrink=0.8, aspect=40)
+        one.imshow(image.mean(axis=2), cmap='gray', vmin=0, vmax=255, **place)
+      mesh = one.imshow(panel.gate_hw, alpha=1.0 if gates_alone else _OPACITY, **shown)
+      one.set_title(f'layer {number}: slot {panel.slot}, {panel.probability:.2f}', fontsize='small')
+  figure.colorbar(mesh, ax=axes.ravel().tolist(), label='gate', shrink=0.8, aspect=40)
   return figure
 
 
@@ -152,13 +175,42 @@ def _channels(names, info):
   return [known[name] for name in names]
 
 
-def _grid_of_image(placement, crop_size, grid):
-  """Returns rows and columns of the mask grid that hold the image, at the top left of the crop."""
-  inside = (int(size) for size in placement.resized_size)
-  return tuple(
-    min(cells, -(-size * cells // whole))
-    for size, cells, whole in zip(inside, grid, crop_size, strict=True)
-  )
+def _run(options):
+  """Does what the flags ask for.
+
+  Raises:
+    UserError: the config has no ReMask, a class is unknown, or an image or checkpoint is wrong.
+  """
+  config = load.load(options.config_file, options.set)
+  settings = assemble.remask(config)
+  if settings is None:
+    raise config.error(_ENABLE, 'is false: without ReMask there are no gates; set it to true.')
+  info = assemble.dataset_info(config)
+  chosen = _channels(options.classes.split(','), info) if options.classes else None
+  image = images.read(options.image)
+  model = assemble.model(config, training=True, drawn=False)
+  segment = segmenter.create(config, model)
+  fitted, placement = segment.fit(tf.constant(image))
+  image_size = tuple(placement.resized_size.numpy().tolist())
+  found = {}
+  for path in options.checkpoints.split(','):
+    prefix = restore.restore_model(model, path, semantic_heads=True)
+    prediction = model(fitted[tf.newaxis], training=False, auxiliary=True)
+    found[prefix] = layers_of(prediction, info.label_space.class_order, settings)
+  if chosen is None:
+    chosen = confident_classes(prediction.final.class_logits[0].numpy(), _SHOWN_CLASSES)
+  names = {prefix: os.path.basename(prefix) for prefix in found}
+  if len(set(names.values())) < len(names):
+    names = {prefix: prefix for prefix in found}  # Of several runs.
+  rows = {
+    f'{_name(info, channel)}, {names[prefix]}': panels_of(
+      layers, channel, segment.crop_size, image_size
+    )
+    for channel in chosen
+    for prefix, layers in found.items()
+  }
+  files.write_whole(options.output, plots.png(draw(image, rows, options.gates_alone)))
+  print(options.output)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -174,38 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     '--set', action='append', default=[], metavar='a.b.c=value', help='Override one option.'
   )
 
-  def draw_gates():
-    options = parser.parse_args(arguments)
-    config = load.load(options.config_file, options.set)
-    settings = assemble.remask(config)
-    if settings is None:
-      raise config.error(_ENABLE, 'is false: without ReMask there are no gates; set it to true.')
-    info = assemble.dataset_info(config)
-    chosen = _channels(options.classes.split(','), info) if options.classes else None
-    image = images.read(options.image)
-    model = assemble.model(config, training=True, drawn=False)
-    segment = segmenter.create(config, model)
-    fitted, placement = segment.fit(tf.constant(image))
-    found = []
-    for path in options.checkpoints.split(','):
-      prefix = restore.restore_model(model, path, semantic_heads=True)
-      prediction = model(fitted[tf.newaxis], training=False, auxiliary=True)
-      grid = prediction.final.mask_logits.shape[1:3]
-      shown = _grid_of_image(placement, segment.crop_size, grid)
-      layers = layers_of(prediction, shown, info.label_space.class_order, settings)
-      found.append((os.path.basename(prefix), layers))
-    if chosen is None:
-      chosen = confident_classes(prediction.final.class_logits[0].numpy(), _SHOWN_CLASSES)
-    rows = [
-      (f'{_name(info, channel)}, {name}', channel, layers)
-      for channel in chosen
-      for name, layers in found
-    ]
-    figure = draw(image, rows, options.gates_alone)
-    files.write_whole(options.output, plots.png(figure))
-    print(options.output)
-
-  return command_line.run(draw_gates)
+  return command_line.run(lambda: _run(parser.parse_args(arguments)))
 
 
 def _name(info: datasets.DatasetInfo, channel: int) -> str:

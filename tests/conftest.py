@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.framework import ops
-from tensorflow.python.ops import gen_resource_variable_ops
-from tensorflow.python.ops import resource_variable_ops
 
 from deeplab2 import kernels
 from deeplab2.trainer import runtime
@@ -19,26 +17,6 @@ from tests import weights
 _GROWTH_MB = 300  # After which memory is looked through.
 
 GOLDENS = pathlib.Path(__file__).parent / 'goldens'
-
-
-def pytest_configure():
-  resource_variable_ops.gen_resource_variable_ops = _VariableOps()
-
-
-class _VariableOps:
-  """TensorFlow's operations on variables, less what each variable is called in its messages.
-
-  By that name, TensorFlow compiles and keeps a kernel of its own for every variable: a millisecond
-  and 35 KB each, a third of the time that building a model takes.
-  """
-
-  def __getattr__(self, name):
-    return getattr(gen_resource_variable_ops, name)
-
-  @staticmethod
-  def var_handle_op(*args, debug_name='', **kwargs):
-    del debug_name
-    return gen_resource_variable_ops.var_handle_op(*args, **kwargs)
 
 
 def pytest_collection_finish():

@@ -42,7 +42,7 @@ def _softmax(x):
   return e / e.sum(-1, keepdims=True)
 
 
-def test_layers_hold_the_gates_within_the_image():
+def test_layers_hold_the_gates():
   random = np.random.default_rng(0)
   semantic = random.normal(size=(1, 3, 4, 5)).astype(np.float32)
   classes = random.normal(size=(1, 6, 4)).astype(np.float32)
@@ -52,11 +52,21 @@ def test_layers_hold_the_gates_within_the_image():
     num_layers=1, semantic_activation=tf.nn.softmax, class_activation=tf.nn.softmax
   )
   order = (4, 0, 2)
-  [found] = draw_gates.layers_of(prediction, (2, 3), order, settings)
+  [found] = draw_gates.layers_of(prediction, order, settings)
   slots = _softmax(classes[0])[:, :3]
   expected = _softmax(semantic[0])[..., list(order)] @ slots.T
-  np.testing.assert_allclose(found.gate_hwn, expected[:2, :3], rtol=1e-5)
+  np.testing.assert_allclose(found.gate_hwn, expected, rtol=1e-5)
   np.testing.assert_allclose(found.class_nk, slots, rtol=1e-5)
+
+
+def test_panels_show_the_slot_with_most_of_the_class_within_the_image():
+  # Over a crop of 5 x 9 pixels, in steps of 2 pixels: 10 a pixel down, 1 to the right.
+  gate = np.stack([np.zeros([3, 5]), 20.0 * np.arange(3)[:, None] + 2.0 * np.arange(5)], axis=-1)
+  layer = draw_gates.Layer(gate.astype(np.float32), np.array([[0.7, 0.1], [0.2, 0.3]]))
+  [panel] = draw_gates.panels_of([layer], 1, (5, 9), (4, 7))
+  assert (panel.slot, panel.probability) == (1, 0.3)
+  expected = 10.0 * np.arange(4)[:, None] + np.arange(7)
+  np.testing.assert_allclose(panel.gate_hw, expected, atol=1e-5)
 
 
 def test_classes_of_the_most_confident_slots():
@@ -110,10 +120,10 @@ def test_a_row_for_every_class_and_checkpoint(checkpoints, tmp_path, monkeypatch
   assert not gates_alone
   assert pixels.shape == (40, 60, 3)
   titles = [f'{name}, {moment}' for name in ('star', 'sky') for moment in ('ckpt-1', 'ckpt-2')]
-  assert [title for title, _, _ in rows] == titles
-  # Two thirds of the crop's height hold the image, at a stride of 4.
-  assert {layer.gate_hwn.shape[:2] for _, _, layers in rows for layer in layers} == {(12, 17)}
-  assert {len(layers) for _, _, layers in rows} == {2}
+  assert list(rows) == titles
+  # Two thirds of the crop's height hold the image.
+  assert {panel.gate_hw.shape for panels in rows.values() for panel in panels} == {(43, 65)}
+  assert {len(panels) for panels in rows.values()} == {2}
   width, height = PIL.Image.open(output).size
   assert width > 700 and height > 700
   alone = tmp_path / 'alone.png'

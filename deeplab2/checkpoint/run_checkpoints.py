@@ -120,7 +120,6 @@ class Checkpoints:
       files.make_directory(self.output)
       gate = gates.parts(native.backbone_of(self._parts['model']))
       checkpoint = tf.train.Checkpoint(**self._parts, **gate)
-      _spare_sums(self._parts.values())
       checkpoint.save_counter.assign(self._saves + 1)
       checkpoint.write(prefix)
     except (OSError, tf.errors.OpError, errors.UserError) as error:
@@ -157,15 +156,3 @@ def save_backbone(backbone: tf.Module, directory: str) -> str:
   saved = Checkpoints(directory, model=native.holder(backbone), global_step=step).save()
   assert saved is not None
   return saved
-
-
-def _spare_sums(parts):
-  """Spares two thirds of the sums over replicas or hosts that saving takes.
-
-  TensorFlow asks every variable for this attribute, twice. One that is not there is looked for in
-  the variable's value; that of running statistics is a sum, over the network if there are hosts.
-  """
-  for module in (part for part in parts if isinstance(part, tf.Module)):
-    for variable in module.variables:
-      if isinstance(variable, tf.distribute.DistributedValues):
-        variable._LEGACY_SAVEABLE_NAME = None  # pylint: disable=protected-access

@@ -7,7 +7,6 @@ import resource
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.python.distribute import values
 import tf_keras
 
 from deeplab2.checkpoint import native
@@ -16,7 +15,6 @@ from deeplab2.checkpoint import restore
 from deeplab2.checkpoint import run_checkpoints
 from deeplab2.trainer import averages as averages_lib
 from tests.checkpoint import files
-from tests.trainer import fakes
 
 
 class _Part(tf.Module):
@@ -462,23 +460,3 @@ def test_averages_are_restored_in_place_of_the_variables(run, tmp_path):
     'trainer_options.ema_decay',
     'use_raw_weights=true',
   )
-
-
-def test_saving_sums_running_statistics_over_replicas_once(tmp_path, monkeypatch):
-  """Each sum goes over the network where there are hosts."""
-  summed, value = [], values.SyncOnReadVariable._get_cross_replica
-
-  def count(self):
-    summed.append(self.name)
-    return value(self)
-
-  with tf.distribute.MirroredStrategy(['CPU:0']).scope():
-    _, model, step = fakes.trainer(fakes.dataset())
-    checkpoints = run_checkpoints.Checkpoints(str(tmp_path), model=model, global_step=step)
-    with monkeypatch.context() as patched:
-      patched.setattr(values.SyncOnReadVariable, '_get_cross_replica', count)
-      prefix = checkpoints.save()
-  assert sorted(summed) == sorted(v.name for v in model.non_trainable_variables)
-  reader = tf.train.load_checkpoint(prefix)
-  for key, variable in native.variable_keys({'model': model}).items():
-    np.testing.assert_array_equal(reader.get_tensor(f'{key}/.ATTRIBUTES/VARIABLE_VALUE'), variable)
