@@ -78,7 +78,7 @@ def test_inference_golden_in_half_precision(golden, name, tolerance):
     model = builders.coco()
   builders.fill_by_key(model, golden=golden)
   image = tf.constant(fill.image(*golden['image']), tf.float32)
-  prediction = model.infer(image)
+  prediction = tf.function(model.infer)(image)
   for tensor, key, weight in (
     (prediction.class_logits, 'transformer_class_logits', 1),
     (prediction.mask_logits[:, ::4, ::4], 'pixel_space_mask_logits', 3),
