@@ -94,13 +94,13 @@ ADVICE = {
   'none; leave it out.': 'tests/checkpoint/test_convert.py::test_images_that_are_of_no_use',
   '{}: ResNet-50 of timm and torchvision has a max-pooling behind its stem; set '
   'model_options.backbone.stem_max_pool=true.': 'tests/checkpoint/test_timm_weights.py::test_resnet50_is_exact_but_for_the_colour_of_zeros',
-  ', and {} runs of unknown time: give --seconds_per_step.': 'tests/test_ablation.py::test_dry_run_says_what_is_left_and_how_long',
+  ', and {} runs of unknown time: give --seconds_per_step.': 'tests/test_ablation_hours.py::test_dry_run_says_what_is_left_and_how_long',
   '--train_eval={}: must be 1 or more.': 'tests/test_ablation.py::test_mistakes_are_one_line',
   '{}: {} was {}, and is {} now; give it another name, or another '
   '--output_dir.': 'tests/test_ablation.py::test_a_variant_keeps_its_overrides',
   '--train_eval: {} is evaluated on its training records anyway ({}).': 'tests/test_ablation.py::test_training_images_that_are_the_unseen_ones',
   '--hours={}: no run is finished that tells how long one takes; give '
-  '--seconds_per_step.': 'tests/test_ablation.py::test_nothing_is_started_that_would_not_end_in_time',
+  '--seconds_per_step.': 'tests/test_ablation_hours.py::test_nothing_is_started_that_would_not_end_in_time',
   '--statistics_images={}: no such directory.': 'tests/checkpoint/test_convert.py::test_images_that_are_of_no_use',
   '--statistics_images={}: no image ({}).': 'tests/checkpoint/test_convert.py::test_images_that_are_of_no_use',
   'This run is finished: it is at step %d, and training_number_of_steps is %d. Nothing was done; '
