@@ -73,6 +73,7 @@ def _write_run(directory, name, quality, step=STEPS, **diagnostics):
       'PQ': value,
       'PQ_things': value - 5,
       'PQ_stuff': value + 5,
+      'mIoU': value + 10,
       'diagnostics': {'mask_fp': 0.2, 'mask_fn': 0.1, **diagnostics},
       'training': {'gradient_norm': 3.0},
     }
@@ -140,8 +141,9 @@ def test_table_and_image(tmp_path, capsys):
   compared = (tmp_path / 'differences.md').read_text().splitlines()
   assert capsys.readouterr().out.splitlines() == [*lines, '', *compared]
   # Mean 43; sample standard deviation of 40, 42, 47: sqrt((9 + 1 + 16) / 2) = 3.6.
-  assert lines[2].startswith('| plain-softmax | 3 | 43.0 ± 3.6 | 38.0 ± 3.6 | 48.0 ± 3.6 | 0.5 ±')
-  assert lines[3].startswith('| remask-softmax-gate_sigmoid | 1 | 50.0 | 45.0 | 55.0 | not meas')
+  means = ' | '.join(f'{mean} ± 3.6' for mean in ('43.0', '38.0', '48.0', '53.0'))
+  assert lines[2].startswith(f'| plain-softmax | 3 | {means} | 0.5 ±')
+  assert lines[3].startswith('| remask-softmax-gate_sigmoid | 1 | 50.0 | 45.0 | 55.0 | 60.0 | not')
   assert len(lines) == 4
   stored = json.loads((tmp_path / 'results.json').read_text())['runs']
   assert stored[0]['curves']['PQ'] == [[STEPS // 2, 20.0], [STEPS, 40.0]]
@@ -334,9 +336,9 @@ def test_differences_are_taken_seed_by_seed_and_shown_on_a_page(tmp_path, capsys
   out, plan = _compare(tmp_path)
   shown = capsys.readouterr().out
   lines = (out / 'differences.md').read_text().splitlines()
-  assert lines[2].startswith('| plain (mean of 4) | | 35.00 | 30.00 | 40.00 | not measured | ')
+  assert lines[2].startswith('| plain (mean of 4) | | 35.00 | 30.00 | 40.00 | 45.00 | not ')
   # Differences 2, 1, 4, 1: mean 2, deviation sqrt(2), error sqrt(2) / 2, t = 3.1824: 2.250.
-  assert lines[3].startswith('| better | 4 | +2.00 ± 2.25 | +2.00 ± 2.25 | +2.00 ± 2.25 | not ')
+  assert lines[3].startswith('| better | 4' + 4 * ' | +2.00 ± 2.25' + ' | not ')
   assert lines[4].startswith('| half | 1 | -30.00 (1 pair) | ') and 'reached in 0 of 1' in lines[4]
   assert 'better' in lines[3] and 'reached in' not in lines[3]
   line = 'fast: diverged with 1 of 4 seeds, at step 31.'
@@ -356,7 +358,7 @@ def test_the_page_in_a_browser(tmp_path):
     page.goto((out / 'index.html').as_uri())
     rows = page.locator('table').nth(1).locator('tr')
     assert rows.nth(2).locator('td').first.inner_text() == 'better'
-    assert rows.nth(2).inner_text().count('+2.00 ± 2.25') == 3
+    assert rows.nth(2).inner_text().count('+2.00 ± 2.25') == 4
     widths = page.locator('img').evaluate_all('images => images.map(image => image.naturalWidth)')
     assert len(widths) == 6 and min(widths) >= 420
     # What no run has finished of is folded away; what diverged is not.

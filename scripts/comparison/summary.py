@@ -7,34 +7,39 @@ import statistics
 from comparison import paired
 from comparison import runs as runs_lib
 
+_PQ, _MIOU, _DICE = 'PQ', 'mIoU', 'matched dice'
 # Column of the table -> the number in the last evaluation's JSON file.
 _COLUMNS = {
-  'PQ': ('PQ',),
+  _PQ: ('PQ',),
   'PQ things': ('PQ_things',),
   'PQ stuff': ('PQ_stuff',),
-  'matched dice': ('diagnostics', 'matched_dice'),
+  _MIOU: ('mIoU',),
+  _DICE: ('diagnostics', 'matched_dice'),
   'FP loss': ('diagnostics', 'mask_fp'),
   'FN loss': ('diagnostics', 'mask_fn'),
   'FP/FN': ('diagnostics', 'mask_fp_fn_ratio'),
   'gradient norm': ('training', 'gradient_norm'),
 }
-CURVES = ('PQ', 'FP loss', 'FN loss')
+CURVES = (_PQ, 'FP loss', 'FN loss')
 # Of the page alone.
 MORE_CURVES = {'FP/FN over all slots': ('diagnostics', 'all_slots_fp_fn_ratio')}
 _GATES = re.compile(r'diagnostics/(aux_\d+gate_(?:same|other)_class)')
 _RATE = ('training', 'steps_per_second')
 # What is compared with the baseline, and how its differences are written.
-_PQ, _TRAIN_PQ = 'PQ', 'PQ on training images'
+_TRAIN_PQ = 'PQ on training images'
 _STEPS, _SECONDS = "steps to the baseline's final PQ", 'seconds per step'
 _MEASURES = {
   _PQ: '.2f',
   'PQ things': '.2f',
   'PQ stuff': '.2f',
+  _MIOU: '.2f',
+  _DICE: '.4f',
   _TRAIN_PQ: '.2f',
   _STEPS: '.0f',
   _SECONDS: '.3f',
 }
-DRAWN = {_PQ: 'PQ on unseen images', _TRAIN_PQ: _TRAIN_PQ}  # With their titles.
+# With their titles.
+DRAWN = {_PQ: 'PQ on unseen images', _MIOU: 'mIoU on unseen images', _TRAIN_PQ: _TRAIN_PQ}
 
 
 def results(runs: Sequence[runs_lib.Run], directory: str) -> list[dict]:
