@@ -150,6 +150,8 @@ def test_one_config_of_a_dataset_is_the_paper_s_and_the_others_agree(dataset):
     )
     if not path.stem.startswith(_PAPER):
       others.add(_switches(path))
+      # Masks are read as what they are trained as.
+      assert losses.reclass.mask_activation == losses.mask_loss_activation
       continue
     remask, reclass = losses.remask, losses.reclass
     assert losses.mask_loss_activation == losses.SIGMOID
