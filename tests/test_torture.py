@@ -184,7 +184,8 @@ _COMMANDS = {
   'ends': 'return 0',
   'refuses': 'print("error: no", file=sys.stderr); return 2',
   'raises': 'raise ValueError("here")',
-  'aborts': 'os.abort()',
+  # Pytest's fault handler would print all its stacks between the dots.
+  'aborts': 'faulthandler.disable(); os.abort()',
   'hangs': 'time.sleep(60)',
   'grows': 'kept = bytearray(os.urandom(1)) * (1200 << 20); time.sleep(60)',
   'exits': 'sys.exit(3)',
@@ -205,7 +206,7 @@ _COMMANDS = {
 )
 def test_forks_end_as_they_end(name, ended_by, code, tmp_path, monkeypatch):
   (tmp_path / f'made_{name}.py').write_text(
-    f'import os, sys, time\ndef main(arguments):\n  {_COMMANDS[name]}\n'
+    f'import faulthandler, os, sys, time\ndef main(arguments):\n  {_COMMANDS[name]}\n'
   )
   monkeypatch.syspath_prepend(tmp_path)
   here = processes.resident_mb(os.getpid())
