@@ -474,6 +474,11 @@ def test_the_plan_of_photographs_fits_its_config(tmp_path, monkeypatch):
     assert losses[name].remask.enable and losses[name].remask.gate_masks == gates
     assert losses[name].remask.semantic_activation == losses[name].SOFTMAX
     assert not losses[name].reclass.enable
+  for name in ('reclass', 'remax'):
+    for row, activation in ((name, 'SIGMOID'), (f'{name}-mask_softmax', 'SOFTMAX')):
+      reclass = losses[row].reclass
+      assert reclass.enable and reclass.normalization == reclass.MASK_AREA
+      assert reclass.mask_activation == getattr(losses[row], activation)
   paper = losses['remax-paper']
   assert paper.mask_loss_activation == paper.SIGMOID and paper.remask.num_relaxed_layers == 4
   assert paper.remask.semantic_activation == paper.remask.class_activation == paper.SIGMOID

@@ -38,7 +38,7 @@ _MEASURES = {
   _STEPS: '.0f',
   _SECONDS: '.3f',
 }
-# With their titles.
+# What is drawn of it, with the titles of the panels.
 DRAWN = {_PQ: 'PQ on unseen images', _MIOU: 'mIoU on unseen images', _TRAIN_PQ: _TRAIN_PQ}
 
 
